@@ -1,0 +1,3 @@
+//! The `interceptor` command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Rules, matching and verdicts.
+
+pub mod sql;

@@ -1,0 +1,3 @@
+//! Protocols: bytes to requests and answers.
+
+pub mod postgres;
