@@ -1,7 +1,7 @@
 //! The daemon's end of steering: a listening socket that only steered connections reach.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -85,21 +85,14 @@ impl Listener {
 }
 
 /// A listening socket on loopback that takes both families, or IPv4 alone where the machine has
-/// no IPv6.
+/// no IPv6. The IPv6 socket is bound to IPv4's loopback in IPv6 form: bound to `::1` the kernel
+/// would make it one for IPv6 only.
 pub(super) fn socket() -> io::Result<Socket> {
-    let loopback: [SocketAddr; 3] = [
-        (Ipv6Addr::LOCALHOST, 0).into(),
-        (Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0).into(),
-        (Ipv4Addr::LOCALHOST, 0).into(),
-    ];
-    let mut last = io::Error::other("no loopback address");
-    for address in loopback {
-        match listen_on(address) {
-            Ok(socket) => return Ok(socket),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
+    let both = (Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0).into();
+    listen_on(both).or_else(|e| match e.raw_os_error() {
+        Some(nix::libc::EAFNOSUPPORT) => listen_on((Ipv4Addr::LOCALHOST, 0).into()),
+        _ => Err(e),
+    })
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<Socket> {
