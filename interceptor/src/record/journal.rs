@@ -99,6 +99,11 @@ impl Journal {
         self.durable.then(|| self.group.join(written.file))
     }
 
+    /// The same for whatever was written last.
+    pub fn sync_current(&self) -> Option<Pending> {
+        self.durable.then(|| self.group.join(Arc::clone(&lock(&self.current).file)))
+    }
+
     /// Behind the last acknowledged frame.
     pub fn end(&self) -> Position {
         lock(&self.current).at

@@ -14,15 +14,25 @@
 //! or look into the bodies of events beyond what lists and counts need.
 
 pub mod chain;
+mod consume;
+mod drain;
 pub mod event;
-#[allow(dead_code)]
 mod frame;
-#[allow(dead_code)]
 mod journal;
 mod keys;
+pub mod ledger;
+mod log;
+mod recorder;
+mod recover;
+mod store;
+mod summary;
 
 pub use event::{Body, End, Event, Opening, now_us};
+pub use journal::Pending;
 pub use keys::{HmacKey, HostKey, PublicKey};
+pub use log::{Commit, SessionLog};
+pub use recorder::{Health, Recorder};
+pub use summary::Summary;
 
 use std::path::{Path, PathBuf};
 
