@@ -18,7 +18,7 @@ pub fn cannot_run() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root (network namespaces, eBPF)".into());
     }
-    ["ip", "nsenter", "setpriv", "psql", "curl"]
+    ["ip", "nsenter", "setpriv", "psql"]
         .into_iter()
         .find(|p| !Cmd::new("which").arg(p).run().is_ok_and(|o| o.success()))
         .map(|p| format!("needs {p}: run `cargo xtask setup`"))
@@ -133,7 +133,7 @@ impl Bed {
         }
         let mut bed = Self { interceptor: None, issuer: None, clusters, tls, net, dir };
         if let Some(daemon) = &spec.daemon {
-            bed.issuer = Some(Issuer::start(&bed.dir.0, &host)?);
+            bed.issuer = Some(Issuer::start(&bed.dir.0, &bed.net)?);
             let services: Vec<(ServiceSpec, PathBuf)> = spec
                 .services
                 .iter()

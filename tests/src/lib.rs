@@ -16,5 +16,6 @@ pub mod login;
 pub mod net;
 pub mod paths;
 pub mod proc;
+pub mod story;
 pub mod tls;
 pub mod tokens;

@@ -1,11 +1,13 @@
 //! The local issuer that answers as an Okta custom authorization server, and its tokens.
 
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
+use crate::net::{Net, Place};
 use crate::paths::program;
 use crate::proc::{Cmd, Daemon, wait_for};
 
@@ -29,22 +31,19 @@ pub fn url() -> String {
 
 impl Issuer {
     /// Starts the issuer on the loopback address of a namespace.
-    pub fn start(dir: &Path, netns: &str) -> Result<Self> {
+    pub fn start(dir: &Path, net: &Net) -> Result<Self> {
         let state = dir.join("issuer");
         std::fs::create_dir_all(&state)?;
         let process = Cmd::new(program("okta-like-issuer")?)
             .args(["--listen", &format!("127.0.0.1:{PORT}"), "--state"])
             .arg(&state)
-            .in_netns(netns)
+            .in_netns(&net.name(Place::Host))
             .daemonize(&dir.join("issuer.log"))?;
         let mut issuer = Self { process, state };
-        let probe = Cmd::new("curl")
-            .args(["-sf", "-o", "/dev/null"])
-            .arg(format!("{}/.well-known/openid-configuration", url()))
-            .in_netns(netns);
         wait_for("the issuer to answer", Duration::from_secs(15), || {
             issuer.process.still_runs()?;
-            Ok(probe.run()?.success().then_some(()))
+            let answers = net.inside(Place::Host, || Ok(TcpStream::connect(("127.0.0.1", PORT))?));
+            Ok(answers.is_ok().then_some(()))
         })?;
         Ok(issuer)
     }
