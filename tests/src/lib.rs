@@ -19,3 +19,4 @@ pub mod proc;
 pub mod story;
 pub mod tls;
 pub mod tokens;
+pub mod wire;

@@ -92,3 +92,25 @@ fn clients_inside_this_process_can_enter_a_machine() -> Result<()> {
     assert_eq!(answer, b'S');
     Ok(())
 }
+
+#[test]
+fn the_hand_written_client_reads_what_psql_reads() -> Result<()> {
+    use interceptor_tests::wire::{SYNC, encoded, extended, tags};
+    skip_unless_possible!();
+    // Cleartext, as the daemon asks for it: the hand-written client knows nothing else.
+    let bed = Bed::with(Spec::direct())?;
+    let hba = bed.dir().join("orders-db/data/pg_hba.conf");
+    let old = std::fs::read_to_string(&hba)?;
+    std::fs::write(&hba, old.replace("scram-sha-256", "password"))?;
+    bed.db().admin("SELECT pg_reload_conf()")?;
+    let mut raw = interceptor_tests::wire::Raw::ready(bed.net(), &bed.direct("app_ro"))?;
+    let answer = raw.ask("SELECT 1, NULL, 'x'")?;
+    assert_eq!(tags(&answer), "TDCZ");
+    assert_eq!(answer[1].values(), [Some("1".into()), None, Some("x".into())]);
+    raw.raw(&[extended("SELECT 2")?, extended("SELECT 3")?, SYNC.to_vec()].concat())?;
+    assert_eq!(tags(&raw.until_ready()?), "12DC12DCZ");
+    raw.raw(&encoded(b'Q', b"SELECT 1/0\0")?)?;
+    let answer = raw.until_ready()?;
+    assert_eq!((tags(&answer).as_str(), answer[0].field(b'C').as_str()), ("EZ", "22012"));
+    Ok(())
+}

@@ -77,7 +77,7 @@ fn listen() -> Result<Receiver<()>> {
 fn explain(bed: &Bed, out: &mut impl Write) -> Result<()> {
     let interceptor = bed.interceptor()?;
     let token = bed.dir().join("token");
-    let fresh = Claims::reporter().with("exp", interceptor_tests::tokens::now() + 3500);
+    let fresh = Claims::reporter().lasting(3500);
     interceptor_tests::cluster::write_private(&token, bed.token(&fresh)?.as_bytes())?;
     let (agent, host) = (bed.net().name(Place::Agent), bed.net().name(Place::Host));
     let program = interceptor_tests::paths::program("interceptor")?;
