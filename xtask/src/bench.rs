@@ -1,19 +1,21 @@
-//! `cargo xtask bench`: builds with optimisation and measures.
+//! `bench`: builds with optimisation and measures.
 //!
 //! The measuring is done by `interceptor-bench` of the tests crate, the micro benches by
 //! criterion (`--micro`).
 
-use crate::demo::{as_root, build};
-use crate::steps::{cargo, passing, quiet, target, xtask};
+use crate::demo::{BED, build};
+use crate::run::{Result, target};
+use crate::setup::{self, Group};
+use crate::steps::{as_root, cargo, passing};
 
 /// All options but `--micro` go to `interceptor-bench`.
-pub fn run(args: &[String]) -> Result<(), String> {
+pub fn run(args: &[String]) -> Result<()> {
+    setup::ensure(&BED)?;
     if args.iter().any(|a| a == "--micro") {
-        return passing(cargo(["bench", "-p", "interceptor", "--benches"]));
+        return passing(&mut cargo(["bench", "-p", "interceptor", "--benches"]));
     }
-    passing(xtask(["setup", "build", "ebpf", "net", "postgres", "proxies"])?)?;
-    quiet("building the eBPF object", xtask(["build-ebpf"])?)?;
+    setup::ensure(&[Group::Proxies])?;
+    crate::ebpf::build()?;
     build(true)?;
-    let program = target().join("release/interceptor-bench");
-    passing(as_root(&program.to_string_lossy(), args)?)
+    passing(as_root(&target().join("release/interceptor-bench"))?.args(args))
 }

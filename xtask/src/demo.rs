@@ -1,55 +1,29 @@
-//! `cargo xtask demo`: the main job on real parts, from nothing.
+//! `demo`: the main job on real parts, from nothing.
 //!
 //! This part installs and builds; the story itself is told and checked by the program
 //! `interceptor-demo` of the tests crate.
 
-use crate::steps::{answers, cargo, passing, quiet, target, xtask};
+use crate::run::{Result, target};
+use crate::setup::{self, Group};
+use crate::steps::{as_root, cargo, passing};
+
+/// What a bed needs to be built and to stand.
+pub const BED: [Group; 4] = [Group::Build, Group::Ebpf, Group::Net, Group::Postgres];
 
 /// Installs what is missing, builds, and runs the story. `--keep` leaves it standing.
-pub fn run(args: &[String]) -> Result<(), String> {
-    if let Some(wrong) = args.iter().find(|a| !["--keep", "--release"].contains(&a.as_str())) {
-        return Err(format!("demo: unknown option {wrong:?}; there are --keep and --release"));
+pub fn run(args: &[String]) -> Result<()> {
+    if let Some(wrong) = args.iter().find(|a| *a != "--keep") {
+        return Err(format!("demo: unknown option {wrong:?}; there is --keep"));
     }
-    let release = args.iter().any(|a| a == "--release");
-    eprintln!("== installing what is missing");
-    passing(xtask(["setup", "build", "ebpf", "net", "postgres"])?)?;
-    eprintln!("== building the kernel program and the daemon");
-    quiet("building the eBPF object", xtask(["build-ebpf"])?)?;
-    build(release)?;
-    let program = target().join(if release { "release" } else { "debug" }).join("interceptor-demo");
-    let args: Vec<&String> = args.iter().filter(|a| *a != "--release").collect();
-    passing(as_root(&program.to_string_lossy(), args)?)
+    setup::ensure(&BED)?;
+    crate::ebpf::build()?;
+    build(false)?;
+    passing(as_root(&target().join("debug/interceptor-demo"))?.args(args))
 }
 
-/// Builds every program of the workspace that the bed starts.
-pub fn build(release: bool) -> Result<(), String> {
+/// Builds every program that a bed starts.
+pub fn build(release: bool) -> Result<()> {
+    println!("Building the daemon and its surroundings");
     let mut build = cargo(["build", "-p", "interceptor", "-p", "interceptor-tests", "--bins"]);
-    if release {
-        build.arg("--release");
-    }
-    passing(build)
-}
-
-/// The program itself as root, through sudo for those who are not.
-pub fn as_root<A: AsRef<std::ffi::OsStr>>(
-    program: &str,
-    args: impl IntoIterator<Item = A>,
-) -> Result<std::process::Command, String> {
-    if is_root() {
-        return Ok(crate::steps::command(program, args));
-    }
-    if !answers("sudo", &["--version"]) {
-        return Err(
-            "network namespaces and eBPF need root: run this as root, or install sudo".into()
-        );
-    }
-    let mut sudo = crate::steps::command("sudo", ["--preserve-env=PATH,CARGO_TARGET_DIR", program]);
-    sudo.args(args);
-    Ok(sudo)
-}
-
-/// Whether we are root, by the owner of our own process.
-pub fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+    passing(build.args(release.then_some("--release")))
 }

@@ -1,37 +1,17 @@
-//! Running programs: where they run, how their progress shows, how long they took.
+//! Steps one after another, their output passed through, and how long each took.
 
 use std::ffi::OsStr;
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The root of the repository.
-pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).into()
-}
+use crate::run::{Result, find, output, root};
 
-/// The build directory.
-pub fn target() -> PathBuf {
-    let dir = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    root().join(dir)
-}
-
-/// A program that will run at the root of the repository.
-pub fn command<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(root());
-    command
-}
-
-/// Cargo itself, without what the cargo that started us has put into the environment about
-/// this very crate.
+/// Cargo at the root of the repository, without what the cargo that started us has put into
+/// the environment about this very crate: it would make build scripts run again.
 pub fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let mut command = command(&program, args);
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR" {
             command.env_remove(name);
@@ -40,97 +20,35 @@ pub fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     command
 }
 
-/// One of our own verbs, run as a program of its own.
-pub fn xtask<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Result<Command, String> {
-    let me = std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?;
-    Ok(command(&me.to_string_lossy(), args))
-}
-
-/// The command line as one would type it.
-pub fn shown(command: &Command) -> String {
-    std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|a| a.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 /// Runs with the output passed through.
-pub fn passing(mut command: Command) -> Result<(), String> {
-    let status = command.status().map_err(|e| format!("{}: {e}", shown(&command)))?;
-    judged(&command, status)
+pub fn passing(command: &mut Command) -> Result<()> {
+    let shown: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy())
+        .collect();
+    let shown = shown.join(" ");
+    let status = command.status().map_err(|e| format!("{shown}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{shown}: {status}")) }
 }
 
-/// Runs silently with a progress line when it takes longer than two seconds; the output is
-/// shown when it fails.
-pub fn quiet(what: &str, mut command: Command) -> Result<(), String> {
-    let progress = Progress::start(what);
-    let output = command.stdin(Stdio::null()).output();
-    drop(progress);
-    let output = output.map_err(|e| format!("{}: {e}", shown(&command)))?;
-    if !output.status.success() {
-        eprint!("{}", String::from_utf8_lossy(&output.stdout));
-        eprint!("{}", String::from_utf8_lossy(&output.stderr));
-    }
-    judged(&command, output.status)
+/// One of the workspace's programs as root, through sudo for those who are not.
+pub fn as_root(program: &std::path::Path) -> Result<Command> {
+    let mut command = if is_root() {
+        Command::new(program)
+    } else if find("sudo").is_some() {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("--preserve-env=PATH,CARGO_TARGET_DIR,RUST_LOG").arg(program);
+        sudo
+    } else {
+        return Err("network namespaces and eBPF need root: run as root, or install sudo".into());
+    };
+    command.current_dir(root());
+    Ok(command)
 }
 
-/// Whether a program is there and answers `--version` or the like.
-pub fn answers(program: &str, args: &[&str]) -> bool {
-    command(program, args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|s| s.success())
-}
-
-fn judged(command: &Command, status: ExitStatus) -> Result<(), String> {
-    if status.success() { Ok(()) } else { Err(format!("{}: {status}", shown(command))) }
-}
-
-/// A line that says what is going on, once it has gone on for two seconds. On a terminal it
-/// counts; elsewhere it is one plain line.
-pub struct Progress {
-    done: Arc<AtomicBool>,
-    line: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Progress {
-    /// Starts to wait for two seconds.
-    pub fn start(what: &str) -> Self {
-        let done = Arc::new(AtomicBool::new(false));
-        let (flag, what, begun) = (Arc::clone(&done), what.to_owned(), Instant::now());
-        let line = std::thread::spawn(move || {
-            let terminal = std::io::stderr().is_terminal();
-            let mut shown = 0;
-            while !flag.load(Ordering::Relaxed) {
-                let seconds = begun.elapsed().as_secs();
-                if seconds >= 2 && terminal && seconds != shown {
-                    eprint!("\r  … {what} ({seconds} s)\x1b[K");
-                    shown = seconds;
-                } else if seconds >= 2 && !terminal && shown == 0 {
-                    eprintln!("  ... {what}");
-                    shown = seconds;
-                }
-                std::thread::park_timeout(Duration::from_millis(100));
-            }
-            if terminal && shown > 0 {
-                eprint!("\r\x1b[K");
-            }
-        });
-        Self { done, line: Some(line) }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.done.store(true, Ordering::Relaxed);
-        if let Some(line) = self.line.take() {
-            line.thread().unpark();
-            let _ = line.join();
-        }
-    }
+/// Whether we are root.
+pub fn is_root() -> bool {
+    output(Command::new("id").arg("-u")).as_deref() == Some("0")
 }
 
 /// How a step ended.
@@ -152,7 +70,7 @@ pub struct Steps {
 
 impl Steps {
     /// Runs one step and notes how it ended.
-    pub fn step(&self, name: &str, work: impl FnOnce() -> Result<End, String>) -> bool {
+    pub fn step(&self, name: &str, work: impl FnOnce() -> Result<End>) -> bool {
         eprintln!("== {name}");
         let begun = Instant::now();
         let end = work().unwrap_or_else(End::Failed);
@@ -169,7 +87,7 @@ impl Steps {
     }
 
     /// Prints the table; an error names what failed.
-    pub fn finish(self) -> Result<(), String> {
+    pub fn finish(self) -> Result<()> {
         let list = self.list.into_inner().map_err(|e| e.to_string())?;
         let width = list.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         let mut failed = Vec::new();

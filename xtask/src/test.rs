@@ -1,24 +1,24 @@
 //! `cargo xtask test`: installs what is missing and checks everything.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use crate::demo::{as_root, is_root};
-use crate::steps::{End, Steps, answers, cargo, passing, quiet, root, xtask};
+use crate::run::{Result, find, root, step, target};
+use crate::steps::{End, Steps, as_root, cargo, is_root, passing};
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 60;
 
 /// Runs every step even when an earlier one failed, as far as it makes sense, and ends with a
 /// table. `--quick` leaves out fuzzing and documentation.
-pub fn run(args: &[String]) -> Result<(), String> {
+pub fn run(args: &[String]) -> Result<()> {
     if let Some(wrong) = args.iter().find(|a| *a != "--quick") {
         return Err(format!("test: unknown option {wrong:?}; there is --quick"));
     }
     let quick = args.iter().any(|a| a == "--quick");
     let steps = Steps::default();
-    steps.step("setup", || done(passing(xtask(["setup"])?)));
-    steps.step("format", || done(passing(cargo(["fmt", "--all", "--check"]))));
-    let built = steps.step("build-ebpf", || done(passing(xtask(["build-ebpf"])?)));
+    steps.step("setup", || done(crate::setup::command(&[])));
+    steps.step("format", || done(passing(&mut cargo(["fmt", "--all", "--check"]))));
+    let built = steps.step("build-ebpf", || done(crate::ebpf::build().map(drop)));
     steps.step("clippy", clippy);
     steps.step("deny", deny);
     steps.step("advisories", advisories);
@@ -28,7 +28,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let built = built && steps.step("build", || done(crate::demo::build(false)));
     steps.step("policies", policies);
     steps.step("unit tests", || {
-        done(passing(cargo(["test", "--workspace", "--exclude", "interceptor-tests"])))
+        done(passing(&mut cargo(["test", "--workspace", "--exclude", "interceptor-tests"])))
     });
     if built {
         steps.step("end-to-end tests", end_to_end);
@@ -39,31 +39,31 @@ pub fn run(args: &[String]) -> Result<(), String> {
     steps.finish()
 }
 
-fn done(result: Result<(), String>) -> Result<End, String> {
+fn done(result: Result<()>) -> Result<End> {
     result.map(|()| End::Ok)
 }
 
-fn clippy() -> Result<End, String> {
+fn clippy() -> Result<End> {
     let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    done(passing(cargo(args)))
+    done(passing(&mut cargo(args)))
 }
 
-fn documentation() -> Result<End, String> {
+fn documentation() -> Result<End> {
     let mut doc = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
-    done(passing(doc))
+    done(passing(&mut doc))
 }
 
-fn deny() -> Result<End, String> {
-    if !answers("cargo", &["deny", "--version"]) {
+fn deny() -> Result<End> {
+    if find("cargo-deny").is_none() {
         return Err("cargo-deny is not installed: run `cargo xtask setup`".into());
     }
-    done(passing(cargo(["deny", "check", "bans", "licenses", "sources"])))
+    done(passing(&mut cargo(["deny", "check", "bans", "licenses", "sources"])))
 }
 
 /// The advisory database is a repository elsewhere: without it this is a visible skip.
-fn advisories() -> Result<End, String> {
-    if !answers("cargo", &["deny", "--version"]) {
+fn advisories() -> Result<End> {
+    if find("cargo-deny").is_none() {
         return Err("cargo-deny is not installed: run `cargo xtask setup`".into());
     }
     let fetched = cargo(["deny", "fetch", "db"])
@@ -73,23 +73,23 @@ fn advisories() -> Result<End, String> {
     if !fetched.status.success() {
         return Ok(End::Skipped("the advisory database cannot be reached".into()));
     }
-    done(passing(cargo(["deny", "check", "--disable-fetch", "advisories"])))
+    done(passing(&mut cargo(["deny", "check", "--disable-fetch", "advisories"])))
 }
 
 /// The shipped policies with their own tests.
-fn policies() -> Result<End, String> {
+fn policies() -> Result<End> {
     if !root().join("policies").is_dir() {
         return Ok(End::Skipped("no policies/ here".into()));
     }
-    let program = crate::steps::target().join("debug/interceptor");
-    done(passing(crate::steps::command(&program.to_string_lossy(), ["policy", "test", "policies"])))
+    let mut test = Command::new(target().join("debug/interceptor"));
+    done(passing(test.current_dir(root()).args(["policy", "test", "policies"])))
 }
 
 /// The tests crate, as root: built as ourselves, run through sudo where needed.
-fn end_to_end() -> Result<End, String> {
+fn end_to_end() -> Result<End> {
     let args = ["test", "-p", "interceptor-tests"];
     if is_root() {
-        return done(passing(cargo(args)));
+        return done(passing(&mut cargo(args)));
     }
     let mut list = cargo(["test", "-p", "interceptor-tests", "--no-run", "--message-format=short"]);
     let output = list.output().map_err(|e| format!("cargo test: {e}"))?;
@@ -104,7 +104,7 @@ fn end_to_end() -> Result<End, String> {
             continue;
         };
         let program = root().join(path);
-        if let Err(e) = passing(as_root(&program.to_string_lossy(), [] as [&str; 0])?) {
+        if let Err(e) = as_root(&program).and_then(|mut test| passing(&mut test)) {
             failed.push(e);
         }
     }
@@ -118,14 +118,14 @@ fn fuzz(steps: &Steps) {
         return;
     };
     let names = targets(&manifest);
-    if !answers("cargo", &["fuzz", "--version"]) {
+    if find("cargo-fuzz").is_none() {
         steps.step("fuzz", || Err("cargo-fuzz is not installed: run `cargo xtask setup`".into()));
         return;
     }
     let built = steps.step("fuzz: build", || {
         let mut build = cargo(["fuzz", "build"]);
         build.env("RUSTC_BOOTSTRAP", "1");
-        done(passing(build))
+        done(passing(&mut build))
     });
     if !built {
         return;
@@ -137,11 +137,11 @@ fn fuzz(steps: &Steps) {
     });
 }
 
-fn fuzz_one(name: &str) -> Result<End, String> {
+fn fuzz_one(name: &str) -> Result<End> {
     let mut run = cargo(["fuzz", "run", name, "--"]);
     run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args(["-rss_limit_mb=4096", "-timeout=20"]);
     run.env("RUSTC_BOOTSTRAP", "1");
-    done(quiet(&format!("fuzzing {name}"), run))
+    done(step(&format!("Fuzzing {name}"), &mut run))
 }
 
 /// The names of the `[[bin]]` tables of a manifest.
