@@ -346,7 +346,7 @@ impl Catalog {
 }
 
 fn relation(r: &Fields<'_>, schemas: &HashMap<u32, String>) -> Option<Relation> {
-    let schema = schemas.get(&r.number::<u32>(1)?).cloned().unwrap_or_else(|| "?".to_owned());
+    let schema = schemas.get(&r.number::<u32>(1)?).cloned().unwrap_or_default();
     Some(Relation {
         oid: r.number(0)?,
         name: Name { schema, name: r.text(2)?.to_owned() },

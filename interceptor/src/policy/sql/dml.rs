@@ -65,7 +65,7 @@ impl Walker<'_> {
         for node in cols {
             if let Some(NodeEnum::ResTarget(t)) = &node.node {
                 for step in &t.indirection {
-                    self.expr(step, "in a subscript");
+                    self.expr_step(step);
                 }
                 written.extend(column_of(target, &t.name));
             }

@@ -7,8 +7,10 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{self, Node, SubLinkType};
 
 use super::names;
+use super::kind::constant;
 use super::query::Walker;
 use super::scope::Meaning;
+use super::types::{SetValue, Setting};
 use crate::policy::facts::ColumnName;
 
 impl Walker<'_> {
@@ -299,6 +301,9 @@ impl Walker<'_> {
             location: _,
         } = f;
         let name = names::strings(funcname).pop().unwrap_or_default();
+        if name == "set_config" {
+            self.found.settings.push(set_config(args));
+        }
         let how = format!("as an argument of {name}()");
         self.exprs(args, &how);
         self.exprs(agg_order, &how);
@@ -348,5 +353,22 @@ impl Walker<'_> {
         if shape.open {
             self.found.problem("a subquery in an expression whose outputs are not known");
         }
+    }
+}
+
+/// What a call of `set_config` sets, as far as its arguments are constants.
+fn set_config(args: &[Node]) -> Setting {
+    let [name, value, local] = args else {
+        return Setting { name: None, value: SetValue::Unknown, local: false };
+    };
+    let local = match constant(local).as_deref() {
+        Some("true" | "t" | "yes" | "on" | "1") => Some(true),
+        Some("false" | "f" | "no" | "off" | "0") => Some(false),
+        _ => None,
+    };
+    Setting {
+        name: constant(name).filter(|_| local.is_some()).map(|n| n.to_ascii_lowercase()),
+        value: constant(value).map_or(SetValue::Unknown, |v| SetValue::Values(vec![v])),
+        local: local.unwrap_or(false),
     }
 }

@@ -110,12 +110,6 @@ impl Walker<'_> {
     }
 
     fn unknown_item(&mut self, schema: &str, name: &str, written: bool) -> Item {
-        let schema = if schema.is_empty() {
-            let user = |s: &&String| s.as_str() != "pg_catalog" && !s.starts_with("pg_temp");
-            self.context.search_path.iter().find(user).map_or("?", String::as_str)
-        } else {
-            schema
-        };
         let name = Name { schema: schema.to_owned(), name: name.to_owned() };
         self.found.relations.push(RelationUse { name: name.clone(), oid: 0, written });
         let mut item = Item::new(None, Vec::new());

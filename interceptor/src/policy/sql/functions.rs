@@ -65,7 +65,7 @@ pub(super) fn function(written: &[String], context: &Context) -> (Name, Option<S
         [name] => (None, name.as_str()),
         [schema, name] => (Some(schema.as_str()), name.as_str()),
         _ => {
-            let name = Name { schema: "?".into(), name: written.join(".") };
+            let name = Name { schema: String::new(), name: written.join(".") };
             let why = format!("function {}()", written.join("."));
             return (name, Some(why));
         }
@@ -84,7 +84,7 @@ pub(super) fn function(written: &[String], context: &Context) -> (Name, Option<S
         Some(schema) => LISTS.functions.contains_key(format!("{schema}.{name}").as_str()),
     };
     if found.peek().is_some() && schema != Some("information_schema") {
-        let at = found.peek().map_or("?", |f| f.schema.as_str());
+        let at = found.peek().map_or("", |f| f.schema.as_str());
         let name = resolved(at);
         let trusted = |f: &Foreign| {
             f.extension.as_deref().is_some_and(|e| LISTS.extensions.contains(e))
@@ -97,7 +97,9 @@ pub(super) fn function(written: &[String], context: &Context) -> (Name, Option<S
         let why = format!("function {}.{}(), which is not one the server ships", name.schema, name.name);
         return (name, Some(why));
     }
-    let name = resolved(schema.unwrap_or("pg_catalog"));
+    // Without a catalog an unlisted name may be anybody's.
+    let builtin = if listed || context.catalog.is_some() { "pg_catalog" } else { "" };
+    let name = resolved(schema.unwrap_or(builtin));
     if listed {
         return (name, None);
     }

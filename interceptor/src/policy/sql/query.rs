@@ -14,7 +14,7 @@ use pg_query::protobuf::{self, Node, SelectStmt};
 use super::names;
 use super::pool::Context;
 use super::scope::{self, Col, Cte, Level, Meaning};
-use super::types::{BaseColumn, ColumnUse, Problem, RelationUse};
+use super::types::{BaseColumn, ColumnUse, Problem, RelationUse, Setting};
 use crate::policy::facts::{ColumnName, Name, StatementClass};
 
 /// Views inside views that are followed.
@@ -50,6 +50,8 @@ pub(super) struct Found {
     pub ties: HashMap<i32, ColumnName>,
     /// Number of a parameter → column it is tied to.
     pub params: BTreeMap<u32, ColumnName>,
+    /// Calls of `set_config`.
+    pub settings: Vec<Setting>,
     /// Accounted for, to be compared with what the visitor saw.
     pub seen_columns: usize,
     pub seen_relations: usize,

@@ -72,12 +72,25 @@ pub struct StatementAnalysis {
     pub range: Range<usize>,
     /// The text with constants replaced, and its class: what a grant for a shape is tied to.
     pub shape: String,
+    /// Every configuration parameter it sets, by `SET` or by `set_config`.
+    pub settings: Vec<Setting>,
     /// Its constants.
     pub literals: Vec<Literal>,
     /// For `$1`, `$2`, …: the column each is compared with or written to.
     pub params: Vec<Option<ColumnName>>,
     /// The highest parameter number.
     pub max_param: u32,
+}
+
+/// One configuration parameter being set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The parameter, lower case; none when it is not a constant.
+    pub name: Option<String>,
+    /// The value.
+    pub value: SetValue,
+    /// For the current transaction only.
+    pub local: bool,
 }
 
 /// A constant of the text.
@@ -90,7 +103,7 @@ pub struct Literal {
 }
 
 /// What a statement does, as far as the wire has to act on it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum StatementKind {
     /// Nothing the wire needs to know.
     Plain,
