@@ -1,0 +1,1 @@
+//! Holds and grants as operators and sessions see them.
