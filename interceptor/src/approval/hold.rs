@@ -84,7 +84,7 @@ pub struct HoldSummary {
     /// Short id to decide by.
     pub id: String,
     /// The session.
-    pub session: Ulid,
+    pub session: String,
     /// Configured name of the service.
     pub service: String,
     /// Database of the session.
@@ -163,7 +163,7 @@ impl Held {
             answer,
             summary: HoldSummary {
                 id: String::new(),
-                session: ask.session,
+                session: ask.session.to_string(),
                 service: ask.service,
                 database: ask.database,
                 role: ask.role,

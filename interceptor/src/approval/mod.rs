@@ -281,8 +281,8 @@ impl Approvals {
             if state.holds.len() >= MAX_HOLDS {
                 return Err(HoldError::HostFull(MAX_HOLDS));
             }
-            let session = held.summary.session;
-            let same = state.holds.values().filter(|h| h.summary.session == session).count();
+            let session = &held.summary.session;
+            let same = state.holds.values().filter(|h| h.summary.session == *session).count();
             if same >= MAX_HOLDS_PER_SESSION {
                 return Err(HoldError::SessionFull(MAX_HOLDS_PER_SESSION));
             }

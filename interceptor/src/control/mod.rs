@@ -17,3 +17,6 @@ pub use protocol::{
     ServiceStatus, Status,
 };
 pub use server::{ControlHandler, Server, ServerError};
+
+#[cfg(test)]
+mod tests;

@@ -115,6 +115,19 @@ impl Server {
         Ok(Self { listener, path: path.into(), inode, shared })
     }
 
+    /// The same server with another patience.
+    #[cfg(test)]
+    pub(super) fn with_idle(mut self, idle: Duration) -> Self {
+        let s = &self.shared;
+        self.shared = Arc::new(Shared {
+            handler: s.handler.clone(),
+            approvals: s.approvals.clone(),
+            slots: s.slots.clone(),
+            idle,
+        });
+        self
+    }
+
     /// Serves until the future is dropped.
     pub async fn run(self) {
         loop {
