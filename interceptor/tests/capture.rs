@@ -44,6 +44,12 @@ fn attach_process() {
 }
 
 #[test]
+fn the_kernel_program_fits_a_screen() {
+    let lines = include_str!("../../interceptor-ebpf/src/main.rs").lines().count();
+    assert!(lines <= 100, "{lines} lines: what it does belongs into user space");
+}
+
+#[test]
 fn every_way_to_the_port_leads_into_the_daemon() {
     if skip() {
         return;
@@ -394,7 +400,7 @@ fn an_upgrade_swaps_the_program_under_load_without_a_gap() {
     bed.service(5432);
     bed.attach(&[5432]);
     let Some(object) = object() else {
-        eprintln!("SKIPPED: the object file is not where it was built, so none other can be made");
+        bed::say_skipped("the object file is not where it was built, so no other can be made");
         return;
     };
     let _daemon = bed.daemon(&[5432]);

@@ -27,8 +27,14 @@ pub fn skip() -> bool {
     static WHY: OnceLock<Option<String>> = OnceLock::new();
     let Some(why) = WHY.get_or_init(cannot) else { return false };
     assert!(std::env::var_os("INTERCEPTOR_REQUIRE_BPF").is_none(), "cannot test: {why}");
-    eprintln!("SKIPPED: {why}");
+    say_skipped(why);
     true
+}
+
+/// Straight to the terminal: what a passing test prints is normally not shown.
+pub fn say_skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    writeln!(io::stderr(), "SKIPPED {name}: {why}").ok();
 }
 
 fn cannot() -> Option<String> {
