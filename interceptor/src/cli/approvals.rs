@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::table::{Paint, Table, cut, json, print, safe, safe_block, span};
@@ -17,7 +17,7 @@ use crate::control::Client;
 use crate::control::protocol::{Decided, Held, Op};
 
 /// Look at requests that wait for a human, and decide.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:
   interceptor approvals list
   interceptor approvals show h-7k2m9qa
@@ -29,7 +29,7 @@ use crate::control::protocol::{Decided, Held, Op};
 
 You decide as the person who logged in; sudo keeps that, a plain root shell has nobody.
 Nobody decides about a request of their own, of an agent they own, or of their own OS user.")]
-pub struct Args {
+pub struct ApprovalsArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -95,7 +95,7 @@ enum Verb {
 }
 
 /// Runs the verb.
-pub async fn run(args: Args, config: &Path) -> anyhow::Result<ExitCode> {
+pub async fn run(args: ApprovalsArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&control_socket(config)?)?;
     let paint = Paint::stdout();
     match args.verb {

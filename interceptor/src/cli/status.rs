@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args as ClapArgs;
+use clap::Args;
 
 use super::approvals::control_socket;
 use super::table::{Paint, Table, bytes, json, print, safe, span};
@@ -13,21 +13,21 @@ use crate::control::protocol::Op;
 use crate::control::{Client, RecordStatus, Status};
 
 /// The state of the running daemon at one glance.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:
   interceptor status
   interceptor status --json | jq .services
 
 The exit status is 1 when the daemon does not run, a service has no listener, or the store
 refuses new requests.")]
-pub struct Args {
+pub struct StatusArgs {
     /// JSON for scripts.
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the verb.
-pub async fn run(args: Args, config: &Path) -> anyhow::Result<ExitCode> {
+pub async fn run(args: StatusArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let status: Status = Client::connect(&control_socket(config)?)?.call(Op::Status)?;
     if args.json {
         print(&(json(&status)? + "\n"))?;
