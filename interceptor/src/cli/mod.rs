@@ -8,4 +8,5 @@ pub mod policy;
 pub mod sessions;
 pub mod setup;
 pub mod status;
+pub mod table;
 pub mod token;
