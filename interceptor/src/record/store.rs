@@ -377,6 +377,11 @@ impl Store {
         Ok(())
     }
 
+    /// Gives the room of the write-ahead log back, as far as readers allow.
+    pub fn shrink_wal(&self) {
+        let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
     fn wal(&self) -> PathBuf {
         let mut name = self.path.as_os_str().to_owned();
         name.push("-wal");
