@@ -86,6 +86,10 @@ impl Consumer {
         end: Option<Position>,
         pass: &mut Pass,
     ) -> Result<(), RecordError> {
+        if self.careful {
+            store.shrink_wal();
+            self.reclaim(store)?;
+        }
         while !self.stopped && self.advance(end)? {
             let before = self.at;
             let mut damage = Vec::new();

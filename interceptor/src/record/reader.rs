@@ -136,10 +136,10 @@ impl Reader {
     /// A session by its id, the beginning or end of its id, or its number.
     pub fn find(&self, name: &str) -> Result<Summary, RecordError> {
         let fail = RecordError::sqlite;
-        if let Ok(number) = name.parse::<u32>() {
-            if let Some(s) = Summary::load(&self.db, number.into()).map_err(fail("find"))? {
-                return Ok(s);
-            }
+        if let Ok(number) = name.parse::<u32>()
+            && let Some(s) = Summary::load(&self.db, number.into()).map_err(fail("find"))?
+        {
+            return Ok(s);
         }
         let id = name.to_ascii_uppercase();
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {

@@ -281,10 +281,10 @@ impl Store {
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {
                 let (body, signature): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
-                if ledger::checkpoint_is_signed(key, body.as_bytes(), &signature) {
-                    if let Ok(c) = serde_json::from_str(&body) {
-                        return Ok(Some(c));
-                    }
+                if ledger::checkpoint_is_signed(key, body.as_bytes(), &signature)
+                    && let Ok(c) = serde_json::from_str(&body)
+                {
+                    return Ok(Some(c));
                 }
             }
             Ok(None)

@@ -579,7 +579,7 @@ fn a_full_store_warns_then_refuses() {
 fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=3000k", "none"])
+        .args(["-t", "tmpfs", "-o", "size=6000k", "none"])
         .arg(dir.path())
         .stderr(Stdio::null())
         .status();
@@ -591,7 +591,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     let recorder = open(dir.path());
     let mut log = recorder.begin(opening()).unwrap();
     let ballast = dir.path().join("ballast");
-    std::fs::write(&ballast, vec![1u8; 600_000]).unwrap();
+    std::fs::write(&ballast, vec![1u8; 3_000_000]).unwrap();
     let mut acknowledged = 1;
     let failed = loop {
         let seq = log.record(&request(acknowledged, "allow", "y".repeat(3000)));
@@ -607,7 +607,13 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     std::fs::remove_file(&ballast).unwrap();
     let patience = std::time::Instant::now();
     while recorder.health().refusing {
-        assert!(patience.elapsed() < Duration::from_secs(15), "{:?}", recorder.health());
+        let ls = || Command::new("ls").arg("-lRs").arg(dir.path()).output().unwrap().stdout;
+        assert!(
+            patience.elapsed() < Duration::from_secs(15),
+            "{:?} {}",
+            recorder.health(),
+            String::from_utf8_lossy(&ls())
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     log.commit().unwrap().wait().unwrap();
