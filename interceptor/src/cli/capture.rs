@@ -1,1 +1,219 @@
-//! `interceptor capture`.
+//! `interceptor capture`: attaching, detaching and showing the kernel side.
+//!
+//! The privileged verb. It runs once at boot and after a change of the configured ports; the
+//! daemon itself never needs what this needs.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+
+use crate::capture::{
+    self, AttachOptions, AttachReport, CaptureError, Outcome, PortStatus, Status,
+};
+use crate::config::{Config, Paths};
+
+/// Arguments of `interceptor capture`.
+#[derive(Debug, Args)]
+pub struct CaptureArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Protect the configured ports; until a daemon serves them they refuse connections.
+    Attach(AttachArgs),
+    /// Stop protecting: every port reaches its service directly again.
+    Detach(DirArgs),
+    /// Show what is protected, by whom it is served, and what the kernel counted.
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  interceptor capture attach --owner interceptor
+      protect the ports of all configured services; the daemon runs as `interceptor`
+  interceptor capture attach --close-existing
+      also close connections that were open before
+  interceptor capture attach --netns /run/netns/db
+      protect the ports of another network namespace
+
+Running it again is safe: it upgrades the program and updates ports and exempt sources in place.")]
+struct AttachArgs {
+    #[command(flatten)]
+    pins: DirArgs,
+    /// Network namespace to protect, as a file (default: the caller's own).
+    #[arg(long, value_name = "FILE")]
+    netns: Option<PathBuf>,
+    /// eBPF object to load instead of the one built in.
+    #[arg(long, value_name = "FILE")]
+    object: Option<PathBuf>,
+    /// User the daemon runs as; gets the maps it needs.
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
+    /// Close connections to the protected ports that did not come through the daemon.
+    #[arg(long)]
+    close_existing: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  interceptor capture detach
+  interceptor capture detach --dir /sys/fs/bpf/interceptor
+      needs no configuration")]
+struct DirArgs {
+    /// Directory of the pins (default: `paths.bpffs` of the configuration).
+    #[arg(long, value_name = "DIRECTORY")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  interceptor capture status
+  interceptor capture status --json | jq '.ports[] | select(.listening == false)'
+
+The exit status is 1 when nothing is attached or something is wrong with it.")]
+struct StatusArgs {
+    #[command(flatten)]
+    pins: DirArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb. Exit status 1 means refused or, for `status`, that something is wrong.
+pub fn run(args: &CaptureArgs, config_path: &Path) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match &args.verb {
+        Verb::Attach(a) => {
+            let config = Config::load(config_path)?;
+            let report = capture::attach(&options(a, &config)?)?;
+            print_report(&mut out, &report)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Detach(a) => {
+            let dir = directory(a, config_path)?;
+            capture::detach(&dir)?;
+            writeln!(out, "Detached; the ports reach their services directly.")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Status(a) => show(&mut out, a, &directory(&a.pins, config_path)?),
+    }
+}
+
+/// Where the pins are. The configuration is read only if needed: detaching must be possible
+/// with a broken one.
+fn directory(args: &DirArgs, config_path: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(dir) = &args.dir {
+        return Ok(dir.clone());
+    }
+    if !config_path.exists() {
+        return Ok(Paths::default().bpffs);
+    }
+    let config = Config::load(config_path).context("to go without it, name the pins by `--dir`")?;
+    Ok(config.paths.bpffs)
+}
+
+fn options(args: &AttachArgs, config: &Config) -> anyhow::Result<AttachOptions> {
+    Ok(AttachOptions {
+        dir: args.pins.dir.clone().unwrap_or_else(|| config.paths.bpffs.clone()),
+        ports: config.services.iter().map(|s| s.port).collect(),
+        exempt: exempt(config),
+        netns: args.netns.clone(),
+        object: args.object.clone(),
+        destroy_existing: args.close_existing,
+        owner: args.owner.as_deref().map(user).transpose()?,
+    })
+}
+
+fn exempt(config: &Config) -> Vec<(IpNet, Vec<u16>)> {
+    let ports = |names: &[String]| {
+        config.services.iter().filter(|s| names.contains(&s.name)).map(|s| s.port).collect()
+    };
+    config.capture.exempt.iter().map(|e| (e.source, ports(&e.services))).collect()
+}
+
+fn user(name: &str) -> anyhow::Result<(u32, u32)> {
+    match nix::unistd::User::from_name(name)? {
+        Some(u) => Ok((u.uid.as_raw(), u.gid.as_raw())),
+        None => bail!("--owner {name}: no such user; create it first (systemd-sysusers does)"),
+    }
+}
+
+fn print_report(out: &mut impl Write, report: &AttachReport) -> anyhow::Result<()> {
+    let what = match report.outcome {
+        Outcome::Created => "Attached",
+        Outcome::Replaced => "Attached anew (what was pinned had no effect)",
+        Outcome::Upgraded => "Upgraded",
+        Outcome::Updated => "Updated",
+        Outcome::Unchanged => "Already attached",
+    };
+    writeln!(out, "{what}; protected ports: {}", list(&report.ports))?;
+    if !report.removed.is_empty() {
+        writeln!(out, "No longer protected: {}", list(&report.removed))?;
+    }
+    if report.closed > 0 {
+        writeln!(out, "Closed {} older connection(s)", report.closed)?;
+    }
+    Ok(())
+}
+
+fn list(ports: &[u16]) -> String {
+    ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn show(out: &mut impl Write, args: &StatusArgs, dir: &Path) -> anyhow::Result<ExitCode> {
+    let status = match capture::status(dir) {
+        Ok(status) => status,
+        Err(e @ CaptureError::NotAttached { .. }) if args.json => {
+            let answer = serde_json::json!({ "attached": false, "error": e.to_string() });
+            writeln!(out, "{answer:#}")?;
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if args.json {
+        let mut answer = serde_json::to_value(&status)?;
+        answer["attached"] = (!status.unprotected()).into();
+        writeln!(out, "{answer:#}")?;
+    } else {
+        print_status(out, &status)?;
+    }
+    Ok(if status.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_status(out: &mut impl Write, status: &Status) -> anyhow::Result<()> {
+    writeln!(out, "Pins {}, network namespace {}", status.dir.display(), status.netns)?;
+    writeln!(out, "Program {}", status.program_tag)?;
+    writeln!(
+        out,
+        "\n{:>5}  {:<9}  {:>10}  {:>10}  {:>10}  {:>10}",
+        "PORT", "STATE", "STEERED", "REFUSED", "EXEMPT", "UPSTREAM"
+    )?;
+    for p in &status.ports {
+        let PortStatus { port, steered, refused, exempt, own, .. } = p;
+        let state = match p.listening {
+            Some(true) => "served",
+            Some(false) => "refusing",
+            None => "unknown",
+        };
+        writeln!(
+            out,
+            "{port:>5}  {state:<9}  {steered:>10}  {refused:>10}  {exempt:>10}  {own:>10}"
+        )?;
+    }
+    for e in &status.exempt {
+        writeln!(out, "Exempt: {} reaches port {} directly", e.source, e.port)?;
+    }
+    for problem in &status.problems {
+        writeln!(out, "PROBLEM: {problem}")?;
+    }
+    Ok(())
+}

