@@ -22,16 +22,23 @@ mod journal;
 mod keys;
 pub mod ledger;
 mod log;
+pub mod reader;
 mod recorder;
 mod recover;
 mod store;
 mod summary;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
+pub mod verify;
 
 pub use event::{Body, End, Event, Opening, now_us};
 pub use journal::Pending;
 pub use keys::{HmacKey, HostKey, PublicKey};
 pub use log::{Commit, SessionLog};
+pub use reader::{Filter, Reader};
 pub use recorder::{Health, Recorder};
+pub use store::StoredEvent;
 pub use summary::Summary;
 
 use std::path::{Path, PathBuf};
