@@ -1,1 +1,3 @@
+//! The parts that end-to-end tests stand on.
 
+pub mod issuer;
