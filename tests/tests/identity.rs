@@ -1,6 +1,8 @@
 //! Tokens against a real issuer over HTTP: what is accepted, what is refused and with which code,
 //! and how key sets live through rotation, outages and restarts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
