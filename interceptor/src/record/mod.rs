@@ -22,11 +22,15 @@ mod journal;
 mod keys;
 pub mod ledger;
 mod log;
+pub mod export;
 pub mod reader;
 mod recorder;
 mod recover;
+pub mod replay;
+pub mod rows;
 mod store;
 mod summary;
+pub mod terminal;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
