@@ -8,6 +8,7 @@ pub mod policy;
 pub mod sessions;
 pub mod setup;
 pub mod status;
+pub mod table;
 pub mod token;
 
 use std::path::PathBuf;
