@@ -196,11 +196,8 @@ fn act(action: &Action, reader: &Reader, out: &mut impl Write) -> anyhow::Result
             }
         }
         Action::Replay { session, speed, no_wait, max_wait } => {
-            let pace = if *no_wait {
-                Pace::at_once()
-            } else {
-                Pace { speed: *speed, longest: *max_wait }
-            };
+            let pace =
+                if *no_wait { Pace::at_once() } else { Pace { speed: *speed, longest: *max_wait } };
             replay(reader, &reader.find(session)?, pace, style, out)?;
         }
         Action::Verify { anchor, key, json } => {
@@ -241,8 +238,17 @@ fn list(
         return Ok(writeln!(out)?);
     }
     let title = [
-        "SESSION", "OPENED", "FOR", "SERVICE", "AGENT", "PRINCIPAL", "ROLE@DATABASE", "REQUESTS",
-        "DENIED", "HELD", "STATE",
+        "SESSION",
+        "OPENED",
+        "FOR",
+        "SERVICE",
+        "AGENT",
+        "PRINCIPAL",
+        "ROLE@DATABASE",
+        "REQUESTS",
+        "DENIED",
+        "HELD",
+        "STATE",
     ];
     let mut rows = vec![title.map(str::to_owned).to_vec()];
     for s in sessions {
@@ -520,9 +526,10 @@ fn moment(text: &str) -> anyhow::Result<i64> {
     if let Ok(t) = text.parse::<Timestamp>() {
         return Ok(t.as_microsecond());
     }
-    let local = text.parse::<DateTime>().ok().or_else(|| {
-        text.parse::<jiff::civil::Date>().ok().map(|d| d.at(0, 0, 0, 0))
-    });
+    let local = text
+        .parse::<DateTime>()
+        .ok()
+        .or_else(|| text.parse::<jiff::civil::Date>().ok().map(|d| d.at(0, 0, 0, 0)));
     match local.and_then(|d| d.to_zoned(TimeZone::system()).ok()) {
         Some(zoned) => Ok(zoned.timestamp().as_microsecond()),
         None => bail!("{text:?} is no time: write 2h, 2026-01-31, 2026-01-31T12:00 or RFC 3339"),

@@ -113,8 +113,7 @@ fn answers(reader: &Reader, session: &Summary) -> anyhow::Result<HashMap<u64, An
         }
         if let Ok(r) = serde_json::from_slice::<Response<'_>>(e.body) {
             let error = r.error.map(|e| (e.code.into_owned(), e.message.into_owned()));
-            let answer =
-                Answer { rows: r.rows, bytes: r.bytes, duration_us: r.duration_us, error };
+            let answer = Answer { rows: r.rows, bytes: r.bytes, duration_us: r.duration_us, error };
             found.insert(r.n, answer);
         }
     })?;
@@ -176,8 +175,7 @@ fn ocsf(
         Alert::KIND => {
             let a: Alert<'_> = serde_json::from_slice(e.body).ok()?;
             let mut line = base(session, e, identity, 2004, 2, 1, 4);
-            line["finding_info"] =
-                json!({ "uid": format!("{}:{}", session.id, e.seq), "title": a.code,
+            line["finding_info"] = json!({ "uid": format!("{}:{}", session.id, e.seq), "title": a.code,
                     "desc": a.message });
             Some(line)
         }

@@ -106,8 +106,9 @@ fn text(bytes: &[u8]) -> String {
 /// A value as a person reads it; not yet safe for a terminal.
 pub fn display(column: Option<&Column>, value: &[u8]) -> String {
     match column {
-        Some(c) if c.binary => binary(c.type_oid, value)
-            .unwrap_or_else(|| format!("\\x{}", hex(value))),
+        Some(c) if c.binary => {
+            binary(c.type_oid, value).unwrap_or_else(|| format!("\\x{}", hex(value)))
+        }
         _ => text(value),
     }
 }
@@ -129,9 +130,8 @@ fn binary(oid: u32, v: &[u8]) -> Option<String> {
         }
         2950 => {
             let h = hex(v);
-            (h.len() == 32).then(|| {
-                [&h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..]].join("-")
-            })?
+            (h.len() == 32)
+                .then(|| [&h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..]].join("-"))?
         }
         _ => return None,
     })

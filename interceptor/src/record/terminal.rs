@@ -111,10 +111,10 @@ pub fn clock(ts_us: i64) -> String {
 }
 
 fn zoned(ts_us: i64, format: &str) -> String {
-    Timestamp::from_microsecond(ts_us)
-        .map_or_else(|_| ts_us.to_string(), |t| {
-            t.to_zoned(TimeZone::system()).strftime(format).to_string()
-        })
+    Timestamp::from_microsecond(ts_us).map_or_else(
+        |_| ts_us.to_string(),
+        |t| t.to_zoned(TimeZone::system()).strftime(format).to_string(),
+    )
 }
 
 /// A length of time for people.
@@ -138,8 +138,7 @@ pub fn columns(rows: &[Vec<String>], style: Style) -> String {
     let widths: Vec<usize> = (0..count).map(width).collect();
     let mut out = String::new();
     for (n, row) in rows.iter().enumerate() {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
         let line = cells.join("  ");
         let line = line.trim_end();
         out.push_str(&if n == 0 { style.dim(line) } else { line.to_owned() });
