@@ -17,6 +17,7 @@ pub mod chain;
 mod consume;
 mod drain;
 pub mod event;
+pub mod export;
 mod frame;
 mod journal;
 mod keys;
@@ -25,8 +26,11 @@ mod log;
 pub mod reader;
 mod recorder;
 mod recover;
+pub mod replay;
+pub mod rows;
 mod store;
 mod summary;
+pub mod terminal;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
