@@ -2,7 +2,7 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    self, CmdType, DeleteStmt, InsertStmt, MergeStmt, Node, RangeVar, UpdateStmt,
+    self, CmdType, DeleteStmt, InsertStmt, MergeStmt, Node, OnConflictAction, RangeVar, UpdateStmt,
 };
 
 use super::names;
@@ -71,7 +71,8 @@ impl Walker<'_> {
             }
         }
         if cols.is_empty() {
-            written = target.cols.iter().filter_map(|c| Some(c.base.as_ref()?.column.clone())).collect();
+            written =
+                target.cols.iter().filter_map(|c| Some(c.base.as_ref()?.column.clone())).collect();
         }
         self.found.columns_written.extend(written.iter().cloned());
         written
@@ -112,8 +113,11 @@ impl Walker<'_> {
     }
 
     fn on_conflict(&mut self, clause: &protobuf::OnConflictClause, target: &Item) {
-        let protobuf::OnConflictClause { action: _, infer, target_list, where_clause, location: _ } =
+        let protobuf::OnConflictClause { action, infer, target_list, where_clause, location: _ } =
             clause;
+        if *action == OnConflictAction::OnconflictUpdate as i32 {
+            self.found.classes.push(StatementClass::Update);
+        }
         if let Some(infer) = infer {
             let protobuf::InferClause { index_elems, where_clause, conname, location: _ } =
                 infer.as_ref();
@@ -312,9 +316,8 @@ fn column_of(target: &Item, name: &str) -> Option<ColumnName> {
     let known = target.cols.iter().find(|c| c.name == name);
     match known {
         Some(col) => col.base.as_ref().map(|b| b.column.clone()),
-        None => target
-            .source
-            .as_ref()
-            .map(|s| ColumnName { table: s.clone(), column: name.to_owned() }),
+        None => {
+            target.source.as_ref().map(|s| ColumnName { table: s.clone(), column: name.to_owned() })
+        }
     }
 }

@@ -12,9 +12,7 @@ use super::names;
 use super::query::Walker;
 use super::scope::Col;
 use super::statement::Draft;
-use super::types::{
-    CopySource, RelationUse, SqlError, StatementKind,
-};
+use super::types::{CopySource, RelationUse, SqlError, StatementKind};
 use crate::policy::facts::{ColumnName, Name, StatementClass as Class};
 
 impl Draft<'_> {
@@ -90,10 +88,8 @@ impl Draft<'_> {
         if let Some(call) = &s.funccall {
             let node = Node { node: Some(NodeEnum::FuncCall(call.clone())) };
             walker.expr(&node, "as an argument of CALL");
-            let name = super::functions::function(
-                &names::strings(&call.funcname),
-                self.text.context,
-            );
+            let name =
+                super::functions::function(&names::strings(&call.funcname), self.text.context);
             self.kind = StatementKind::Call(name.0);
         }
         self.found = walker.found;
@@ -335,6 +331,10 @@ impl Draft<'_> {
             for problem in walker.found.problems {
                 self.found.problem(problem.part);
             }
+        }
+        // What the snapshot does not hold may have been made since, and may be anything.
+        if relation.oid == 0 && !self.command.starts_with("drop ") {
+            self.found.problem(format!("relation {}, which is not known", relation.name));
         }
         self.found.relations.push(relation);
     }
