@@ -133,12 +133,14 @@ pub(super) fn find(text: &[u8], mut found: impl FnMut(Range<usize>)) {
     while at + 15 <= text.len() {
         let fresh = at == 0 || !text[at - 1].is_ascii_alphanumeric();
         let country = fresh && text[at].is_ascii_alphabetic();
-        if country && text[at + 2].is_ascii_digit() && text[at + 3].is_ascii_digit() {
-            if let Some(end) = iban_at(text, at) {
-                found(at..end);
-                at = end;
-                continue;
-            }
+        if country
+            && text[at + 2].is_ascii_digit()
+            && text[at + 3].is_ascii_digit()
+            && let Some(end) = iban_at(text, at)
+        {
+            found(at..end);
+            at = end;
+            continue;
         }
         at += 1;
     }

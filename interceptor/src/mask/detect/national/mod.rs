@@ -128,7 +128,7 @@ impl NumericId {
         let groups = run.groups.get(window.clone())?;
         let shaped = groups.iter().zip(grouping).all(|(g, len)| g.len() == *len)
             && (first..window.end - 1).all(|i| matches!(run.gap(i), b" " | b"-" | b"." | b"/"));
-        if !shaped || !(self.check)(&*run.digits::<13>(&window)?) {
+        if !shaped || !(self.check)(&run.digits::<13>(&window)?) {
             return None;
         }
         self.counts(run, &window, self.grouped, named).then_some(window)
