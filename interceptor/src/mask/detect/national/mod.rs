@@ -124,6 +124,10 @@ impl NumericId {
         grouping: &[usize],
         named: bool,
     ) -> Option<Range<usize>> {
+        // Most numbers are told apart by the length of their first group.
+        if run.groups[first].len() != *grouping.first()? {
+            return None;
+        }
         let window = first..first + grouping.len();
         let groups = run.groups.get(window.clone())?;
         let shaped = groups.iter().zip(grouping).all(|(g, len)| g.len() == *len)
@@ -135,9 +139,12 @@ impl NumericId {
     }
 
     fn bare_at(&self, run: &Run<'_>, first: usize, named: bool) -> Option<Range<usize>> {
+        if !(9..=13).contains(&run.groups[first].len()) {
+            return None;
+        }
         let window = first..first + 1;
         let digits = run.digits::<13>(&window)?;
-        if digits.len() < 9 || !(self.check)(&digits) {
+        if !(self.check)(&digits) {
             return None;
         }
         self.counts(run, &window, self.bare, named).then_some(window)
