@@ -22,7 +22,7 @@ use super::protocol::{
     Answer, ControlError, Decided, Drained, Held, LiveSession, MAX_ANSWER, MAX_REQUEST, Op,
     PolicyStatus, Reply, Request, Status, VERSION,
 };
-use crate::approval::{Approvals, Decider, Decision, Outcome, Peer, Scope};
+use crate::approval::{Accounts, Approvals, Decider, Decision, Outcome, Peer, Scope};
 
 /// Group whose members may talk to the daemon.
 pub const GROUP: &str = "interceptor";
@@ -224,6 +224,7 @@ impl Shared {
     }
 
     async fn answer(&self, op: Op, peer: &Peer) -> Result<Value, ControlError> {
+        self.admit(&op, peer).await?;
         match op {
             Op::Status => {
                 let mut status = self.handler.status().await?;
@@ -258,6 +259,35 @@ impl Shared {
                 json(&self.approvals.revoke(&id, &by)?)
             }
         }
+    }
+
+    /// The socket's mode already keeps others out; this holds when somebody widens it. Root,
+    /// the daemon's user and the group may ask all; an approver what concerns approvals.
+    async fn admit(&self, op: &Op, peer: &Peer) -> Result<(), ControlError> {
+        let approver = match op {
+            // Decided by who the decider is, which their own code asks.
+            Op::ApprovalsShow { .. } | Op::ApprovalsDecide { .. } => return Ok(()),
+            Op::ApprovalsList { .. } | Op::ApprovalsGrants | Op::ApprovalsRevoke { .. } => true,
+            _ => false,
+        };
+        let own = nix::unistd::geteuid().as_raw();
+        if peer.uid == 0 || peer.uid == own || (approver && self.decider(peer).await.is_ok()) {
+            return Ok(());
+        }
+        let peer = *peer;
+        let member = move || {
+            let group = nix::unistd::Group::from_name(GROUP).ok().flatten();
+            let user =
+                nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(peer.uid)).ok().flatten();
+            let accounts = crate::approval::SystemAccounts;
+            group.is_some_and(|g| g.gid.as_raw() == peer.gid)
+                || user.is_some_and(|u| accounts.is_member(&u.name, GROUP))
+        };
+        if tokio::task::spawn_blocking(member).await.unwrap_or(false) {
+            return Ok(());
+        }
+        let say = format!("join the group `{GROUP}` or use sudo for this");
+        Err(ControlError::new("NOT_ALLOWED", say))
     }
 
     /// Account databases may be slow and block, so they are asked aside.
