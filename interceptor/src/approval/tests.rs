@@ -97,7 +97,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[test]
 fn deciders_are_recognised_or_refused() {
     let a = approvals();
-    let cases: [(&str, u32, Option<u32>, Result<&str, &str>); 11] = [
+    type Case = (&'static str, u32, Option<u32>, Result<&'static str, &'static str>);
+    let cases: [Case; 11] = [
         ("a user by the process", 1000, None, Ok("alice")),
         ("a user by the login", 1000, Some(1000), Ok("alice")),
         ("a member of a group", 1001, None, Ok("bob")),

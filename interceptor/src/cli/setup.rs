@@ -200,4 +200,4 @@ fn coloured(text: &str, paint: Paint) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

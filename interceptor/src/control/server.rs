@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::peer;
 use super::protocol::{
@@ -326,7 +327,8 @@ fn json(value: &impl Serialize) -> Result<Value, ControlError> {
     serde_json::to_value(value).map_err(ControlError::failed)
 }
 
-fn encode(reply: Reply) -> Vec<u8> {
+/// One line; wiped once it is sent, since it may hold what an approver was shown.
+fn encode(reply: Reply) -> Zeroizing<Vec<u8>> {
     let id = reply.id;
     let mut line = serde_json::to_vec(&reply).unwrap_or_default();
     if line.is_empty() || line.len() > MAX_ANSWER {
@@ -334,5 +336,5 @@ fn encode(reply: Reply) -> Vec<u8> {
         line = serde_json::to_vec(&failure(id, error)).unwrap_or_default();
     }
     line.push(b'\n');
-    line
+    Zeroizing::new(line)
 }

@@ -81,7 +81,7 @@ impl Postmaster {
             let rest = line.strip_prefix("hba_file")?.trim_start().trim_start_matches('=').trim();
             Some(PathBuf::from(rest.trim_matches('\'')))
         };
-        text.lines().filter_map(value).last().unwrap_or_else(|| self.data.join("pg_hba.conf"))
+        text.lines().filter_map(value).next_back().unwrap_or_else(|| self.data.join("pg_hba.conf"))
     }
 }
 

@@ -105,3 +105,46 @@ fn an_open_socket_is_named() {
     server::socket_mode(&service, Path::new("@pg"), &mut found);
     assert_eq!(checks(&found), [("unix-socket", Severity::Error)]);
 }
+
+#[test]
+fn an_open_server_is_found_and_setup_closes_it() {
+    let Some(cluster) = crate::cli::setup::tests::Cluster::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let more = format!(
+        "[[service]]\nname='orders-db'\nprotocol='postgres'\nport=5432\naudience='a'\nplaintext_loopback=true\nupstream={{socket='{}'}}",
+        cluster.socket().display()
+    );
+    let c = config(dir.path(), &more);
+    let look = || {
+        let mut found = Findings::default();
+        server::check(
+            &c.services[0],
+            &c,
+            procfs::netns("self"),
+            &server::postmasters(),
+            &mut found,
+        );
+        server::socket_mode(&c.services[0], &cluster.socket(), &mut found);
+        found.0.sort_by_key(|f| f.severity);
+        found
+    };
+    let before = look();
+    assert!(
+        before.0.iter().any(|f| f.check == "pg-hba"
+            && f.severity == Severity::Error
+            && f.what.contains("local all all trust")),
+        "{before:?}"
+    );
+    assert!(before.0.iter().any(|f| f.check == "unix-socket"), "{before:?}");
+    assert!(!before.0.iter().any(|f| f.check == "server"), "{before:?}");
+    // Another namespace than the capture's, where it listens on TCP, is found only then.
+    assert!(!before.0.iter().any(|f| f.check == "namespace"), "it has no TCP port");
+    cluster.run(&[]).unwrap();
+    let after = look();
+    let left: Vec<_> = after
+        .0
+        .iter()
+        .filter(|f| f.severity == Severity::Error || f.check == "unix-socket")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}

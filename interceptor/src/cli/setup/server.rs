@@ -165,8 +165,9 @@ impl Server {
         let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim();
         let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let unit = groups.lines().flat_map(|l| l.split('/')).filter(|p| p.ends_with(".service"));
-        unit.last().map(str::to_owned)
+        let mut units =
+            groups.lines().flat_map(|l| l.split('/')).filter(|p| p.ends_with(".service"));
+        units.next_back().map(str::to_owned)
     }
 }
 

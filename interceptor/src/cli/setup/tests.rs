@@ -19,13 +19,13 @@ struct Wrapper {
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
 /// A cluster whose socket is open to everybody, as many are.
-struct Cluster {
+pub struct Cluster {
     dir: tempfile::TempDir,
 }
 
 impl Cluster {
     /// `None`, visibly, where it cannot be made.
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         let postgres = nix::unistd::User::from_name("postgres").unwrap();
         if !nix::unistd::geteuid().is_root() || postgres.is_none() || !Path::new(BIN).exists() {
             eprintln!("skipped: needs root, the user postgres and {BIN}");
@@ -82,6 +82,10 @@ impl Cluster {
         );
     }
 
+    pub(in crate::cli) fn socket(&self) -> PathBuf {
+        self.server().socket()
+    }
+
     fn server(&self) -> server::Server {
         server::Server::of_data_dir(&self.data()).unwrap()
     }
@@ -93,7 +97,7 @@ impl Cluster {
         s.psql(user, &[group], role, "SELECT 1").unwrap().status.success()
     }
 
-    fn run(&self, more: &[&str]) -> anyhow::Result<ExitCode> {
+    pub fn run(&self, more: &[&str]) -> anyhow::Result<ExitCode> {
         let data = self.data();
         let units = self.dir.path().join("units");
         let line = [
