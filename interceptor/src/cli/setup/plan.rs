@@ -40,7 +40,10 @@ pub struct Plan {
 /// What must be so afterwards.
 struct Check {
     daemon_user: String,
+    /// Group of the socket.
     group: u32,
+    /// Whether a drop-in puts the daemon into that group; else it must be in it already.
+    joins: bool,
     roles: Vec<String>,
     admin: bool,
 }
@@ -75,7 +78,9 @@ impl Plan {
                 block::put(f, &conf(&before), Place::Bottom)
             })?);
         }
-        changes.extend(drop_ins(args, &server, &files, meta.gid(), true)?);
+        let drop_ins = drop_ins(args, &server, &files, meta.gid(), true)?;
+        let joins = !drop_ins.is_empty();
+        changes.extend(drop_ins);
         changes.retain(Change::is_needed);
         Ok(Self {
             create: missing,
@@ -85,6 +90,7 @@ impl Plan {
             check: Some(Check {
                 daemon_user: args.daemon_user.clone(),
                 group: meta.gid(),
+                joins,
                 roles,
                 admin: !args.no_admin,
             }),
@@ -219,13 +225,16 @@ impl Plan {
         let socket = self.server.socket();
         for role in &check.roles {
             let who = "SELECT current_user";
-            let out = self.server.psql(&check.daemon_user, &[check.group], role, who)?;
+            let joined: &[u32] = if check.joins { &[check.group] } else { &[] };
+            let out = self.server.psql(&check.daemon_user, joined, role, who)?;
             ensure!(
                 out.status.success() && String::from_utf8_lossy(&out.stdout).trim() == role,
-                "{} cannot log in as {role} through {}: {}",
+                "{} cannot log in as {role} through {}: {} (put it into the group {}, or leave the \
+                 socket open with --keep-socket-mode)",
                 check.daemon_user,
                 socket.display(),
-                String::from_utf8_lossy(&out.stderr).trim()
+                String::from_utf8_lossy(&out.stderr).trim(),
+                group_name(check.group)
             );
             said.push(format!("checked: {} logs in as {role}", check.daemon_user));
         }
@@ -236,6 +245,12 @@ impl Plan {
                 ensure!(!out.status.success(), "the user nobody can still log in as {role}");
             }
             said.push("checked: another user is refused".into());
+        }
+        if check.joins {
+            said.push(
+                "restart the daemon if it runs: it gets the socket's group only at its start"
+                    .into(),
+            );
         }
         let admin =
             self.server.psql(&self.server.owner, &[], &self.server.superuser, "SELECT 1")?;

@@ -210,6 +210,28 @@ fn a_failed_check_puts_everything_back() {
 }
 
 #[test]
+fn a_daemon_that_could_not_open_the_socket_is_noticed() {
+    let Some(c) = Cluster::start() else { return };
+    let before = c.files();
+    let data = c.data();
+    let alone = |more: &[&str]| {
+        let mut line =
+            vec!["setup", "postgres", "--yes", "--daemon-user", "daemon", "--no-systemd"];
+        line.extend(["--role", "app", "--data-dir", data.to_str().unwrap()]);
+        line.extend(more);
+        let Verb::Postgres(args) = Wrapper::try_parse_from(line).unwrap().args.verb;
+        postgres(&args, None)
+    };
+    let error = format!("{:#}", alone(&[]).unwrap_err());
+    assert!(error.contains("put it into the group postgres"), "{error}");
+    assert_eq!(c.files(), before);
+    alone(&["--keep-socket-mode"]).unwrap();
+    assert!(c.lets_in("daemon", "app") && !c.lets_in("nobody", "app"));
+    alone(&["--undo"]).unwrap();
+    assert_eq!(c.files(), before);
+}
+
+#[test]
 fn privileged_roles_and_edited_files_are_treated_with_care() {
     let Some(c) = Cluster::start() else { return };
     c.server().ask("CREATE ROLE boss LOGIN SUPERUSER").unwrap();
