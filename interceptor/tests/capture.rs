@@ -36,6 +36,19 @@ fn daemon_process() {
     bed::be_daemon_process();
 }
 
+/// Not a test: attaching as a process with fewer privileges.
+#[test]
+#[ignore = "started by other tests"]
+fn attach_process() {
+    bed::be_attach_process();
+}
+
+#[test]
+fn the_kernel_program_fits_a_screen() {
+    let lines = include_str!("../../interceptor-ebpf/src/main.rs").lines().count();
+    assert!(lines <= 100, "{lines} lines: what it does belongs into user space");
+}
+
 #[test]
 fn every_way_to_the_port_leads_into_the_daemon() {
     if skip() {
@@ -143,6 +156,34 @@ fn a_daemon_without_privilege_serves_what_it_was_handed() {
 }
 
 #[test]
+fn the_unit_has_the_capabilities_that_attaching_needs() {
+    if skip() {
+        return;
+    }
+    let unit = include_str!("../../systemd/interceptor-capture.service");
+    let set = unit.lines().find_map(|l| l.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let set: String = set
+        .split(' ')
+        .map(|c| format!(",+{}", c.trim_start_matches("CAP_").to_lowercase()))
+        .collect();
+    let bed = Bed::new();
+    bed.service(5432);
+    // Mounting takes more; systemd does that.
+    bed.attach(&[5432]);
+    capture::detach(&bed.pins).unwrap();
+    for outcome in ["Created", "Unchanged"] {
+        assert_eq!(bed.attach_process(5432, NOBODY, &set), outcome);
+    }
+    assert_eq!(bed.attach_process(5433, NOBODY, &set), "Updated");
+    assert_eq!(bed.attach_process(5432, NOBODY, &set), "Updated");
+    let _daemon = bed.daemon_process(5432, Some(NOBODY));
+    let to = format!("{HOST_V4}:5432");
+    assert_eq!(bed.agent.ask(&to), captured(&to, AGENT_V4));
+    let refused = bed.attach_process(5433, NOBODY, "");
+    assert!(refused.contains("not permitted"), "{refused}");
+}
+
+#[test]
 fn exempt_sources_pass_with_and_without_a_daemon() {
     if skip() {
         return;
@@ -212,6 +253,33 @@ fn the_daemon_reaches_its_own_upstream_and_nobody_else_does() {
         });
     }
     assert_eq!(bed.counts(5432)[3], 3);
+}
+
+#[test]
+fn syn_cookies_change_nothing_but_the_counters() {
+    if skip() {
+        return;
+    }
+    let bed = Bed::new();
+    bed.service(5432);
+    bed.attach(&[5432]);
+    // Always, not only under pressure: the kernel looks up the SYN and the ACK.
+    bed.host.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap());
+    bed.host.run_async(|| async {
+        let mut pins = Pins::open(&bed.pins).unwrap();
+        let listener = pins.serve(5432).unwrap();
+        let to: SocketAddr = "127.0.0.1:5432".parse().unwrap();
+        for _ in 0..50 {
+            let (stream, _exemption) = connect_exempt(&pins, to).await.unwrap();
+            assert_eq!(first_line(&stream).await, "service");
+            let client = TcpStream::connect(to).unwrap();
+            assert_eq!(listener.accept().await.unwrap().original_dst, to);
+            drop((client, stream));
+        }
+        let c = pins.counters().unwrap()[0];
+        assert!((50..=100).contains(&c.own) && (50..=100).contains(&c.steered), "{c:?}");
+        assert_eq!((c.refused, c.exempt), (0, 0));
+    });
 }
 
 #[test]
@@ -332,7 +400,7 @@ fn an_upgrade_swaps_the_program_under_load_without_a_gap() {
     bed.service(5432);
     bed.attach(&[5432]);
     let Some(object) = object() else {
-        eprintln!("SKIPPED: the object file is not where it was built, so none other can be made");
+        bed::say_skipped("the object file is not where it was built, so no other can be made");
         return;
     };
     let _daemon = bed.daemon(&[5432]);

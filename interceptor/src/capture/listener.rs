@@ -51,7 +51,7 @@ impl Listener {
         loop {
             let (stream, peer) = match self.inner.accept().await {
                 Ok(accepted) => accepted,
-                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(e) if concerns_one_connection(&e) => continue,
                 Err(e) => return Err(e),
             };
             let Ok(local) = stream.local_addr() else { continue };
@@ -82,6 +82,25 @@ impl Listener {
     pub fn own_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr().map(canonical)
     }
+}
+
+/// accept(2) passes on what the network had against the new connection; the listener is fine.
+fn concerns_one_connection(e: &io::Error) -> bool {
+    use nix::libc::*;
+    matches!(
+        e.raw_os_error(),
+        Some(
+            ECONNABORTED
+                | ENETDOWN
+                | EPROTO
+                | ENOPROTOOPT
+                | EHOSTDOWN
+                | ENONET
+                | EHOSTUNREACH
+                | EOPNOTSUPP
+                | ENETUNREACH
+        )
+    )
 }
 
 /// A listening socket on loopback that takes both families, or IPv4 alone where the machine has

@@ -31,11 +31,15 @@ pub(super) fn open(path: Option<&Path>) -> Result<File, CaptureError> {
         .map_err(|e| CaptureError::from_io(format!("network namespace {}", path.display()), e))
 }
 
-/// Runs something on a thread of its own inside the namespace.
+/// Runs something inside the namespace: right here if this thread is in it, else on a thread of
+/// its own, which takes CAP_SYS_ADMIN.
 pub(super) fn within<T: Send>(
     netns: &File,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
+    if netns.metadata()?.ino() == std::fs::metadata(HERE)?.ino() {
+        return work();
+    }
     std::thread::scope(|scope| {
         let entered = scope.spawn(|| {
             setns(netns, CloneFlags::CLONE_NEWNET)?;

@@ -90,12 +90,19 @@ struct StatusArgs {
 
 /// Runs the verb. Exit status 1 means refused or, for `status`, that something is wrong.
 pub fn run(args: &CaptureArgs, config_path: &Path) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
+    run_to(&mut std::io::stdout().lock(), args, config_path)
+}
+
+fn run_to(
+    out: &mut impl Write,
+    args: &CaptureArgs,
+    config_path: &Path,
+) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Attach(a) => {
             let config = Config::load(config_path)?;
             let report = capture::attach(&options(a, &config)?)?;
-            print_report(&mut out, &report)?;
+            print_report(out, &report)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Detach(a) => {
@@ -104,7 +111,7 @@ pub fn run(args: &CaptureArgs, config_path: &Path) -> anyhow::Result<ExitCode> {
             writeln!(out, "Detached; the ports reach their services directly.")?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Status(a) => show(&mut out, a, &directory(&a.pins, config_path)?),
+        Verb::Status(a) => show(out, a, &directory(&a.pins, config_path)?),
     }
 }
 
@@ -216,4 +223,69 @@ fn print_status(out: &mut impl Write, status: &Status) -> anyhow::Result<()> {
         writeln!(out, "PROBLEM: {problem}")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CaptureArgs,
+    }
+
+    fn said(line: &str, config: &Path) -> (String, anyhow::Result<ExitCode>) {
+        let line = Line::try_parse_from(format!("capture {line}").split(' ')).unwrap();
+        let mut out = Vec::new();
+        let code = run_to(&mut out, &line.args, config);
+        (String::from_utf8(out).unwrap(), code)
+    }
+
+    #[test]
+    fn the_configuration_becomes_ports_and_exempt_sources() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("interceptor.toml");
+        let service = |name: &str, port: u16| {
+            format!(
+                "[[service]]\nname='{name}'\nprotocol='postgres'\nport={port}\naudience='{name}'\n\
+                 plaintext_loopback=true\nupstream={{socket='/x'}}\n"
+            )
+        };
+        let exempt = "[[capture.exempt]]\nsource='10.0.0.0/8'\nservices=['b']\n";
+        let text = format!("{}{}{exempt}", service("a", 5432), service("b", 5433));
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(&file).unwrap();
+        let line = Line::try_parse_from(["capture", "attach", "--owner", "root"]).unwrap();
+        let Verb::Attach(args) = &line.args.verb else { panic!("{line:?}") };
+        let options = options(args, &config).unwrap();
+        assert_eq!(options.dir, Path::new("/sys/fs/bpf/interceptor"));
+        assert_eq!(options.ports, [5432, 5433]);
+        assert_eq!(options.exempt, [("10.0.0.0/8".parse().unwrap(), vec![5433])]);
+        assert_eq!(options.owner, Some((0, 0)));
+    }
+
+    #[test]
+    fn a_host_without_capture_is_told_what_to_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pins, none) = (dir.path().join("pins"), dir.path().join("none.toml"));
+        let line = format!("--dir {}", pins.display());
+        for verb in ["detach", "status"] {
+            let (_, error) = said(&format!("{verb} {line}"), &none);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("interceptor capture attach"), "{verb}: {error}");
+        }
+        let (out, code) = said(&format!("status --json {line}"), &none);
+        assert_eq!(code.unwrap(), ExitCode::FAILURE);
+        let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(out["attached"], false);
+    }
+
+    #[test]
+    fn an_unknown_owner_is_an_error() {
+        let error = user("no-such-user-here").unwrap_err().to_string();
+        assert!(error.contains("no such user"), "{error}");
+    }
 }

@@ -1,1 +1,213 @@
-//! `interceptor status`.
+//! `interceptor status`: the state of the running daemon at one glance.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::approvals::control_socket;
+use super::table::{Paint, Table, bytes, json, print, safe, span};
+use crate::control::protocol::Op;
+use crate::control::{Client, RecordStatus, Status};
+
+/// The state of the running daemon at one glance.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  interceptor status
+  interceptor status --json | jq .services
+
+The exit status is 1 when the daemon does not run, a service has no listener, or the store
+refuses new requests.")]
+pub struct StatusArgs {
+    /// JSON for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub async fn run(args: StatusArgs, config: &Path) -> anyhow::Result<ExitCode> {
+    let status: Status = Client::connect(&control_socket(config)?)?.call(Op::Status)?;
+    if args.json {
+        print(&(json(&status)? + "\n"))?;
+    } else {
+        print(&render(&status, Paint::stdout()))?;
+    }
+    Ok(ExitCode::from(u8::from(!healthy(&status))))
+}
+
+fn healthy(status: &Status) -> bool {
+    status.record.refusing.is_none() && status.services.iter().all(|s| s.listening)
+}
+
+fn render(s: &Status, paint: Paint) -> String {
+    let mut out = String::new();
+    for alarm in alarms(s) {
+        let _ = writeln!(out, "{}", paint.bad(&safe(&alarm)));
+    }
+    let _ = writeln!(
+        out,
+        "interceptor {} on {}, process {}, up {}",
+        safe(&s.version),
+        safe(&s.host),
+        s.pid,
+        span(Duration::from_secs(s.uptime_s))
+    );
+    let _ = writeln!(
+        out,
+        "sessions   {} live, {} held, {} grants standing",
+        s.live_sessions, s.held, s.grants
+    );
+    let _ = writeln!(out, "policy     {}, {} rules", safe(&s.policy.version), s.policy.rules);
+    let _ = writeln!(out, "record     {}", record(&s.record));
+    for i in &s.issuers {
+        let age = i.keys_age_s.map_or("never fetched".into(), |a| {
+            format!("fetched {} ago", span(Duration::from_secs(a)))
+        });
+        let _ = writeln!(out, "issuer     {}: {} keys, {age}", safe(&i.name), i.keys);
+    }
+    let mut table = Table::new(&[
+        "SERVICE", "PORT", "PROTOCOL", "MODE", "LISTENER", "LIVE", "STEERED", "REFUSED", "EXEMPT",
+        "OWN",
+    ]);
+    for v in &s.services {
+        table.row([
+            v.name.clone(),
+            v.port.to_string(),
+            v.protocol.clone(),
+            if v.mode == "observe" { "OBSERVE".into() } else { v.mode.clone() },
+            if v.listening { "yes".into() } else { "NO".into() },
+            v.live.to_string(),
+            v.steered.to_string(),
+            v.refused.to_string(),
+            v.exempt.to_string(),
+            v.own.to_string(),
+        ]);
+    }
+    out.push('\n');
+    out + &table.render(paint)
+}
+
+fn record(r: &RecordStatus) -> String {
+    let share = if r.max_bytes == 0 { 0 } else { r.bytes.saturating_mul(100) / r.max_bytes };
+    format!(
+        "{} of {} ({share} %), durability {}",
+        bytes(r.bytes),
+        bytes(r.max_bytes),
+        safe(&r.durability)
+    )
+}
+
+/// What must not be overlooked, loudest first.
+fn alarms(s: &Status) -> Vec<String> {
+    let mut all = Vec::new();
+    if let Some(why) = &s.record.refusing {
+        all.push(format!(
+            "THE STORE REFUSES: {why}; new requests are refused until that is mended"
+        ));
+    }
+    for v in &s.services {
+        if !v.listening {
+            all.push(format!(
+                "{} HAS NO LISTENER: every connection to port {} is refused",
+                v.name, v.port
+            ));
+        }
+        if v.mode == "observe" {
+            all.push(format!(
+                "{} IS IN OBSERVE MODE: nothing is refused, held or masked on port {}",
+                v.name, v.port
+            ));
+        }
+    }
+    if let Some(why) = &s.policy.reload_error {
+        all.push(format!("POLICY RELOAD FAILED, the rules before it stay in force: {why}"));
+    }
+    let r = &s.record;
+    if r.refusing.is_none()
+        && r.max_bytes > 0
+        && r.bytes.saturating_mul(10) >= r.max_bytes.saturating_mul(8)
+    {
+        all.push("the store is more than 80 % full: it refuses when it is full".into());
+    }
+    for i in &s.issuers {
+        if let Some(why) = &i.error {
+            all.push(format!("keys of issuer {} cannot be fetched: {why}", i.name));
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{IssuerStatus, PolicyStatus, ServiceStatus};
+
+    fn status() -> Status {
+        Status {
+            version: "0.1.0".into(),
+            pid: 42,
+            host: "db1".into(),
+            uptime_s: 3720,
+            services: vec![ServiceStatus {
+                name: "orders-db".into(),
+                protocol: "postgres".into(),
+                port: 5432,
+                mode: "enforce".into(),
+                listening: true,
+                steered: 17,
+                ..Default::default()
+            }],
+            policy: PolicyStatus { version: "ab12".into(), rules: 3, ..Default::default() },
+            issuers: vec![IssuerStatus {
+                name: "okta".into(),
+                keys: 2,
+                keys_age_s: Some(61),
+                error: None,
+            }],
+            record: RecordStatus {
+                bytes: 10,
+                max_bytes: 100,
+                durability: "process".into(),
+                refusing: None,
+            },
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_healthy_daemon_raises_no_alarm() {
+        let text = render(&status(), Paint::plain());
+        assert!(alarms(&status()).is_empty() && healthy(&status()));
+        for want in
+            ["up 1h 02m", "orders-db  5432", "17", "fetched 1m 01s ago", "10 B of 100 B (10 %)"]
+        {
+            assert!(text.contains(want), "{want} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn observe_mode_a_refusing_store_and_a_missing_listener_are_loud() {
+        type Change = fn(&mut Status);
+        let cases: [(Change, &str, bool); 6] = [
+            (|s| s.services[0].mode = "observe".into(), "IN OBSERVE MODE", true),
+            (|s| s.services[0].listening = false, "HAS NO LISTENER", false),
+            (
+                |s| s.record.refusing = Some("disk full".into()),
+                "THE STORE REFUSES: disk full",
+                false,
+            ),
+            (|s| s.record.bytes = 80, "80 % full", true),
+            (|s| s.policy.reload_error = Some("a.toml:3".into()), "a.toml:3", true),
+            (|s| s.issuers[0].error = Some("timeout".into()), "issuer okta", true),
+        ];
+        for (change, want, well) in cases {
+            let mut s = status();
+            change(&mut s);
+            let text = render(&s, Paint::plain());
+            assert!(text.lines().next().unwrap().contains(want), "{want} first in\n{text}");
+            assert_eq!(healthy(&s), well, "{want}");
+        }
+    }
+}

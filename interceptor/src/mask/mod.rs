@@ -8,10 +8,29 @@
 //! mask: a malformed row, a wrong column count or invalid binary is an error, and the caller
 //! withholds the row. It opens no socket, knows no policy, and logs no value.
 
+mod array;
+mod copy;
+mod detect;
+mod error;
+mod hits;
+mod json;
 mod key;
 mod kind;
 mod method;
+mod row;
+mod statement;
+mod text;
+mod types;
+mod value;
 
+pub use copy::{CopyFormat, CopyPlan, CsvFormat, DEFAULT_ROW_LIMIT, TextFormat};
+pub use detect::{Context, Detectors, Finding};
+pub use error::MaskError;
+pub use hits::Hits;
 pub use key::{HashKey, KeyError};
 pub use kind::Kind;
 pub use method::Method;
+pub use row::{Head, RowPlan, Tail};
+pub use statement::{LiteralMask, scrub_statement};
+pub use text::{HASH_PREFIX, REDACTED};
+pub use types::Field;

@@ -1,7 +1,7 @@
 //! Two network namespaces joined by a cable, a service in one, and what tests do in them.
 
 use std::fs::{File, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -27,8 +27,14 @@ pub fn skip() -> bool {
     static WHY: OnceLock<Option<String>> = OnceLock::new();
     let Some(why) = WHY.get_or_init(cannot) else { return false };
     assert!(std::env::var_os("INTERCEPTOR_REQUIRE_BPF").is_none(), "cannot test: {why}");
-    eprintln!("SKIPPED: {why}");
+    say_skipped(why);
     true
+}
+
+/// Straight to the terminal: what a passing test prints is normally not shown.
+pub fn say_skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    writeln!(io::stderr(), "SKIPPED {name}: {why}").ok();
 }
 
 fn cannot() -> Option<String> {
@@ -178,7 +184,7 @@ impl Bed {
                 let mut stream = stream.unwrap();
                 std::thread::spawn(move || {
                     stream.write_all(b"service\n").ok();
-                    stream.read(&mut [0]).ok();
+                    std::io::copy(&mut stream, &mut std::io::sink()).ok();
                 });
             }
         });
@@ -219,10 +225,48 @@ impl Bed {
     }
 }
 
+impl Bed {
+    /// Attaches in a process as root with these capabilities only (`,+bpf,+net_admin`); returns
+    /// the outcome, or the error.
+    pub fn attach_process(&self, port: u16, owner: u32, capabilities: &str) -> String {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set=-all{capabilities}")).arg("--no-new-privs");
+        command.arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "attach_process", "--ignored", "--nocapture"]);
+        command.env("DAEMON_PINS", &self.pins).env("DAEMON_PORT", port.to_string());
+        command.env("DAEMON_UID", owner.to_string());
+        let out = self.host.run(|| command.output().unwrap());
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let said = text.lines().find_map(|l| Some(l.split_once(ATTACHED)?.1.to_owned()));
+        said.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&out.stderr)))
+    }
+}
+
+const ATTACHED: &str = "attaching ended with ";
+
+/// What the test binary does when it is started to attach.
+pub fn be_attach_process() {
+    let Some(pins) = std::env::var_os("DAEMON_PINS") else { return };
+    let number = |name| std::env::var(name).unwrap().parse::<u32>().unwrap();
+    let owner = number("DAEMON_UID");
+    let options = AttachOptions {
+        dir: pins.into(),
+        ports: vec![number("DAEMON_PORT").try_into().unwrap()],
+        owner: Some((owner, owner)),
+        ..AttachOptions::default()
+    };
+    match capture::attach(&options) {
+        Ok(report) => println!("{ATTACHED}{:?}", report.outcome),
+        Err(e) => println!("{ATTACHED}{e}"),
+    }
+}
+
 impl Drop for Bed {
     fn drop(&mut self) {
         capture::detach(&self.pins).ok();
-        nix::mount::umount(&self.dir.path().join("bpf")).ok();
+        // Lazily: a process that was just forked may still hold a file of it open.
+        let detach = nix::mount::MntFlags::MNT_DETACH;
+        nix::mount::umount2(&self.dir.path().join("bpf"), detach).ok();
     }
 }
 

@@ -1,0 +1,87 @@
+//! Masking of a batch of rows: 1,000 rows of four columns.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use interceptor::mask::{
+    CopyFormat, CopyPlan, Detectors, Field, HashKey, Kind, Method, RowPlan, TextFormat,
+};
+
+const ROWS: usize = 1000;
+
+fn values(i: usize) -> [String; 4] {
+    [
+        i.to_string(),
+        format!("Customer Number {i}"),
+        format!("customer{i}@example.com"),
+        format!("ordered {} things, delivered on 2024-05-{:02}, happy", i % 7, i % 28 + 1),
+    ]
+}
+
+fn rows() -> Vec<Vec<u8>> {
+    (0..ROWS)
+        .map(|i| {
+            let mut row = 4i16.to_be_bytes().to_vec();
+            for value in values(i) {
+                row.extend_from_slice(&i32::try_from(value.len()).unwrap().to_be_bytes());
+                row.extend_from_slice(value.as_bytes());
+            }
+            row
+        })
+        .collect()
+}
+
+fn batches(c: &mut Criterion) {
+    let key = Arc::new(HashKey::from_bytes(&[1; 32]));
+    let fields: Vec<_> = [(23, "id"), (25, "name"), (25, "email"), (25, "note")]
+        .into_iter()
+        .map(|(oid, name)| Field::new(oid, 0, name))
+        .collect();
+    let kinds: Vec<_> = Kind::ALL.into_iter().map(|kind| (kind, Method::Redact)).collect();
+    let detectors = Arc::new(Detectors::new(&kinds, key.clone()));
+    let rows = rows();
+    let mut group = c.benchmark_group("rows");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    let cases: [(&str, Vec<(usize, Method)>, Option<Arc<Detectors>>); 7] = [
+        ("no mask", vec![], None),
+        ("partial name", vec![(1, Method::DEFAULT_PARTIAL)], None),
+        ("partial e-mail", vec![(2, Method::DEFAULT_PARTIAL)], None),
+        ("redact", vec![(2, Method::Redact)], None),
+        ("null", vec![(2, Method::Null)], None),
+        ("hash", vec![(2, Method::Hash)], None),
+        ("all detectors", vec![], Some(detectors)),
+    ];
+    for (name, masks, detectors) in cases {
+        let plan = RowPlan::compile(&fields, &masks, detectors, key.clone()).unwrap();
+        let mut out = BytesMut::with_capacity(1 << 20);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                out.clear();
+                for row in &rows {
+                    black_box(plan.apply(black_box(row), &mut out).unwrap());
+                }
+            });
+        });
+    }
+    let lines: Vec<String> = (0..ROWS).map(|i| values(i).join("\t") + "\n").collect();
+    group.bench_function("copy text, partial name", |b| {
+        let mut out = BytesMut::with_capacity(1 << 20);
+        b.iter(|| {
+            out.clear();
+            let format = CopyFormat::Text(TextFormat::default());
+            let masks = [(1, Method::DEFAULT_PARTIAL)];
+            let mut plan =
+                CopyPlan::compile(&fields, &masks, None, key.clone(), format, 1 << 20).unwrap();
+            for line in &lines {
+                black_box(plan.push(black_box(line.as_bytes()), &mut out).unwrap());
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, batches);
+criterion_main!(benches);

@@ -1,0 +1,146 @@
+//! E-mail addresses, also with `@` written as `%40`, and with letters beyond ASCII.
+
+use std::ops::Range;
+
+const MAX_LOCAL: usize = 64;
+const MAX_DOMAIN: usize = 253;
+
+/// What may stand in the local part: ASCII of everyday addresses, letters of two UTF-8 bytes
+/// (so `jürgen` is whole, and Chinese text before an address is not taken for it).
+fn local_len(text: &[u8], end: usize, utf8: bool) -> usize {
+    let floor = end.saturating_sub(MAX_LOCAL);
+    let mut start = end;
+    while start > floor {
+        let byte = text[start - 1];
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'%' | b'+' | b'-') {
+            start -= 1;
+        } else if byte == b'\'' {
+            // o'brien@…, but not a quote before the address
+            let inner = start >= 2 && text[start - 2].is_ascii_alphanumeric() && start < end;
+            if !inner {
+                break;
+            }
+            start -= 1;
+        } else if byte >= 0x80 && !utf8 {
+            start -= 1;
+        } else if (0x80..0xC0).contains(&byte)
+            && start >= floor + 2
+            && (0xC3..=0xD6).contains(&text[start - 2])
+        {
+            start -= 2;
+        } else {
+            break;
+        }
+    }
+    while start < end && matches!(text[start], b'.' | b'%' | b'-') {
+        start += 1;
+    }
+    end - start
+}
+
+const fn in_label(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte >= 0x80
+}
+
+/// Length of the domain at `start`; 0 when there is none.
+fn domain_len(text: &[u8], start: usize) -> usize {
+    let limit = text.len().min(start + MAX_DOMAIN);
+    let domain = &text[start..limit];
+    if domain.first() == Some(&b'[') {
+        return bracketed_len(domain);
+    }
+    let mut best = 0;
+    let mut label = 0;
+    loop {
+        let end =
+            domain[label..].iter().position(|b| !in_label(*b)).map_or(domain.len(), |p| p + label);
+        let name = &domain[label..end];
+        let trimmed = name.len() - name.iter().rev().take_while(|b| **b == b'-').count();
+        if name.is_empty() || name[0] == b'-' || trimmed == 0 {
+            break;
+        }
+        if label > 0 && is_tld(&name[..trimmed]) {
+            best = label + trimmed;
+        }
+        if trimmed < name.len() || domain.get(end) != Some(&b'.') {
+            break;
+        }
+        label = end + 1;
+    }
+    if is_scaled_image(&domain[..best]) { 0 } else { best }
+}
+
+/// `user@[192.0.2.1]`
+fn bracketed_len(domain: &[u8]) -> usize {
+    match domain.iter().take(50).position(|b| *b == b']') {
+        Some(end)
+            if end > 6
+                && domain[1..end].iter().all(|b| {
+                    b.is_ascii_hexdigit() || matches!(b, b'.' | b':' | b'I' | b'P' | b'v')
+                }) =>
+        {
+            end + 1
+        }
+        _ => 0,
+    }
+}
+
+fn is_tld(label: &[u8]) -> bool {
+    label.starts_with(b"xn--")
+        || ((2..=24).contains(&label.len())
+            && label.iter().all(|b| b.is_ascii_alphabetic() || *b >= 0x80))
+}
+
+/// `icon@2x.png` is a file.
+fn is_scaled_image(domain: &[u8]) -> bool {
+    let name = domain.split(|b| *b == b'.').next().unwrap_or_default();
+    let Some((b'x', scale)) = name.split_last().map(|(l, r)| (*l, r)) else { return false };
+    !scale.is_empty() && scale.iter().all(u8::is_ascii_digit)
+}
+
+/// Finds e-mail addresses in a folded text.
+pub(super) fn find(text: &[u8], utf8: bool, mut found: impl FnMut(Range<usize>)) {
+    let mut from = 0;
+    for at in memchr::memchr2_iter(b'@', b'%', text) {
+        let sign = if text[at] == b'@' {
+            1
+        } else if text[at..].starts_with(b"%40") {
+            3
+        } else {
+            continue;
+        };
+        if at < from {
+            continue;
+        }
+        let local = local_len(&text[from..], at - from, utf8);
+        if local == 0 {
+            continue;
+        }
+        let domain = domain_len(text, at + sign);
+        if domain > 0 {
+            let end = at + sign + domain;
+            found(at - local..end);
+            from = end;
+        }
+    }
+}
+
+/// The parts of a value that is one e-mail address and nothing else.
+pub(crate) struct Parts<'a> {
+    /// Before the `@`.
+    pub local: &'a str,
+    /// The last label of the domain, when there is one.
+    pub tld: Option<&'a str>,
+}
+
+/// Splits a value that is one e-mail address; anything else is `None`.
+pub(crate) fn split(value: &str) -> Option<Parts<'_>> {
+    let mut whole = None;
+    find(value.as_bytes(), true, |span| whole = Some(span));
+    if whole? != (0..value.len()) {
+        return None;
+    }
+    let (local, domain) = value.split_once('@').or_else(|| value.split_once("%40"))?;
+    let tld = domain.rsplit_once('.').map(|(_, tld)| tld).filter(|tld| is_tld(tld.as_bytes()));
+    Some(Parts { local, tld })
+}

@@ -1,0 +1,319 @@
+//! Detectors: regulated data recognised by structure and checksum inside any text.
+//!
+//! One look at the classes of the bytes tells which detectors can find anything; look-alike
+//! characters are folded; each detector then walks the text once, in time linear in its
+//! length, and what overlaps is replaced as one, by the stricter method.
+
+mod card;
+mod context;
+mod digits;
+pub(super) mod email;
+mod fold;
+mod iban;
+mod jwt;
+mod national;
+mod phone;
+mod secret;
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use context::Context;
+use fold::Folded;
+
+use super::text;
+use super::{HashKey, Hits, Kind, Method};
+
+/// One finding: bytes `range` of the text are of this kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where it stands, in bytes of the text that was searched; on character boundaries when
+    /// the text is UTF-8.
+    pub range: Range<usize>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// The detectors a rule set asks for, with the method for each kind.
+#[derive(Debug)]
+pub struct Detectors {
+    /// By [`Kind::index`]; `None` where no rule asks.
+    methods: [Option<Method>; Kind::COUNT],
+    key: Arc<HashKey>,
+}
+
+/// A text after scrubbing.
+pub(super) struct Scrubbed {
+    pub bytes: Vec<u8>,
+    /// Nothing is left, and the method of all that was removed is null.
+    pub null: bool,
+}
+
+/// Which classes of bytes a text has; decides which detectors are worth running.
+struct Classes {
+    digits: usize,
+    at: bool,
+    /// `%`, `_`, `-`, `=`, `:`, `.`: what secrets and tokens need at least one of.
+    marks: bool,
+    upper: bool,
+    beyond_ascii: bool,
+}
+
+const DIGIT: u8 = 1;
+const AT: u8 = 2;
+const MARK: u8 = 4;
+const UPPER: u8 = 8;
+const BEYOND: u8 = 16;
+
+const CLASS: [u8; 256] = {
+    let mut table = [0u8; 256];
+    let mut byte = 0usize;
+    while byte < 256 {
+        table[byte] = match byte as u8 {
+            b'0'..=b'9' => DIGIT,
+            b'@' => AT,
+            b'%' | b'_' | b'-' | b'=' | b':' | b'.' => MARK,
+            b'A'..=b'Z' => UPPER,
+            128..=255 => BEYOND,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+};
+
+impl Classes {
+    fn of(text: &[u8]) -> Self {
+        let mut seen = 0u8;
+        let mut digits = 0usize;
+        for byte in text {
+            let class = CLASS[usize::from(*byte)];
+            seen |= class;
+            digits += usize::from(class & DIGIT);
+        }
+        Self {
+            digits,
+            at: seen & AT != 0,
+            marks: seen & MARK != 0,
+            upper: seen & UPPER != 0,
+            beyond_ascii: seen & BEYOND != 0,
+        }
+    }
+
+    /// False when a detector of this kind cannot find anything in a folded text.
+    fn allow(&self, kind: Kind, length: usize) -> bool {
+        match kind {
+            Kind::Card => self.digits >= 13,
+            Kind::Email => self.at || self.marks,
+            Kind::Phone => self.digits >= 7,
+            Kind::Iban => self.digits >= 2 && length >= 15,
+            Kind::NationalId => self.digits >= 5 && length >= 9,
+            Kind::SecretKey => length >= 8,
+            Kind::Jwt => self.upper && self.marks && length >= 20,
+        }
+    }
+}
+
+impl Detectors {
+    /// Detectors for these kinds; a kind named twice gets the stricter method.
+    pub fn new(kinds: &[(Kind, Method)], key: Arc<HashKey>) -> Self {
+        let mut methods: [Option<Method>; Kind::COUNT] = Default::default();
+        for (kind, method) in kinds {
+            let slot = &mut methods[kind.index()];
+            *slot = Some(match slot.take() {
+                Some(other) => Method::stricter(other, method.clone()),
+                None => method.clone(),
+            });
+        }
+        Self { methods, key }
+    }
+
+    /// True when no kind is looked for.
+    pub fn is_empty(&self) -> bool {
+        self.methods.iter().all(Option::is_none)
+    }
+
+    /// The method for a kind, when it is looked for.
+    pub fn method(&self, kind: Kind) -> Option<&Method> {
+        self.methods[kind.index()].as_ref()
+    }
+
+    /// Scrubs a text of which nothing is known but itself.
+    pub fn scrub_text<'t>(&self, text: &'t str) -> (Cow<'t, str>, Hits) {
+        self.scrub_text_in(text, &Context::default())
+    }
+
+    /// Scrubs a text whose place has a name (a column, a JSON key).
+    pub fn scrub_text_in<'t>(&self, text: &'t str, context: &Context) -> (Cow<'t, str>, Hits) {
+        let mut hits = Hits::default();
+        match self.scrub_bytes(text.as_bytes(), context, &mut hits) {
+            None => (Cow::Borrowed(text), hits),
+            Some(scrubbed) => {
+                (Cow::Owned(String::from_utf8_lossy(&scrubbed.bytes).into_owned()), hits)
+            }
+        }
+    }
+
+    /// Scrubs a JSON document: strings, object keys and numbers, each by itself. What is not
+    /// JSON is scrubbed as text.
+    pub fn scrub_json<'t>(&self, json: &'t str) -> (Cow<'t, str>, Hits) {
+        let mut hits = Hits::default();
+        let scrubbed = super::json::scrub(self, json.as_bytes(), &Context::default(), &mut hits);
+        match scrubbed {
+            None => (Cow::Borrowed(json), hits),
+            Some(bytes) => (Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()), hits),
+        }
+    }
+
+    /// Everything found in a text, ordered, without overlaps.
+    pub fn find(&self, text: &[u8], context: &Context) -> Vec<Finding> {
+        self.found_in(&Folded::new(text), text.len(), context)
+            .into_iter()
+            .map(|(finding, _)| finding)
+            .collect()
+    }
+
+    /// Scrubs bytes of an ASCII-compatible encoding; `None` when there is nothing to change.
+    pub(super) fn scrub_bytes(
+        &self,
+        original: &[u8],
+        context: &Context,
+        hits: &mut Hits,
+    ) -> Option<Scrubbed> {
+        if !self.worth_it(original) {
+            return None;
+        }
+        let folded = Folded::new(original);
+        let findings = self.found_in(&folded, original.len(), context);
+        if findings.is_empty() {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(original.len() + 16);
+        let mut copied = 0;
+        let mut all_null = true;
+        for (Finding { range, kind }, method) in &findings {
+            bytes.extend_from_slice(&original[copied..range.start]);
+            let value = &original[range.clone()];
+            all_null &= *method == Method::Null;
+            match method {
+                Method::Hash => {
+                    text::hash_into(&self.key, &canonical(*kind, value), &mut bytes);
+                }
+                method => text::mask_into(method, &self.key, value, &mut bytes),
+            }
+            copied = range.end;
+            hits.add(*kind);
+        }
+        bytes.extend_from_slice(&original[copied..]);
+        Some(Scrubbed { null: all_null && bytes.trim_ascii().is_empty(), bytes })
+    }
+
+    /// Whether any detector could find anything in these bytes.
+    pub(super) fn worth_it(&self, text: &[u8]) -> bool {
+        let classes = Classes::of(text);
+        // What folds to digits or signs is only known after folding.
+        Kind::ALL.into_iter().any(|kind| {
+            self.methods[kind.index()].is_some()
+                && (classes.beyond_ascii || classes.allow(kind, text.len()))
+        })
+    }
+
+    /// Runs the detectors over a folded text. Ranges are in the original.
+    fn found_in(
+        &self,
+        folded: &Folded<'_>,
+        original_len: usize,
+        context: &Context,
+    ) -> Vec<(Finding, Method)> {
+        let text = folded.bytes.as_ref();
+        let classes = Classes::of(text);
+        let wants =
+            |kind: Kind| self.methods[kind.index()].is_some() && classes.allow(kind, text.len());
+        let mut all: Vec<Finding> = Vec::new();
+        let mut add = |kind, range| all.push(Finding { range, kind });
+        if wants(Kind::SecretKey) {
+            secret::find(text, context, |range| add(Kind::SecretKey, range));
+        }
+        if wants(Kind::Jwt) {
+            jwt::find(text, |range| add(Kind::Jwt, range));
+        }
+        if wants(Kind::Email) {
+            email::find(text, folded.utf8, |range| add(Kind::Email, range));
+        }
+        if wants(Kind::Iban) {
+            iban::find(text, |range| add(Kind::Iban, range));
+        }
+        if wants(Kind::NationalId) {
+            national::find_lettered(text, |range| add(Kind::NationalId, range));
+        }
+        let (card, id, phone) = (wants(Kind::Card), wants(Kind::NationalId), wants(Kind::Phone));
+        if card || id || phone {
+            digits::each_run(text, |run| {
+                if card {
+                    card::find(run, |range| add(Kind::Card, range));
+                }
+                if id {
+                    national::find_numeric(run, context, |range| add(Kind::NationalId, range));
+                }
+                if phone {
+                    phone::find(run, context, |range| add(Kind::Phone, range));
+                }
+            });
+        }
+        let mut merged = self.merge(all);
+        for (finding, _) in &mut merged {
+            let end = folded.original(finding.range.end).min(original_len);
+            finding.range = folded.original(finding.range.start)..end;
+        }
+        merged
+    }
+
+    /// Orders findings and joins those that overlap, the stricter method for the whole. A
+    /// telephone number inside something with a checksum is not one.
+    fn merge(&self, mut all: Vec<Finding>) -> Vec<(Finding, Method)> {
+        all.sort_by_key(|f| (f.range.start, std::cmp::Reverse(f.range.end)));
+        let mut merged: Vec<(Finding, Method)> = Vec::with_capacity(all.len());
+        for finding in all {
+            let method = self.methods[finding.kind.index()].clone().unwrap_or(Method::Redact);
+            match merged.last_mut().filter(|(last, _)| finding.range.start < last.range.end) {
+                None => merged.push((finding, method)),
+                Some((last, last_method)) => {
+                    let inside = finding.range.end <= last.range.end;
+                    let around = !inside && finding.range.start == last.range.start;
+                    if finding.kind == Kind::Phone && inside {
+                        continue;
+                    }
+                    if last.kind == Kind::Phone && (inside || around) {
+                        last.kind = finding.kind;
+                    }
+                    last.range.end = last.range.end.max(finding.range.end);
+                    *last_method = Method::stricter(last_method.clone(), method);
+                }
+            }
+        }
+        merged
+    }
+}
+
+/// The form under which equal values of a kind are equal: no separators, capitals.
+fn canonical(kind: Kind, value: &[u8]) -> Cow<'_, [u8]> {
+    match kind {
+        Kind::Card | Kind::Iban | Kind::NationalId | Kind::Phone => {
+            let folded = Folded::new(value);
+            let keep = |b: &u8| b.is_ascii_alphanumeric() || (*b == b'+' && kind == Kind::Phone);
+            Cow::Owned(
+                folded.bytes.iter().filter(|b| keep(b)).map(u8::to_ascii_uppercase).collect(),
+            )
+        }
+        Kind::Email | Kind::SecretKey | Kind::Jwt => Cow::Borrowed(value),
+    }
+}
+
+/// Whether the shipped patterns can be used; asked once before detectors go into service.
+pub(super) fn ready() -> bool {
+    secret::ready()
+}
+
+#[cfg(test)]
+mod tests;
