@@ -1,3 +1,5 @@
-//! The `interceptor` command.
+//! The `interceptor` command: a shell around the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    interceptor::cli::main()
+}

@@ -1,1 +1,22 @@
+//! The ground the end-to-end tests, the demo and the benchmark stand on.
+//!
+//! A [`bed::Bed`] is one protected host in miniature: network namespaces, a real PostgreSQL
+//! with sample data and TLS, a local token issuer, the capture and the daemon. Everything in
+//! it is a real part started from its real binary; nothing here imitates the daemon. A bed
+//! owns every process and file it makes and removes them when it is dropped, so that beds can
+//! stand side by side and a failed test leaves nothing behind.
 
+pub mod bed;
+pub mod clients;
+pub mod cluster;
+pub mod daemon;
+pub mod data;
+pub mod live;
+pub mod login;
+pub mod net;
+pub mod paths;
+pub mod proc;
+pub mod story;
+pub mod tls;
+pub mod tokens;
+pub mod wire;

@@ -1,14 +1,23 @@
 //! Developer commands. `cargo xtask help` lists them.
 
+mod bench;
+mod demo;
 mod ebpf;
 mod run;
 mod setup;
+mod steps;
+mod test;
 
 use std::process::ExitCode;
 
 const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
+  demo [--keep]     install, build, and show the main job on real parts, checking every step;
+                    --keep leaves it standing until Ctrl-C and prints how to connect by hand
+  test [--quick]    install and check everything; --quick leaves out fuzzing and documentation
+  bench [OPTIONS]   measure against direct connections, HAProxy and pgbouncer (--help there);
+                    --micro runs the criterion benches instead
   setup [GROUP..]   install what is missing (groups: build ebpf net postgres proxies deny fuzz
                     python npm; all without a name)
   build-ebpf        compile the kernel program into target/bpf/interceptor-capture.o
@@ -18,6 +27,9 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let rest = args.get(1..).unwrap_or_default();
     let done = match args.first().map(String::as_str) {
+        Some("demo") => demo::run(rest),
+        Some("test") => test::run(rest),
+        Some("bench") => bench::run(rest),
         Some("setup") => setup::command(rest),
         Some("build-ebpf") => ebpf::build().map(drop),
         Some("help" | "--help" | "-h") => {

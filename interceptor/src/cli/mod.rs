@@ -10,3 +10,121 @@ pub mod setup;
 pub mod status;
 pub mod table;
 pub mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Stands on protected ports: proves who acts for whom, applies policy before a request reaches
+/// the server, masks what must not flow out, records every session.
+#[derive(Debug, Parser)]
+#[command(name = "interceptor", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file.
+    #[arg(long, global = true, default_value = crate::config::DEFAULT_PATH, env = "INTERCEPTOR_CONFIG")]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve the captured connections of all configured services.
+    Daemon(daemon::DaemonArgs),
+    /// Attach the protected ports, detach them, show them.
+    Capture(capture::CaptureArgs),
+    /// Recorded sessions: list, show, replay, search, verify, export.
+    Sessions(sessions::SessionsArgs),
+    /// Requests that wait for a human: list, show, approve, deny.
+    Approvals(approvals::ApprovalsArgs),
+    /// Policies: check, test, explain, reload.
+    Policy(policy::PolicyArgs),
+    /// Look into a token: which checks it passes.
+    Token(token::TokenArgs),
+    /// The daemon at one glance.
+    Status(status::StatusArgs),
+    /// Find other ways to the protected services, and what is wrong on this host.
+    Doctor(doctor::DoctorArgs),
+    /// Prepare a service to be protected, or undo it.
+    Setup(setup::SetupArgs),
+    /// Print a shell completion script.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory.
+    Man {
+        /// The directory.
+        directory: PathBuf,
+    },
+}
+
+/// Parses the command line and runs the verb: 0 fine, 1 refused or failed, 2 wrong usage.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::from(error.use_stderr()) * 2);
+        }
+    };
+    let serving = matches!(cli.verb, Verb::Daemon(_));
+    log(serving);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // Statements are parsed on these threads: the grammar recurses (see policy::sql).
+        .thread_stack_size(STACK)
+        .worker_threads(if serving { std::thread::available_parallelism().map_or(2, usize::from) } else { 1 })
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(cli.run()),
+        Err(error) => Err(error.into()),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("interceptor: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Stack of the threads that serve sessions. Reserved, not resident.
+const STACK: usize = 64 << 20;
+
+impl Cli {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.config;
+        match self.verb {
+            Verb::Daemon(args) => Box::pin(daemon::run(args, &config)).await,
+            Verb::Capture(args) => capture::run(args, &config),
+            Verb::Sessions(args) => sessions::run(args, &config).await,
+            Verb::Approvals(args) => approvals::run(args, &config).await,
+            Verb::Policy(args) => policy::run(args, &config).await,
+            Verb::Token(args) => token::run(args, &config).await,
+            Verb::Status(args) => status::run(args, &config).await,
+            Verb::Doctor(args) => doctor::run(args, &config).await,
+            Verb::Setup(args) => setup::run(args, &config).await,
+            Verb::Completions { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "interceptor", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
+            Verb::Man { directory } => {
+                std::fs::create_dir_all(&directory)?;
+                clap_mangen::generate_to(Self::command(), &directory)?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+fn log(serving: bool) {
+    let filter = EnvFilter::try_from_env("INTERCEPTOR_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(if serving { "info" } else { "warn" }));
+    // The journal stamps lines itself.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    if journal { builder.without_time().init() } else { builder.init() }
+}

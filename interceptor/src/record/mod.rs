@@ -1,1 +1,99 @@
-//! (see DESIGN)
+//! The record: what every session did, append-only, hash-chained, sealed, in local SQLite.
+//!
+//! An event goes the same way always: [`SessionLog::append`] encodes and chains it into the
+//! session's own buffer; [`SessionLog::commit`] writes the buffer with one `write` to the
+//! journal, from where it survives the death of the daemon (and, with `durability = "disk"`,
+//! after the group's `fdatasync`, the loss of power); the drain thread moves committed frames
+//! into SQLite and deletes a segment only when SQLite has it on disk. Readers see both.
+//!
+//! Tamper evidence: every session is a hash chain ([`chain`]); its seal, signed with the
+//! host's key, is an entry of the host-wide [`ledger`]; open sessions stand in a signed
+//! checkpoint every ten seconds; [`verify`] recomputes all of it.
+//!
+//! What this module must never do: acknowledge an event that could be lost, drop one silently,
+//! or look into the bodies of events beyond what lists and counts need.
+
+pub mod chain;
+mod consume;
+mod drain;
+pub mod event;
+mod frame;
+mod journal;
+mod keys;
+pub mod ledger;
+mod log;
+mod recorder;
+mod recover;
+mod store;
+mod summary;
+
+pub use event::{Body, End, Event, Opening, now_us};
+pub use journal::Pending;
+pub use keys::{HmacKey, HostKey, PublicKey};
+pub use log::{Commit, SessionLog};
+pub use recorder::{Health, Recorder};
+pub use summary::Summary;
+
+use std::path::{Path, PathBuf};
+
+/// Why something could not be recorded or read. Every message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The operating system refused.
+    #[error("record: cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// SQLite refused.
+    #[error("record: cannot {action}: {source}; see whether another program holds records.db")]
+    Sqlite {
+        /// What was tried.
+        action: &'static str,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// A key file cannot be used.
+    #[error("record: key {path} {message}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// Another process has the store.
+    #[error("record: {0} is in use by another process: stop the other daemon first")]
+    Locked(PathBuf),
+    /// The store takes no more; new requests must be refused.
+    #[error("record: refusing: {0}")]
+    Refusing(String),
+    /// An event is larger than a frame may be, or a session longer than can be numbered.
+    #[error("record: event {kind:?} cannot be recorded: {message}")]
+    Event {
+        /// Kind of the event.
+        kind: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The store's contents are not what this version understands.
+    #[error("record: {0}")]
+    Contents(String),
+}
+
+impl RecordError {
+    fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+
+    fn key(path: &Path, message: impl Into<String>) -> Self {
+        Self::Key { path: path.into(), message: message.into() }
+    }
+
+    fn sqlite(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+        move |source| Self::Sqlite { action, source }
+    }
+}

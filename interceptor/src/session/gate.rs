@@ -1,0 +1,185 @@
+//! What all sessions of a daemon share, and the door through which each of them comes in.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use ulid::Ulid;
+
+use crate::approval::Approvals;
+use crate::capture::{Captured, Pins};
+use crate::config::{Config, Mode, Service};
+use crate::identity::{Identity, Source};
+use crate::mask::{Detectors, HashKey, Kind, Method};
+use crate::policy::PolicySet;
+use crate::policy::sql::Analyzer;
+use crate::record::event::Opening;
+use crate::record::{HmacKey, Recorder, now_us};
+
+use super::catalogs::Catalogs;
+use super::live::Registry;
+use super::log::Log;
+use super::metrics::Metrics;
+use super::{Arrived, Refused, RefusedKind, Session};
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Gate {
+    /// The configuration as read at start.
+    pub config: Arc<Config>,
+    services: HashMap<u16, Arc<Service>>,
+    pub(super) identity: Arc<Identity>,
+    policies: ArcSwap<PolicySet>,
+    pub(super) analyzer: Arc<Analyzer>,
+    /// The store.
+    pub recorder: Arc<Recorder>,
+    /// Held requests and grants.
+    pub approvals: Arc<Approvals>,
+    /// Catalog snapshots.
+    pub catalogs: Catalogs,
+    pub(super) hash_key: Arc<HashKey>,
+    pub(super) recording: Arc<Detectors>,
+    /// Key of the digests of exact texts and values.
+    pub hmac: Arc<HmacKey>,
+    /// Running sessions.
+    pub live: Arc<Registry>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    pins: OnceLock<Arc<Pins>>,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+impl Gate {
+    /// Opens keys, store, policies and issuers. Serves nothing yet.
+    pub async fn open(config: Config) -> anyhow::Result<Arc<Self>> {
+        let state = &config.paths.state;
+        std::fs::create_dir_all(state)?;
+        let hash_key = Arc::new(HashKey::open(state)?);
+        let hmac = Arc::new(HmacKey::open(state)?);
+        let policies = PolicySet::load(&config.paths.policies)?;
+        let recorder = Recorder::open(&config)?;
+        let identity = Identity::open(&config).await?;
+        let approvals = Approvals::new(&config);
+        let kinds: Vec<(Kind, Method)> =
+            Kind::ALL.iter().map(|kind| (*kind, Method::Redact)).collect();
+        let recording = Arc::new(Detectors::new(&kinds, Arc::clone(&hash_key)));
+        let services =
+            config.services.iter().map(|s| (s.port, Arc::new(s.clone()))).collect();
+        Ok(Arc::new(Self {
+            services,
+            identity,
+            policies: ArcSwap::from_pointee(policies),
+            analyzer: Arc::new(Analyzer::new(2)),
+            recorder,
+            approvals,
+            catalogs: Catalogs::default(),
+            hash_key,
+            recording,
+            hmac,
+            live: Arc::new(Registry::default()),
+            metrics: Arc::new(Metrics::new(&config)),
+            pins: OnceLock::new(),
+            started: Instant::now(),
+            config: Arc::new(config),
+        }))
+    }
+
+    /// The issuers and their keys.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> Arc<PolicySet> {
+        self.policies.load_full()
+    }
+
+    /// Where the policies come from.
+    pub fn policy_dir(&self) -> &PathBuf {
+        &self.config.paths.policies
+    }
+
+    /// Reads the policies anew: all or nothing. Running sessions follow at their next request.
+    pub fn reload_policies(&self) -> Result<String, crate::policy::PolicyErrors> {
+        let loaded = PolicySet::load(&self.config.paths.policies)?;
+        let version = loaded.version().to_owned();
+        self.policies.store(Arc::new(loaded));
+        Ok(version)
+    }
+
+    /// Gives the gate the opened pins, once, for connections of the daemon's own.
+    pub fn set_pins(&self, pins: Arc<Pins>) {
+        let _ = self.pins.set(pins);
+    }
+
+    /// The opened pins.
+    pub fn pins(&self) -> Option<&Arc<Pins>> {
+        self.pins.get()
+    }
+
+    /// The service on a port.
+    pub fn service(&self, port: u16) -> Option<&Arc<Service>> {
+        self.services.get(&port)
+    }
+
+    /// Opens the record of a captured connection and enters it in the list.
+    pub fn arrive(
+        self: &Arc<Self>,
+        captured: &Captured,
+        service: &Arc<Service>,
+    ) -> Result<Session<Arrived>, Refused> {
+        let id = Ulid::new();
+        let refuse = |kind, code: &str, message: &str| {
+            self.metrics.refused(&service.name, code);
+            Refused { kind, message: format!("interceptor: {code}: {message}"), hint: None }
+        };
+        let Some(live) =
+            self.live.enter(id, &service.name, captured.peer, service.max_connections)
+        else {
+            return Err(refuse(RefusedKind::Busy, "TOO_MANY_CONNECTIONS", "the service has as many connections as it may"));
+        };
+        if self.recorder.health().refusing {
+            return Err(refuse(
+                RefusedKind::Record,
+                "RECORD_UNAVAILABLE",
+                "nothing can be recorded, so nothing is let through",
+            ));
+        }
+        let opening = Opening {
+            id,
+            ts_us: now_us(),
+            host: Cow::Owned(self.config.host_name()),
+            service: Cow::Borrowed(&service.name),
+            protocol: Cow::Borrowed("postgres"),
+            source: Cow::Owned(captured.peer.to_string()),
+            original_dst: Cow::Owned(captured.original_dst.to_string()),
+            mode: Cow::Borrowed(match service.mode {
+                Mode::Enforce => "enforce",
+                Mode::Observe => "observe",
+            }),
+            peer_uid: captured.peer_uid,
+        };
+        let log = self.recorder.begin(opening).map_err(|error| {
+            tracing::error!(%error, "connection refused: its record cannot be opened");
+            refuse(
+                RefusedKind::Record,
+                "RECORD_UNAVAILABLE",
+                "nothing can be recorded, so nothing is let through",
+            )
+        })?;
+        self.metrics.arrived(&service.name);
+        Ok(Session {
+            gate: Arc::clone(self),
+            service: Arc::clone(service),
+            source: Source { addr: captured.peer.ip(), uid: captured.peer_uid },
+            peer: captured.peer,
+            log: Log::new(log, id),
+            live,
+            state: Arrived,
+        })
+    }
+}

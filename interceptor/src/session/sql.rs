@@ -1,0 +1,698 @@
+//! Judging SQL: from a statement's text to what may happen to it and to its answer.
+//!
+//! Parsing and classification come from the shared analyzer and are cached there by the full
+//! text. A ruling is kept only here, in one session, and only for the policies, catalog, search
+//! path and role under which it was made; conditions on time are judged at every execution.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+
+use crate::mask::{Detectors, HashKey, Method, scrub_statement};
+use crate::policy::sql::{
+    Analysis, Analyzer, Context, MaskedColumns, SqlError, StatementAnalysis, ring,
+};
+use crate::policy::{Ask, Effect, PolicySet, StatementClass, Verdict};
+
+use super::catalogs::Snapshot;
+use super::{Admitted, Session, deciding_rule, rule_names};
+
+pub use crate::policy::sql::{
+    Catalog, CopyFormat, CopySource, SetValue, StatementKind, TransactionKind,
+};
+
+/// Rulings kept per session.
+const KEPT: NonZeroUsize = match NonZeroUsize::new(256) {
+    Some(n) => n,
+    None => NonZeroUsize::MIN,
+};
+
+/// Longest text, in bytes, whose ruling is kept.
+const KEPT_TEXT: usize = 16 * 1024;
+
+/// The queries that make a catalog snapshot, in the order that [`build_catalog`] takes.
+pub fn catalog_queries() -> impl Iterator<Item = &'static str> {
+    Catalog::QUERIES.iter().map(|query| query.sql)
+}
+
+/// A query with one row that differs when the catalog does.
+pub fn catalog_fingerprint() -> &'static str {
+    Catalog::FINGERPRINT
+}
+
+/// Rows of one answer, as text.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+/// Makes a catalog of the answers to [`catalog_queries`].
+pub fn build_catalog(answers: Vec<Rows>) -> Result<Catalog, String> {
+    Catalog::build(answers).map_err(|e| e.to_string())
+}
+
+/// What protects the values of a database from this session.
+#[derive(Debug)]
+pub struct Shield {
+    masked: MaskedColumns,
+    catalog: Arc<Catalog>,
+    /// Detectors for text and JSON values of every result, when a rule asks.
+    pub detectors: Option<Arc<Detectors>>,
+    /// Key of the keyed hash.
+    pub key: Arc<HashKey>,
+}
+
+impl Shield {
+    /// Whether a column of the catalog is masked, by its table's OID and its number.
+    pub fn is_masked(&self, table: u32, attnum: i16) -> bool {
+        table != 0 && self.masked.is_masked(table, attnum)
+    }
+
+    /// Whether masked columns are in reach, so that only known shapes of statements pass.
+    pub fn has_columns(&self) -> bool {
+        !self.masked.is_empty()
+    }
+}
+
+/// Why a request was denied, for the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// SQLSTATE.
+    pub code: &'static str,
+    /// Reason, without the session id.
+    pub message: String,
+    /// What the agent can do.
+    pub hint: Option<String>,
+    /// The rule.
+    pub rule: String,
+}
+
+/// What one statement's answer has to look like, and what happens to it.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Masked output columns.
+    pub masks: Vec<(usize, Method)>,
+    /// Per output column its table and column number, when the shield compares: 0, 0 for a
+    /// column that must not come from a masked one. None: nothing is compared.
+    pub expected: Option<Vec<(u32, i16)>>,
+}
+
+/// What was decided about one text.
+#[derive(Debug)]
+pub struct Ruling {
+    /// What is enforced.
+    pub effect: Effect,
+    /// With [`Effect::Deny`], the reason.
+    pub denial: Option<Denial>,
+    /// What would have been enforced, in observe mode.
+    pub observed: Option<Effect>,
+    /// Policy's verdict.
+    pub verdict: Verdict,
+    /// The names of its rules.
+    pub rules: Vec<String>,
+    /// Version of the policies.
+    pub policy: Arc<str>,
+    /// The exact text.
+    pub text: Arc<str>,
+    /// The statements.
+    pub analysis: Arc<Analysis>,
+    /// Per statement, its answer's plan.
+    pub plans: Vec<Plan>,
+    /// The shield, when one is up.
+    pub shield: Option<Arc<Shield>>,
+    /// The text as it may be recorded.
+    pub recorded: Arc<str>,
+    /// Class of the first statement, for the record.
+    pub class: &'static str,
+    stamp: Stamp,
+    reusable: bool,
+}
+
+impl Ruling {
+    /// The plan of a statement.
+    pub fn plan(&self, index: usize) -> Option<&Plan> {
+        self.plans.get(index)
+    }
+
+    /// A statement.
+    pub fn statement(&self, index: usize) -> Option<&StatementAnalysis> {
+        self.analysis.statements.get(index)
+    }
+
+    /// Whether its results have to be looked at before the agent sees them.
+    pub fn guards_rows(&self) -> bool {
+        self.shield.is_some() && self.observed.is_none()
+    }
+
+    /// What approvers grant when they grant the shape.
+    pub fn shape(&self) -> String {
+        let shapes: Vec<&str> =
+            self.analysis.statements.iter().map(|s| s.shape.as_str()).collect();
+        shapes.join(";\n")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    policy: Arc<str>,
+    epoch: u64,
+    path: Arc<[String]>,
+    role: Arc<str>,
+}
+
+/// What else the session holds by name: prepared statements and cursors.
+pub trait Known {
+    /// The ruling of a prepared statement.
+    fn prepared(&self, name: &str) -> Option<Arc<Ruling>>;
+    /// The ruling of an open cursor or portal.
+    fn cursor(&self, name: &str) -> Option<Arc<Ruling>>;
+}
+
+/// The judge of one session.
+#[derive(Debug)]
+pub struct Judge {
+    analyzer: Arc<Analyzer>,
+    hash_key: Arc<HashKey>,
+    recording: Arc<Detectors>,
+    context: Arc<Context>,
+    policies: Arc<PolicySet>,
+    shield: Option<Arc<Shield>>,
+    stamp: Stamp,
+    kept: LruCache<Arc<str>, Arc<Ruling>>,
+}
+
+impl Judge {
+    /// A judge that knows no catalog yet.
+    pub fn new(session: &Session<Admitted>) -> Self {
+        let gate = session.gate();
+        let policies = gate.policies();
+        let stamp = Stamp {
+            policy: Arc::from(policies.version()),
+            epoch: 0,
+            path: Arc::from([]),
+            role: Arc::from(session.subject().role.as_str()),
+        };
+        Self {
+            analyzer: Arc::clone(&gate.analyzer),
+            hash_key: Arc::clone(&gate.hash_key),
+            recording: Arc::clone(&gate.recording),
+            context: Arc::new(Context { catalog: None, search_path: Vec::new(), epoch: 0 }),
+            policies,
+            shield: None,
+            stamp,
+            kept: LruCache::new(KEPT),
+        }
+    }
+
+    /// Takes over a catalog and an effective search path.
+    pub fn resolve_by(
+        &mut self,
+        session: &Session<Admitted>,
+        snapshot: &Snapshot,
+        search_path: Vec<String>,
+    ) {
+        self.stamp.epoch = snapshot.epoch;
+        self.stamp.path = Arc::from(search_path.as_slice());
+        self.stamp.role = Arc::from(session.subject().role.as_str());
+        self.context = Arc::new(Context {
+            catalog: Some(Arc::clone(&snapshot.catalog)),
+            search_path,
+            epoch: snapshot.epoch,
+        });
+        self.raise_shield(session);
+    }
+
+    /// Takes over the policies of now, if they changed.
+    pub fn follow_policies(&mut self, session: &Session<Admitted>) {
+        let policies = session.gate().policies();
+        if policies.version() != self.policies.version() {
+            self.stamp.policy = Arc::from(policies.version());
+            self.policies = policies;
+            self.raise_shield(session);
+        }
+    }
+
+    fn raise_shield(&mut self, session: &Session<Admitted>) {
+        let rules = self.policies.mask_rules(session.subject(), jiff::Timestamp::now());
+        let Some(catalog) = &self.context.catalog else { return };
+        let kinds: Vec<_> = rules
+            .iter()
+            .flat_map(|rule| rule.kinds.iter().map(|kind| (*kind, rule.method.clone())))
+            .collect();
+        let detectors = (!kinds.is_empty())
+            .then(|| Arc::new(Detectors::new(&kinds, Arc::clone(&self.hash_key))));
+        let masked = MaskedColumns::new(catalog, &rules);
+        self.shield = (!masked.is_empty() || detectors.is_some()).then(|| {
+            Arc::new(Shield {
+                masked,
+                catalog: Arc::clone(catalog),
+                detectors,
+                key: Arc::clone(&self.hash_key),
+            })
+        });
+    }
+
+    /// The shield, when one is up.
+    pub fn shield(&self) -> Option<&Arc<Shield>> {
+        self.shield.as_ref()
+    }
+
+    /// Whether it matters here that the catalog is the server's of now.
+    pub fn needs_catalog(&self) -> bool {
+        self.shield.as_ref().is_some_and(|s| s.has_columns()) || self.policies.names_tables()
+    }
+
+    /// A ruling about nothing, for the place of a refused message.
+    pub fn nothing(&self) -> Arc<Ruling> {
+        Arc::new(Ruling {
+            effect: Effect::Deny,
+            denial: None,
+            observed: None,
+            verdict: Verdict::allow(),
+            rules: Vec::new(),
+            policy: Arc::clone(&self.stamp.policy),
+            analysis: Arc::new(Analysis::default()),
+            plans: Vec::new(),
+            shield: None,
+            recorded: Arc::from(""),
+            text: Arc::from(""),
+            class: "refused",
+            stamp: self.stamp.clone(),
+            reusable: false,
+        })
+    }
+
+    /// Scrubs a value for the record, by the column it is tied to, else by detectors.
+    pub fn scrub_value(&self, ruling: &Ruling, parameter: usize, value: &str) -> String {
+        let tied = ruling
+            .analysis
+            .statements
+            .first()
+            .and_then(|s| s.params.get(parameter))
+            .and_then(Option::as_ref)
+            .and_then(|column| self.shield.as_ref()?.masked.method(column));
+        match tied {
+            Some(_) => "[masked]".to_owned(),
+            None => self.recording.scrub_text(value).0.into_owned(),
+        }
+    }
+
+    /// Judges a text, from the cache where that is possible.
+    pub async fn rule(
+        &mut self,
+        session: &Session<Admitted>,
+        text: &Arc<str>,
+        known: &(dyn Known + Sync),
+    ) -> Arc<Ruling> {
+        self.follow_policies(session);
+        if text.len() <= KEPT_TEXT
+            && let Some(kept) = self.kept.get(text)
+            && kept.reusable
+            && kept.stamp == self.stamp
+        {
+            return Arc::clone(kept);
+        }
+        let analysis = match self.analyzer.cached(text, &self.context) {
+            Some(analysis) => Ok(analysis),
+            None => self.analyzer.analyze(Arc::clone(text), Arc::clone(&self.context)).await,
+        };
+        let ruling = Arc::new(match analysis {
+            Ok(analysis) => self.decide(session, analysis, text, known),
+            Err(error) => self.unreadable(session, text, &error),
+        });
+        if ruling.reusable && text.len() <= KEPT_TEXT {
+            self.kept.put(Arc::clone(text), Arc::clone(&ruling));
+        }
+        ruling
+    }
+
+    /// Judges again what was prepared earlier, at its execution.
+    pub async fn rule_again(
+        &mut self,
+        session: &Session<Admitted>,
+        text: &Arc<str>,
+        earlier: &Arc<Ruling>,
+        known: &(dyn Known + Sync),
+    ) -> Arc<Ruling> {
+        self.follow_policies(session);
+        if earlier.reusable && earlier.stamp == self.stamp {
+            return Arc::clone(earlier);
+        }
+        self.rule(session, text, known).await
+    }
+
+    fn decide(
+        &self,
+        session: &Session<Admitted>,
+        analysis: Arc<Analysis>,
+        text: &Arc<str>,
+        known: &dyn Known,
+    ) -> Ruling {
+        let now = jiff::Timestamp::now();
+        let mut verdict: Option<Verdict> = None;
+        let mut plans = Vec::with_capacity(analysis.statements.len());
+        let mut denial = self.batch_denial(&analysis);
+        let mut reusable = true;
+        for statement in &analysis.statements {
+            let one = self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
+            let mut judged = Judged { verdict: one, denial: None, plan: Plan::default() };
+            self.by_kind(session, statement, known, &mut judged, &mut reusable);
+            if judged.denial.is_none() {
+                self.by_shield(statement, &mut judged);
+            }
+            denial = denial.or(judged.denial);
+            plans.push(judged.plan);
+            verdict = Some(match verdict {
+                Some(all) => all.combine(judged.verdict),
+                None => judged.verdict,
+            });
+        }
+        let verdict = verdict.unwrap_or_else(Verdict::allow);
+        reusable &= verdict.cacheable;
+        let denial = denial.or_else(|| (verdict.effect == Effect::Deny).then(|| denied(&verdict)));
+        let wanted = if denial.is_some() { Effect::Deny } else { verdict.effect };
+        self.ruling(session, Parts { wanted, denial, verdict, plans, analysis, text, reusable })
+    }
+
+    fn ruling(&self, session: &Session<Admitted>, parts: Parts<'_>) -> Ruling {
+        let observed = (!session.enforces()).then_some(parts.wanted);
+        let class = parts
+            .analysis
+            .statements
+            .first()
+            .map_or("empty", |s| s.facts.class.as_str());
+        let mut rules = rule_names(&parts.verdict);
+        if let Some(denial) = &parts.denial
+            && !rules.contains(&denial.rule)
+        {
+            rules.insert(0, denial.rule.clone());
+        }
+        Ruling {
+            effect: if observed.is_some() { Effect::Allow } else { parts.wanted },
+            denial: parts.denial,
+            observed,
+            rules,
+            verdict: parts.verdict,
+            policy: Arc::clone(&self.stamp.policy),
+            plans: parts.plans,
+            shield: self.shield.clone(),
+            recorded: self.recordable(&parts.analysis, parts.text),
+            text: Arc::clone(parts.text),
+            class,
+            analysis: parts.analysis,
+            stamp: self.stamp.clone(),
+            reusable: parts.reusable,
+        }
+    }
+
+    fn recordable(&self, analysis: &Analysis, text: &str) -> Arc<str> {
+        let literals: Vec<_> = analysis
+            .statements
+            .iter()
+            .flat_map(|s| &s.literals)
+            .map(|literal| {
+                let method = literal
+                    .column
+                    .as_ref()
+                    .and_then(|column| self.shield.as_ref()?.masked.method(column));
+                (literal.range.clone(), method.cloned())
+            })
+            .collect();
+        Arc::from(scrub_statement(text, &literals, &self.recording))
+    }
+
+    /// In one Query message, a statement must not change how a later one resolves.
+    fn batch_denial(&self, analysis: &Analysis) -> Option<Denial> {
+        let (_, earlier) = analysis.statements.split_last()?;
+        let governs = self.shield.as_ref().is_some_and(|s| s.has_columns())
+            || self.policies.names_tables();
+        if !governs || !earlier.iter().any(|s| s.lineage.changes_resolution) {
+            return None;
+        }
+        Some(Denial {
+            code: "42501",
+            message: "one statement of this query changes how a later one resolves its names"
+                .into(),
+            hint: Some("send the statements one by one".into()),
+            rule: "one-resolution-per-query".into(),
+        })
+    }
+
+    fn by_kind(
+        &self,
+        session: &Session<Admitted>,
+        statement: &StatementAnalysis,
+        known: &dyn Known,
+        judged: &mut Judged,
+        reusable: &mut bool,
+    ) {
+        match &statement.kind {
+            StatementKind::Execute { name } => {
+                *reusable = false;
+                self.by_name(session, known.prepared(name), "prepared statement", name, judged);
+            }
+            StatementKind::Fetch { cursor, .. } => {
+                *reusable = false;
+                self.by_name(session, known.cursor(cursor), "cursor", cursor, judged);
+            }
+            StatementKind::Set { name, value, .. } => {
+                judged.denial = setting_denial(name, value);
+            }
+            _ => {}
+        }
+    }
+
+    /// What runs under a name is judged as if it stood here.
+    fn by_name(
+        &self,
+        session: &Session<Admitted>,
+        found: Option<Arc<Ruling>>,
+        what: &str,
+        name: &str,
+        judged: &mut Judged,
+    ) {
+        let Some(inner) = found else {
+            judged.denial = Some(Denial {
+                code: "26000",
+                message: format!("{what} \"{name}\" was not made in this session"),
+                hint: None,
+                rule: "known-statements".into(),
+            });
+            return;
+        };
+        let now = jiff::Timestamp::now();
+        for statement in &inner.analysis.statements {
+            let statement = statement.inner().unwrap_or(statement);
+            let verdict =
+                self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
+            let earlier = std::mem::replace(&mut judged.verdict, Verdict::allow());
+            judged.verdict = earlier.combine(verdict);
+            self.by_shield(statement, judged);
+        }
+    }
+
+    /// With masked columns in reach only known shapes pass, and each has a plan.
+    fn by_shield(&self, statement: &StatementAnalysis, judged: &mut Judged) {
+        let Some(shield) = self.shield.as_ref().filter(|s| s.has_columns()) else { return };
+        match ring::check(statement, &shield.masked, &shield.catalog) {
+            Ok(masks) => {
+                if judged.plan.masks.is_empty() && judged.plan.expected.is_none() {
+                    judged.plan = plan(statement, &masks);
+                }
+            }
+            Err(refusal) => {
+                judged.denial.get_or_insert(Denial {
+                    code: "42501",
+                    message: format!("masked columns are in reach and {}", refusal.part),
+                    hint: Some(
+                        "select masked columns by name only, and keep them out of conditions, \
+                         joins and expressions"
+                            .into(),
+                    ),
+                    rule: "masking".into(),
+                });
+            }
+        }
+    }
+
+    fn unreadable(
+        &self,
+        session: &Session<Admitted>,
+        text: &Arc<str>,
+        error: &SqlError,
+    ) -> Ruling {
+        let mut verdict = Verdict::allow();
+        verdict.effect = Effect::Deny;
+        let denial = Denial {
+            code: error.sqlstate(),
+            message: error.to_string(),
+            hint: None,
+            rule: "readable-sql".into(),
+        };
+        self.ruling(session, Parts {
+            wanted: Effect::Deny,
+            denial: Some(denial),
+            verdict,
+            plans: Vec::new(),
+            analysis: Arc::new(Analysis::default()),
+            text,
+            reusable: false,
+        })
+    }
+
+    /// Judges a call of a function by its OID (FunctionCall), of which nothing can be seen.
+    pub fn rule_function_call(&self, session: &Session<Admitted>, oid: u32) -> Arc<Ruling> {
+        let text: Arc<str> = Arc::from(format!("function call by oid {oid}"));
+        let facts = crate::policy::SqlFacts {
+            class: StatementClass::Call,
+            unseen: Some("a function is called by its OID".into()),
+            text: Arc::clone(&text),
+            ..Default::default()
+        };
+        let verdict =
+            self.policies.judge(session.subject(), &Ask::Sql(&facts), jiff::Timestamp::now());
+        let shielded = self.shield.as_ref().is_some_and(|s| s.has_columns());
+        let denial = if shielded {
+            Some(Denial {
+                code: "42501",
+                message: "masked columns are in reach and a function is called by its OID".into(),
+                hint: None,
+                rule: "masking".into(),
+            })
+        } else {
+            (verdict.effect == Effect::Deny).then(|| denied(&verdict))
+        };
+        let wanted = if denial.is_some() { Effect::Deny } else { verdict.effect };
+        Arc::new(self.ruling(session, Parts {
+            wanted,
+            denial,
+            verdict,
+            plans: Vec::new(),
+            analysis: Arc::new(Analysis::default()),
+            text: &text,
+            reusable: false,
+        }))
+    }
+}
+
+struct Judged {
+    verdict: Verdict,
+    denial: Option<Denial>,
+    plan: Plan,
+}
+
+struct Parts<'a> {
+    wanted: Effect,
+    denial: Option<Denial>,
+    verdict: Verdict,
+    plans: Vec<Plan>,
+    analysis: Arc<Analysis>,
+    text: &'a Arc<str>,
+    reusable: bool,
+}
+
+fn plan(statement: &StatementAnalysis, masks: &[ring::OutputMask]) -> Plan {
+    let expected = statement.lineage.outputs.as_ref().map(|outputs| {
+        outputs
+            .iter()
+            .map(|output| output.base.as_ref().map_or((0, 0), |b| (b.relation, b.attnum)))
+            .collect()
+    });
+    let masks = masks.iter().map(|mask| (mask.index, mask.method.clone())).collect();
+    Plan { masks, expected }
+}
+
+fn denied(verdict: &Verdict) -> Denial {
+    let rule = deciding_rule(verdict).to_owned();
+    let message = match &verdict.message {
+        Some(message) => format!("denied by rule \"{rule}\": {message}"),
+        None => format!("denied by rule \"{rule}\""),
+    };
+    Denial { code: "42501", message, hint: None, rule }
+}
+
+/// Settings that change how SQL is read, which nothing may change.
+fn setting_denial(name: &str, value: &SetValue) -> Option<Denial> {
+    let deny = |message: String| {
+        Some(Denial {
+            code: "42501",
+            message,
+            hint: None,
+            rule: "settings-that-change-how-sql-is-read".into(),
+        })
+    };
+    let name = name.to_ascii_lowercase();
+    match name.as_str() {
+        "standard_conforming_strings" | "backslash_quote" | "transform_null_equals" => {
+            match value.as_text().map(str::to_ascii_lowercase).as_deref() {
+                Some("on" | "true" | "yes" | "1") if name == "standard_conforming_strings" => None,
+                Some("safe_encoding") if name == "backslash_quote" => None,
+                Some("off" | "false" | "no" | "0") if name == "transform_null_equals" => None,
+                _ => deny(format!("{name} changes how SQL is read")),
+            }
+        }
+        "client_encoding" => match value.as_text() {
+            Some(encoding) if crate::session::sql::encoding_is_safe(encoding) => None,
+            Some(encoding) => deny(format!("client_encoding {encoding} can hide ASCII in its bytes")),
+            None => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether no byte of a character of this encoding can look like ASCII, so that what is judged
+/// is what the server reads. Names as PostgreSQL spells them, any case, with or without
+/// punctuation (manual, "Supported Character Sets").
+pub fn encoding_is_safe(name: &str) -> bool {
+    canonical_encoding(name).is_some()
+}
+
+/// The decoder for an encoding that is accepted; `None` for one that is refused.
+pub fn canonical_encoding(name: &str) -> Option<&'static encoding_rs::Encoding> {
+    let name: String =
+        name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).collect();
+    Some(match name.as_str() {
+        "UTF8" | "UNICODE" | "SQLASCII" => encoding_rs::UTF_8,
+        "LATIN1" | "ISO88591" | "WIN1252" | "WINDOWS1252" => encoding_rs::WINDOWS_1252,
+        "LATIN2" | "ISO88592" => encoding_rs::ISO_8859_2,
+        "LATIN3" | "ISO88593" => encoding_rs::ISO_8859_3,
+        "LATIN4" | "ISO88594" => encoding_rs::ISO_8859_4,
+        "LATIN5" | "ISO88599" | "WIN1254" | "WINDOWS1254" => encoding_rs::WINDOWS_1254,
+        "LATIN6" | "ISO885910" => encoding_rs::ISO_8859_10,
+        "LATIN7" | "ISO885913" => encoding_rs::ISO_8859_13,
+        "LATIN8" | "ISO885914" => encoding_rs::ISO_8859_14,
+        "LATIN9" | "ISO885915" => encoding_rs::ISO_8859_15,
+        "LATIN10" | "ISO885916" => encoding_rs::ISO_8859_16,
+        "ISO88595" => encoding_rs::ISO_8859_5,
+        "ISO88596" => encoding_rs::ISO_8859_6,
+        "ISO88597" => encoding_rs::ISO_8859_7,
+        "ISO88598" => encoding_rs::ISO_8859_8,
+        "WIN1250" | "WINDOWS1250" => encoding_rs::WINDOWS_1250,
+        "WIN1251" | "WINDOWS1251" | "WIN" => encoding_rs::WINDOWS_1251,
+        "WIN1253" | "WINDOWS1253" => encoding_rs::WINDOWS_1253,
+        "WIN1255" | "WINDOWS1255" => encoding_rs::WINDOWS_1255,
+        "WIN1256" | "WINDOWS1256" => encoding_rs::WINDOWS_1256,
+        "WIN1257" | "WINDOWS1257" => encoding_rs::WINDOWS_1257,
+        "WIN1258" | "WINDOWS1258" | "TCVN" | "ABC" | "VSCII" => encoding_rs::WINDOWS_1258,
+        "WIN866" | "WINDOWS866" | "ALT" => encoding_rs::IBM866,
+        "WIN874" | "WINDOWS874" => encoding_rs::WINDOWS_874,
+        "KOI8R" | "KOI8" => encoding_rs::KOI8_R,
+        "KOI8U" => encoding_rs::KOI8_U,
+        "EUCJP" | "EUCJIS2004" => encoding_rs::EUC_JP,
+        "EUCKR" => encoding_rs::EUC_KR,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodings_that_hide_ascii_are_refused() {
+        for name in ["SJIS", "Shift_JIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004", "nonsense"] {
+            assert!(!encoding_is_safe(name), "{name}");
+        }
+        for name in ["UTF8", "utf-8", "UNICODE", "LATIN1", "iso-8859-15", "win1251", "SQL_ASCII", "EUC_JP"] {
+            assert!(encoding_is_safe(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `demo`: the main job on real parts, from nothing.
+//!
+//! This part installs and builds; the story itself is told and checked by the program
+//! `interceptor-demo` of the tests crate.
+
+use crate::run::{Result, target};
+use crate::setup::{self, Group};
+use crate::steps::{as_root, cargo, passing};
+
+/// What a bed needs to be built and to stand.
+pub const BED: [Group; 4] = [Group::Build, Group::Ebpf, Group::Net, Group::Postgres];
+
+/// Installs what is missing, builds, and runs the story. `--keep` leaves it standing.
+pub fn run(args: &[String]) -> Result<()> {
+    if let Some(wrong) = args.iter().find(|a| *a != "--keep") {
+        return Err(format!("demo: unknown option {wrong:?}; there is --keep"));
+    }
+    setup::ensure(&BED)?;
+    crate::ebpf::build()?;
+    build(false)?;
+    passing(as_root(&target().join("debug/interceptor-demo"))?.args(args))
+}
+
+/// Builds every program that a bed starts.
+pub fn build(release: bool) -> Result<()> {
+    println!("Building the daemon and its surroundings");
+    let mut build = cargo(["build", "-p", "interceptor", "-p", "interceptor-tests", "--bins"]);
+    passing(build.args(release.then_some("--release")))
+}

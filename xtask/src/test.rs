@@ -1,0 +1,171 @@
+//! `cargo xtask test`: installs what is missing and checks everything.
+
+use std::process::{Command, Stdio};
+
+use crate::run::{Result, find, root, step, target};
+use crate::steps::{End, Steps, as_root, cargo, is_root, passing};
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: u32 = 60;
+
+/// Runs every step even when an earlier one failed, as far as it makes sense, and ends with a
+/// table. `--quick` leaves out fuzzing and documentation.
+pub fn run(args: &[String]) -> Result<()> {
+    if let Some(wrong) = args.iter().find(|a| *a != "--quick") {
+        return Err(format!("test: unknown option {wrong:?}; there is --quick"));
+    }
+    let quick = args.iter().any(|a| a == "--quick");
+    let steps = Steps::default();
+    steps.step("setup", || done(crate::setup::command(&[])));
+    steps.step("format", || done(passing(&mut cargo(["fmt", "--all", "--check"]))));
+    let built = steps.step("build-ebpf", || done(crate::ebpf::build().map(drop)));
+    steps.step("clippy", clippy);
+    steps.step("deny", deny);
+    steps.step("advisories", advisories);
+    if !quick {
+        steps.step("documentation", documentation);
+    }
+    let built = built && steps.step("build", || done(crate::demo::build(false)));
+    steps.step("policies", policies);
+    steps.step("unit tests", || {
+        done(passing(&mut cargo(["test", "--workspace", "--exclude", "interceptor-tests"])))
+    });
+    if built {
+        steps.step("end-to-end tests", end_to_end);
+    }
+    if !quick {
+        fuzz(&steps);
+    }
+    steps.finish()
+}
+
+fn done(result: Result<()>) -> Result<End> {
+    result.map(|()| End::Ok)
+}
+
+fn clippy() -> Result<End> {
+    let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    done(passing(&mut cargo(args)))
+}
+
+fn documentation() -> Result<End> {
+    let mut doc = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    done(passing(&mut doc))
+}
+
+fn deny() -> Result<End> {
+    if find("cargo-deny").is_none() {
+        return Err("cargo-deny is not installed: run `cargo xtask setup`".into());
+    }
+    done(passing(&mut cargo(["deny", "check", "bans", "licenses", "sources"])))
+}
+
+/// The advisory database is a repository elsewhere: without it this is a visible skip.
+fn advisories() -> Result<End> {
+    if find("cargo-deny").is_none() {
+        return Err("cargo-deny is not installed: run `cargo xtask setup`".into());
+    }
+    let fetched = cargo(["deny", "fetch", "db"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("cargo deny: {e}"))?;
+    if !fetched.status.success() {
+        return Ok(End::Skipped("the advisory database cannot be reached".into()));
+    }
+    done(passing(&mut cargo(["deny", "check", "--disable-fetch", "advisories"])))
+}
+
+/// The shipped policies with their own tests.
+fn policies() -> Result<End> {
+    if !root().join("policies").is_dir() {
+        return Ok(End::Skipped("no policies/ here".into()));
+    }
+    let mut test = Command::new(target().join("debug/interceptor"));
+    done(passing(test.current_dir(root()).args(["policy", "test", "policies"])))
+}
+
+/// The tests crate, as root: built as ourselves, run through sudo where needed.
+fn end_to_end() -> Result<End> {
+    let args = ["test", "-p", "interceptor-tests"];
+    if is_root() {
+        return done(passing(&mut cargo(args)));
+    }
+    let mut list = cargo(["test", "-p", "interceptor-tests", "--no-run", "--message-format=short"]);
+    let output = list.output().map_err(|e| format!("cargo test: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        return Err(text);
+    }
+    let mut failed = Vec::new();
+    // "  Executable tests/bed.rs (target/debug/deps/bed-0123)"
+    for line in text.lines().filter(|l| l.trim_start().starts_with("Executable")) {
+        let Some(path) = line.rsplit_once('(').and_then(|(_, p)| p.strip_suffix(')')) else {
+            continue;
+        };
+        let program = root().join(path);
+        if let Err(e) = as_root(&program).and_then(|mut test| passing(&mut test)) {
+            failed.push(e);
+        }
+    }
+    if failed.is_empty() { Ok(End::Ok) } else { Err(failed.join("\n")) }
+}
+
+/// Every target of `fuzz/Cargo.toml` for a minute, side by side.
+fn fuzz(steps: &Steps) {
+    let Ok(manifest) = std::fs::read_to_string(root().join("fuzz/Cargo.toml")) else {
+        steps.step("fuzz", || Ok(End::Skipped("no fuzz/ here".into())));
+        return;
+    };
+    let names = targets(&manifest);
+    if find("cargo-fuzz").is_none() {
+        steps.step("fuzz", || Err("cargo-fuzz is not installed: run `cargo xtask setup`".into()));
+        return;
+    }
+    let built = steps.step("fuzz: build", || {
+        let mut build = cargo(["fuzz", "build"]);
+        build.env("RUSTC_BOOTSTRAP", "1");
+        done(passing(&mut build))
+    });
+    if !built {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(move || steps.step(&format!("fuzz: {name}"), || fuzz_one(name)));
+        }
+    });
+}
+
+fn fuzz_one(name: &str) -> Result<End> {
+    let mut run = cargo(["fuzz", "run", name, "--"]);
+    run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args(["-rss_limit_mb=4096", "-timeout=20"]);
+    run.env("RUSTC_BOOTSTRAP", "1");
+    done(step(&format!("Fuzzing {name}"), &mut run))
+}
+
+/// The names of the `[[bin]]` tables of a manifest.
+fn targets(manifest: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut inside = false;
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            inside = line == "[[bin]]";
+        } else if let Some(name) = line.strip_prefix("name").filter(|_| inside) {
+            names.extend(name.trim_matches([' ', '=', '"']).split('"').next().map(String::from));
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::targets;
+
+    #[test]
+    fn fuzz_targets_are_read_from_the_manifest() {
+        let manifest = "[package]\nname = \"x\"\n[[bin]]\nname = \"wire\"\npath = \"a.rs\"\n\
+                        [[bin]]\nname=\"startup\"\n[dependencies]\nname = \"no\"\n";
+        assert_eq!(targets(manifest), ["wire", "startup"]);
+    }
+}
