@@ -27,6 +27,9 @@ pub struct Consumer {
     file: Option<(u64, File)>,
     buffer: Vec<u8>,
     damaged: BTreeSet<u64>,
+    strict: bool,
+    careful: bool,
+    stopped: bool,
 }
 
 /// What one pass did.
@@ -56,27 +59,54 @@ impl Consumer {
             file: None,
             buffer: Vec::new(),
             damaged: BTreeSet::new(),
+            strict: false,
+            careful: false,
+            stopped: false,
         })
     }
 
-    /// How far the journal is consumed.
-    pub fn at(&self) -> Position {
-        self.at
+    /// Stops before the first damage instead of leaving it out: only a recorder, which can
+    /// state it in the ledger, may do that.
+    pub fn strict(self) -> Self {
+        Self { strict: true, ..self }
+    }
+
+    /// After a failure: small batches, and room is made after each, so that a store on a full
+    /// disk can work itself free.
+    pub fn set_careful(&mut self, careful: bool) {
+        self.careful = careful;
     }
 
     /// Consumes everything before `end`; `None` means to the end of the last segment, which
     /// nobody writes any more.
-    pub fn run(&mut self, store: &mut Store, end: Option<Position>) -> Result<Pass, RecordError> {
-        let mut pass = Pass::default();
-        while self.advance(end)? {
+    /// What was done before an error stands in `pass` too.
+    pub fn run(
+        &mut self,
+        store: &mut Store,
+        end: Option<Position>,
+        pass: &mut Pass,
+    ) -> Result<(), RecordError> {
+        if self.careful {
+            store.shrink_wal();
+            self.reclaim(store)?;
+        }
+        while !self.stopped && self.advance(end)? {
             let before = self.at;
+            let mut damage = Vec::new();
             let result = store.begin().and_then(|()| {
-                let events = self.batch(store, end, &mut pass.damage)?;
+                let events = self.batch(store, end, &mut damage)?;
                 store.commit(self.at)?;
                 Ok(events)
             });
             match result {
-                Ok(events) => pass.events += events,
+                Ok(events) => {
+                    pass.events += events;
+                    pass.damage.append(&mut damage);
+                    if self.careful {
+                        store.shrink_wal();
+                        self.reclaim(store)?;
+                    }
+                }
                 Err(e) => {
                     store.rollback();
                     self.at = before;
@@ -84,7 +114,7 @@ impl Consumer {
                 }
             }
         }
-        Ok(pass)
+        Ok(())
     }
 
     /// Whether there is something to read; steps to the next segment where one is finished.
@@ -148,7 +178,7 @@ impl Consumer {
         let limit = self.limit(end)?.unwrap_or(self.at.offset);
         let mut bytes = std::mem::take(&mut self.buffer);
         let mut events = 0;
-        let mut wanted = BATCH;
+        let mut wanted = if self.careful { BATCH / 32 } else { BATCH };
         let result = loop {
             let available = self.fill(&mut bytes, limit, wanted)?;
             let whole = self.at.offset + available as u64 >= limit;
@@ -186,6 +216,9 @@ impl Consumer {
         if !journal::header_is_good(bytes, self.at.segment) {
             let torn = (bytes.len() as u64) < SEGMENT_HEADER;
             self.report(damage, 0, bytes.len().min(32) as u64, "segment header", torn);
+            if self.stopped {
+                return 0;
+            }
         }
         bytes.len().min(SEGMENT_HEADER as usize)
     }
@@ -199,13 +232,15 @@ impl Consumer {
         events: &mut u64,
         damage: &mut Vec<Damage>,
     ) -> Result<Step, RecordError> {
-        while *used < bytes.len() {
+        while *used < bytes.len() && !self.stopped {
             match frame::parse(&bytes[*used..]) {
                 Parsed::Whole(frame, len) => {
                     if let Some(why) = self.take(store, &frame, events)? {
                         self.report(damage, *used, len as u64, why, false);
                     }
-                    *used += len;
+                    if !self.stopped {
+                        *used += len;
+                    }
                 }
                 Parsed::Short(_) if !whole => return Ok(Step::More),
                 other => {
@@ -223,7 +258,9 @@ impl Consumer {
                     let skipped = next.unwrap_or(bytes.len() - *used);
                     let torn = torn && next.is_none() && self.is_last_segment()?;
                     self.report(damage, *used, skipped as u64, why, torn);
-                    *used += skipped;
+                    if !self.stopped {
+                        *used += skipped;
+                    }
                 }
             }
         }
@@ -265,6 +302,7 @@ impl Consumer {
         let offset = self.at.offset + at as u64;
         tracing::error!(segment = self.at.segment, offset, bytes, why, "journal is damaged");
         self.damaged.insert(self.at.segment);
+        self.stopped = self.strict;
         damage.push(Damage { segment: self.at.segment, offset, bytes, why: why.into(), torn_tail });
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::RecordError;
-use super::consume::Consumer;
+use super::consume::{Consumer, Pass};
 use super::event::now_us;
 use super::journal::lock;
 use super::ledger::{Deletion, Entry};
@@ -68,6 +68,7 @@ impl Drain {
         self.shared.seal_orphans();
         let _ = self.shared.checkpoint();
         let _ = self.catch_up();
+        let _ = self.consumer.reclaim(&self.store);
         let _ = self.store.sync();
         self.shared.wake.notify_all();
     }
@@ -97,30 +98,24 @@ impl Drain {
     /// Stores everything that is acknowledged now.
     pub fn catch_up(&mut self) -> Result<(), RecordError> {
         let end = self.shared.journal.end();
-        let result = self.consumer.run(&mut self.store, Some(end));
+        let mut pass = Pass::default();
+        let result = self.consumer.run(&mut self.store, Some(end), &mut pass);
+        self.shared.stored.fetch_add(pass.events, Ordering::Relaxed);
+        self.consumer.set_careful(result.is_err());
         let mut condition = lock(&self.shared.condition);
-        match result {
-            Ok(pass) => {
-                self.shared.stored.fetch_add(pass.events, Ordering::Relaxed);
-                condition.store_failing = None;
-                if let Some(d) = pass.damage.first() {
-                    condition.damage = Some(format!(
-                        "the journal was damaged at byte {} of segment {:x} ({}): run \
-                         `interceptor sessions verify`, check the disk, restart the daemon",
-                        d.offset, d.segment, d.why
-                    ));
-                }
-                drop(condition);
-                for damage in pass.damage {
-                    let _ = self.shared.enter(now_us(), Entry::Damage(damage), &mut Vec::new());
-                }
-                Ok(())
-            }
-            Err(e) => {
-                condition.store_failing = Some(e.to_string());
-                Err(e)
-            }
+        condition.store_failing = result.as_ref().err().map(ToString::to_string);
+        if let Some(d) = pass.damage.first() {
+            condition.damage = Some(format!(
+                "the journal was damaged at byte {} of segment {:x} ({}): run `interceptor \
+                 sessions verify`, check the disk, restart the daemon",
+                d.offset, d.segment, d.why
+            ));
         }
+        drop(condition);
+        for damage in pass.damage {
+            let _ = self.shared.enter(now_us(), Entry::Damage(damage), &mut Vec::new());
+        }
+        result
     }
 
     fn look_after(&mut self) {

@@ -22,7 +22,7 @@ pub struct Event<'a, B: ?Sized> {
     pub kind: &'a str,
     /// Serialised as JSON.
     pub body: &'a B,
-    /// Binary attachment, e.g. result rows as the agent saw them ([`crate::record::wire`]).
+    /// Binary attachment, e.g. result rows as the agent saw them ([`crate::record::rows`]).
     pub data: &'a [u8],
 }
 

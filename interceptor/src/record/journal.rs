@@ -120,7 +120,7 @@ impl Journal {
         let mut current = lock(&self.current);
         if current.failing.is_some() {
             let at = i64::try_from(current.at.offset).unwrap_or(i64::MAX);
-            let room = 256 * 1024;
+            let room = 64 * 1024;
             match fallocate(&*current.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, room) {
                 Ok(()) => current.failing = None,
                 Err(e) => current.failing = Some(e.to_string()),
@@ -199,6 +199,9 @@ fn answer(got: Result<Result<(), String>, oneshot::error::RecvError>) -> Result<
     }
 }
 
+/// A commit that waits for its file to be on disk.
+type Waiter = (Arc<File>, oneshot::Sender<Result<(), String>>);
+
 /// Commits that wait for the same `fdatasync`.
 #[derive(Default)]
 struct Group {
@@ -208,7 +211,7 @@ struct Group {
 
 #[derive(Default)]
 struct Waiting {
-    list: Vec<(Arc<File>, oneshot::Sender<Result<(), String>>)>,
+    list: Vec<Waiter>,
     stop: bool,
 }
 
@@ -248,7 +251,7 @@ impl Group {
     }
 }
 
-fn resolve(list: Vec<(Arc<File>, oneshot::Sender<Result<(), String>>)>) {
+fn resolve(list: Vec<Waiter>) {
     let mut synced: Vec<(Arc<File>, Result<(), String>)> = Vec::with_capacity(1);
     for (file, done) in list {
         let known = synced.iter().find(|(f, _)| Arc::ptr_eq(f, &file)).map(|(_, r)| r.clone());

@@ -17,21 +17,32 @@ pub mod chain;
 mod consume;
 mod drain;
 pub mod event;
+pub mod export;
 mod frame;
 mod journal;
 mod keys;
 pub mod ledger;
 mod log;
+pub mod reader;
 mod recorder;
 mod recover;
+pub mod replay;
+pub mod rows;
 mod store;
 mod summary;
+pub mod terminal;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
+pub mod verify;
 
 pub use event::{Body, End, Event, Opening, now_us};
 pub use journal::Pending;
 pub use keys::{HmacKey, HostKey, PublicKey};
 pub use log::{Commit, SessionLog};
+pub use reader::{Filter, Reader};
 pub use recorder::{Health, Recorder};
+pub use store::StoredEvent;
 pub use summary::Summary;
 
 use std::path::{Path, PathBuf};

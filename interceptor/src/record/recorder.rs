@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::RecordError;
 use super::chain::{self, Hash, hex};
-use super::consume::Consumer;
+use super::consume::{Consumer, Pass};
 use super::drain::Drain;
 use super::event::{End, Event, Opening, now_us};
 use super::frame;
@@ -140,7 +140,8 @@ impl Recorder {
         store.claim(key.public(), host)?;
         let dir = state.join("journal");
         let mut consumer = Consumer::new(&dir, *key.public(), &store)?;
-        let found = consumer.run(&mut store, None)?;
+        let mut found = Pass::default();
+        consumer.run(&mut store, None, &mut found)?;
         let durable = settings.durability == crate::config::Durability::Disk;
         let journal = Journal::open(&dir, segment_bytes, durable)?;
         let last = store.last_checkpoint(key.public())?;

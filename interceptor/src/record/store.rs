@@ -281,10 +281,10 @@ impl Store {
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {
                 let (body, signature): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
-                if ledger::checkpoint_is_signed(key, body.as_bytes(), &signature) {
-                    if let Ok(c) = serde_json::from_str(&body) {
-                        return Ok(Some(c));
-                    }
+                if ledger::checkpoint_is_signed(key, body.as_bytes(), &signature)
+                    && let Ok(c) = serde_json::from_str(&body)
+                {
+                    return Ok(Some(c));
                 }
             }
             Ok(None)
@@ -375,6 +375,11 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Gives the room of the write-ahead log back, as far as readers allow.
+    pub fn shrink_wal(&self) {
+        let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
     fn wal(&self) -> PathBuf {
