@@ -51,7 +51,9 @@ impl PolicySet {
                      `labels`"
                 ));
             }
-            if let Some(claim) = user_claim(&rule.not).filter(|_| rule.effect == Some(Effect::Allow)) {
+            if let Some(claim) =
+                user_claim(&rule.not).filter(|_| rule.effect == Some(Effect::Allow))
+            {
                 say(format!(
                     "no machine token can ever meet it: in an allow, `not` holds only where \
                      `{claim}` is there and differs; use `labels` for machines"
@@ -115,7 +117,9 @@ fn say_unsafe(rule: &Rule, say: &mut impl FnMut(String)) {
     if rule.effect == Some(Effect::Deny) && !rule.masks.is_empty() {
         say("masks what it denies; drop `masks` or the effect".into());
     }
-    if rule.effect != Some(Effect::Deny) && rule.effect.is_some() && rule.when.unseen == Some(true)
+    if rule.effect != Some(Effect::Deny)
+        && rule.effect.is_some()
+        && rule.when.unseen == Some(true)
         && rule.when.statement.is_none()
     {
         say("lets through whatever cannot be seen, of every class; add `statement`".into());

@@ -75,8 +75,7 @@ impl PolicySet {
 }
 
 fn why_not(rule: &Rule, subject: &Subject, facts: Option<&SqlFacts>, now: Timestamp) -> String {
-    let sense =
-        if rule.effect == Some(Effect::Allow) { Sense::Cover } else { Sense::Strict };
+    let sense = if rule.effect == Some(Effect::Allow) { Sense::Cover } else { Sense::Strict };
     if let Some(miss) = miss(rule, subject, now, sense) {
         return format!("`{miss}` does not hold");
     }

@@ -6,6 +6,7 @@
 //! must never reach for a connection, a clock of its own or a store.
 
 mod check;
+mod classify;
 mod condition;
 mod coverage;
 mod explain;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use super::classify::SqlClassifier;
 use super::facts::{Ask, SqlFacts, Subject};
 use super::load::{PolicySet, Source};
 use super::text::{self, Fields, Node, PolicyErrors, Read};
@@ -79,8 +80,23 @@ pub struct Outcome {
 }
 
 const CASE: &[&str] = &[
-    "name", "service", "database", "role", "claims", "issuer", "agent", "labels", "source", "at",
-    "statement", "facts", "expect", "rule", "masks", "message", "description",
+    "name",
+    "service",
+    "database",
+    "role",
+    "claims",
+    "issuer",
+    "agent",
+    "labels",
+    "source",
+    "at",
+    "statement",
+    "facts",
+    "expect",
+    "rule",
+    "masks",
+    "message",
+    "description",
 ];
 
 /// When a case happens that does not say: a Monday morning.
@@ -288,9 +304,8 @@ impl Case {
         let Some(effect) = self.expect.effect else {
             return Err("expected an error, and the statement was understood".into());
         };
-        let said = || {
-            verdict.rules.iter().map(|r| format!("{}: {}", r.rule, r.why)).collect::<Vec<_>>()
-        };
+        let said =
+            || verdict.rules.iter().map(|r| format!("{}: {}", r.rule, r.why)).collect::<Vec<_>>();
         if verdict.effect != effect {
             return Err(format!(
                 "expected {effect}, is {} ({})",

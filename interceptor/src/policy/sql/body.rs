@@ -108,10 +108,12 @@ fn plpgsql(draft: &mut Draft<'_>, text: &str) {
             Part::Dynamic => unseen(draft, "dynamic SQL of a PL/pgSQL body"),
             Part::Statement(text) => sql(draft, &text),
             Part::Expression(text) => sql(draft, &format!("SELECT {text}")),
-            Part::Assignment(text) => match text.split_once(":=").or_else(|| text.split_once('=')) {
-                Some((_, value)) => sql(draft, &format!("SELECT {value}")),
-                None => unseen(draft, "an assignment of a PL/pgSQL body"),
-            },
+            Part::Assignment(text) => {
+                match text.split_once(":=").or_else(|| text.split_once('=')) {
+                    Some((_, value)) => sql(draft, &format!("SELECT {value}")),
+                    None => unseen(draft, "an assignment of a PL/pgSQL body"),
+                }
+            }
         }
     }
 }

@@ -101,10 +101,8 @@ pub struct Catalog {
     views: Mutex<HashMap<u32, Arc<QueryShape>>>,
 }
 
-const NAMESPACES: CatalogQuery = CatalogQuery {
-    name: "namespaces",
-    sql: "SELECT oid, nspname FROM pg_catalog.pg_namespace",
-};
+const NAMESPACES: CatalogQuery =
+    CatalogQuery { name: "namespaces", sql: "SELECT oid, nspname FROM pg_catalog.pg_namespace" };
 const RELATIONS: CatalogQuery = CatalogQuery {
     name: "relations",
     sql: "SELECT oid, relnamespace, relname, relkind, EXISTS (SELECT FROM pg_catalog.pg_rewrite r \
@@ -183,9 +181,8 @@ const TYPES: CatalogQuery = CatalogQuery {
 impl Catalog {
     /// The queries whose rows make a snapshot, to be run over one connection to the database,
     /// best inside one `REPEATABLE READ` transaction.
-    pub const QUERIES: &[CatalogQuery] = &[
-        NAMESPACES, RELATIONS, COLUMNS, INHERITS, VIEWS, GENERATED, FUNCTIONS, OPERATORS, TYPES,
-    ];
+    pub const QUERIES: &[CatalogQuery] =
+        &[NAMESPACES, RELATIONS, COLUMNS, INHERITS, VIEWS, GENERATED, FUNCTIONS, OPERATORS, TYPES];
 
     /// One row of one value that changes with every change of what the snapshot holds.
     pub const FINGERPRINT: &str = "SELECT pg_catalog.concat_ws(':', \

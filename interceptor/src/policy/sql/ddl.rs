@@ -25,7 +25,8 @@ impl Draft<'_> {
         let created = self.created(inside);
         let mut skipped = false;
         for [_, schema, name] in self.mentions.relations.clone() {
-            let itself = created.as_ref().is_some_and(|c| c.schemaname == schema && c.relname == name);
+            let itself =
+                created.as_ref().is_some_and(|c| c.schemaname == schema && c.relname == name);
             if itself && !skipped {
                 skipped = true;
                 continue;
@@ -37,7 +38,10 @@ impl Draft<'_> {
         }
         self.named_objects(inside);
         if !may_run_masked(inside) {
-            self.found.problem(format!("{}, which may not run while columns are masked", self.command.to_uppercase()));
+            self.found.problem(format!(
+                "{}, which may not run while columns are masked",
+                self.command.to_uppercase()
+            ));
         }
         body::look_into(self, inside);
     }
@@ -77,7 +81,8 @@ impl Draft<'_> {
                     .any(|o| *o as i32 == t)
                 };
                 if relation(s.rename_type) {
-                    let schema = s.relation.as_ref().map(|r| self.resolve(&r.schemaname, &r.relname));
+                    let schema =
+                        s.relation.as_ref().map(|r| self.resolve(&r.schemaname, &r.relname));
                     let schema = schema.map(|r| r.name.schema).unwrap_or_default();
                     self.gets_name(schema, &s.newname);
                 }

@@ -71,7 +71,8 @@ impl Walker<'_> {
             }
         }
         if cols.is_empty() {
-            written = target.cols.iter().filter_map(|c| Some(c.base.as_ref()?.column.clone())).collect();
+            written =
+                target.cols.iter().filter_map(|c| Some(c.base.as_ref()?.column.clone())).collect();
         }
         self.found.columns_written.extend(written.iter().cloned());
         written
@@ -312,9 +313,8 @@ fn column_of(target: &Item, name: &str) -> Option<ColumnName> {
     let known = target.cols.iter().find(|c| c.name == name);
     match known {
         Some(col) => col.base.as_ref().map(|b| b.column.clone()),
-        None => target
-            .source
-            .as_ref()
-            .map(|s| ColumnName { table: s.clone(), column: name.to_owned() }),
+        None => {
+            target.source.as_ref().map(|s| ColumnName { table: s.clone(), column: name.to_owned() })
+        }
     }
 }

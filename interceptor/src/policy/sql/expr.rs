@@ -6,8 +6,8 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf::{self, Node, SubLinkType};
 
-use super::names;
 use super::kind::constant;
+use super::names;
 use super::query::Walker;
 use super::scope::Meaning;
 use super::types::{SetValue, Setting};
@@ -138,9 +138,7 @@ impl Walker<'_> {
         let parts: Vec<&str> = qualifier.iter().map(String::as_str).collect();
         let item = match parts.as_slice() {
             [name] => super::scope::item_named(&self.levels, None, name).cloned(),
-            [schema, name] => {
-                super::scope::item_named(&self.levels, Some(schema), name).cloned()
-            }
+            [schema, name] => super::scope::item_named(&self.levels, Some(schema), name).cloned(),
             _ => None,
         };
         match item {

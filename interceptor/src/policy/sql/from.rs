@@ -154,10 +154,8 @@ impl Walker<'_> {
             .iter()
             .zip(through)
             .map(|(column, through)| {
-                let named = ColumnName {
-                    table: relation.name.clone(),
-                    column: column.name.clone(),
-                };
+                let named =
+                    ColumnName { table: relation.name.clone(), column: column.name.clone() };
                 let base = BaseColumn {
                     relation: relation.oid,
                     attnum: column.attnum,
@@ -245,7 +243,12 @@ impl Walker<'_> {
             };
             if let Some(call) = pair.items.first() {
                 self.expr(call, "as an argument of a function in FROM");
-                self.function_columns(call, defs, if single { alias_name } else { None }, &mut item);
+                self.function_columns(
+                    call,
+                    defs,
+                    if single { alias_name } else { None },
+                    &mut item,
+                );
             }
         }
         if *ordinality {
@@ -257,7 +260,13 @@ impl Walker<'_> {
         item
     }
 
-    fn function_columns(&mut self, call: &Node, defs: &[Node], alias: Option<&str>, item: &mut Item) {
+    fn function_columns(
+        &mut self,
+        call: &Node,
+        defs: &[Node],
+        alias: Option<&str>,
+        item: &mut Item,
+    ) {
         if !defs.is_empty() {
             for def in defs {
                 if let Some(NodeEnum::ColumnDef(d)) = &def.node {
@@ -364,8 +373,7 @@ impl Walker<'_> {
             self.level().items = outer;
         }
         let rest = |cols: Vec<Col>| cols.into_iter().filter(|c| !keys.contains(&c.name));
-        let cols: Vec<_> =
-            merged.iter().cloned().chain(rest(lcols)).chain(rest(rcols)).collect();
+        let cols: Vec<_> = merged.iter().cloned().chain(rest(lcols)).chain(rest(rcols)).collect();
         let mut joined = Item::new(None, cols);
         joined.open = lopen || ropen;
         joined.source = left.iter().chain(&right).find(|i| i.open).and_then(|i| i.source.clone());

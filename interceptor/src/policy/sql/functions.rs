@@ -86,15 +86,15 @@ pub(super) fn function(written: &[String], context: &Context) -> (Name, Option<S
     if found.peek().is_some() && schema != Some("information_schema") {
         let at = found.peek().map_or("", |f| f.schema.as_str());
         let name = resolved(at);
-        let trusted = |f: &Foreign| {
-            f.extension.as_deref().is_some_and(|e| LISTS.extensions.contains(e))
-        };
+        let trusted =
+            |f: &Foreign| f.extension.as_deref().is_some_and(|e| LISTS.extensions.contains(e));
         // Beside the extension's there may be one of the server's with the same name, which
         // an unqualified call can also mean: that one must be on the list if it is at all.
         if found.all(trusted) && (listed || !EXCLUDED.iter().any(|e| *e == name.name)) {
             return (name, None);
         }
-        let why = format!("function {}.{}(), which is not one the server ships", name.schema, name.name);
+        let why =
+            format!("function {}.{}(), which is not one the server ships", name.schema, name.name);
         return (name, Some(why));
     }
     // Without a catalog an unlisted name may be anybody's.

@@ -177,8 +177,8 @@ pub(super) fn copy_format(options: &[Node]) -> CopyFormat {
             "escape" => format.escape = value,
             "encoding" => format.encoding = value,
             // These change which values are quoted or accepted, never where a field ends.
-            "freeze" | "force_quote" | "force_not_null" | "force_null" | "default"
-            | "on_error" | "log_verbosity" | "reject_limit" => {}
+            "freeze" | "force_quote" | "force_not_null" | "force_null" | "default" | "on_error"
+            | "log_verbosity" | "reject_limit" => {}
             other => format.other.push(other.to_owned()),
         }
     }

@@ -79,13 +79,7 @@ pub(super) struct Walker<'a> {
 
 impl<'a> Walker<'a> {
     pub fn new(context: &'a Context, view_depth: usize) -> Self {
-        Self {
-            context,
-            levels: Vec::new(),
-            view_depth,
-            found: Found::default(),
-            recursive: None,
-        }
+        Self { context, levels: Vec::new(), view_depth, found: Found::default(), recursive: None }
     }
 
     pub fn level(&mut self) -> &mut Level {
@@ -522,8 +516,7 @@ impl<'a> Walker<'a> {
     pub fn record(&mut self, col: &Col, how: &str) {
         self.read(col);
         if let Some(base) = &col.base {
-            let known =
-                self.found.uses.iter().any(|u| Arc::ptr_eq(&u.base, base) && u.how == how);
+            let known = self.found.uses.iter().any(|u| Arc::ptr_eq(&u.base, base) && u.how == how);
             if !known {
                 self.found.uses.push(ColumnUse {
                     column: base.column.clone(),

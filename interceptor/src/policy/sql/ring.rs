@@ -74,10 +74,8 @@ pub fn check(
     let mut masks = Vec::new();
     for (index, output) in outputs.iter().enumerate() {
         let Some(base) = &output.base else { continue };
-        let method = base
-            .chain()
-            .filter_map(|c| method_of(masked, catalog, c))
-            .reduce(Method::stricter);
+        let method =
+            base.chain().filter_map(|c| method_of(masked, catalog, c)).reduce(Method::stricter);
         masks.extend(method.map(|method| OutputMask { index, method }));
     }
     Ok(masks)

@@ -293,10 +293,8 @@ impl<'a> Draft<'a> {
         if !self.walked {
             return;
         }
-        let seen =
-            (self.found.seen_columns, self.found.seen_relations, self.found.seen_queries);
-        let there =
-            (self.mentions.columns, self.mentions.relations.len(), self.mentions.queries);
+        let seen = (self.found.seen_columns, self.found.seen_relations, self.found.seen_queries);
+        let there = (self.mentions.columns, self.mentions.relations.len(), self.mentions.queries);
         if seen != there {
             self.found.problem("a construct this product does not know");
             self.unseen.get_or_insert_with(|| "a construct this product does not know".to_owned());
@@ -322,8 +320,7 @@ impl<'a> Draft<'a> {
                         }
                         super::types::SetValue::Unknown => {
                             self.roles.push("*".to_owned());
-                            self.unseen
-                                .get_or_insert_with(|| "which role is assumed".to_owned());
+                            self.unseen.get_or_insert_with(|| "which role is assumed".to_owned());
                         }
                         _ => {}
                     }
@@ -383,12 +380,12 @@ fn check_mentions_with(
     context: &Context,
     settings: &[Setting],
 ) {
-    let constant = |s: &Setting| {
-        s.name.is_some() && matches!(s.value, super::types::SetValue::Values(_))
+    let constant =
+        |s: &Setting| s.name.is_some() && matches!(s.value, super::types::SetValue::Values(_));
+    let is_set_config = |f: &Vec<String>| {
+        matches!(f.as_slice(), [n] if n == "set_config")
+            || matches!(f.as_slice(), [s, n] if s == "pg_catalog" && n == "set_config")
     };
-    let is_set_config =
-        |f: &Vec<String>| matches!(f.as_slice(), [n] if n == "set_config")
-            || matches!(f.as_slice(), [s, n] if s == "pg_catalog" && n == "set_config");
     // set_config of constants is a SET and is judged as one.
     let sets = mentions.functions.iter().filter(|f| is_set_config(f)).count();
     let plain_sets = sets > 0 && sets == settings.len() && settings.iter().all(constant);

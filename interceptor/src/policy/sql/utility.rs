@@ -12,9 +12,7 @@ use super::names;
 use super::query::Walker;
 use super::scope::Col;
 use super::statement::Draft;
-use super::types::{
-    CopySource, RelationUse, SqlError, StatementKind,
-};
+use super::types::{CopySource, RelationUse, SqlError, StatementKind};
 use crate::policy::facts::{ColumnName, Name, StatementClass as Class};
 
 impl Draft<'_> {
@@ -90,10 +88,8 @@ impl Draft<'_> {
         if let Some(call) = &s.funccall {
             let node = Node { node: Some(NodeEnum::FuncCall(call.clone())) };
             walker.expr(&node, "as an argument of CALL");
-            let name = super::functions::function(
-                &names::strings(&call.funcname),
-                self.text.context,
-            );
+            let name =
+                super::functions::function(&names::strings(&call.funcname), self.text.context);
             self.kind = StatementKind::Call(name.0);
         }
         self.found = walker.found;
