@@ -1,9 +1,35 @@
-//! stub
-mod types; pub use types::*;
-use std::sync::Arc; use crate::policy::ColumnName;
-#[derive(Debug)] pub struct Catalog; pub struct CatalogQuery{pub name:&'static str,pub sql:&'static str}
-impl Catalog{pub const QUERIES:&'static [CatalogQuery]=&[]; pub const FINGERPRINT:&'static str=""; pub fn build(_r:Vec<Vec<Vec<Option<String>>>>)->Result<Self,String>{Ok(Self)}}
-#[derive(Debug)] pub struct Context{pub catalog:Option<Arc<Catalog>>,pub search_path:Vec<String>,pub epoch:u64}
-#[derive(Debug)] pub struct Analyzer; impl Analyzer{pub fn new(_n:usize)->Self{Self} pub fn cached(&self,_t:&str,_c:&Context)->Option<Arc<Analysis>>{None} pub async fn analyze(&self,_t:Arc<str>,_c:Arc<Context>)->Result<Arc<Analysis>,SqlError>{Ok(Arc::new(Analysis{statements:vec![]}))}}
-#[derive(Debug)] pub struct MaskedColumns; impl MaskedColumns{pub fn new(_c:&Catalog,_r:&[Arc<crate::policy::MaskRule>])->Self{Self} pub fn is_empty(&self)->bool{true} pub fn method(&self,_c:&ColumnName)->Option<&crate::mask::Method>{None} pub fn is_masked(&self,_t:u32,_a:i16)->bool{false}}
-pub mod ring{use super::*; pub struct OutputMask{pub index:usize,pub method:crate::mask::Method} pub struct RingRefusal{pub part:String} pub fn check(_s:&StatementAnalysis,_m:&MaskedColumns,_c:&Catalog)->Result<Vec<OutputMask>,RingRefusal>{Ok(vec![])}}
+//! SQL by the server's own grammar: what a statement is, what it touches, and whether its
+//! result can be masked.
+//!
+//! [`Analyzer`] turns a text into an [`Analysis`]: the facts rules match on, what the wire must
+//! know, and the lineage of every output. [`ring`] judges lineage against masked columns. Names
+//! mean what the [`Catalog`] snapshot and the search path say they mean.
+//!
+//! This module opens no connection and gives no verdict on rules. It must never say that it
+//! understood a statement when it did not: what is not known is a problem, and a problem is a
+//! refusal while columns are masked.
+
+mod body;
+pub mod catalog;
+mod ddl;
+mod dml;
+mod expr;
+mod from;
+mod functions;
+mod kind;
+mod masked;
+mod names;
+mod parse;
+mod pool;
+mod query;
+pub mod ring;
+mod scope;
+mod statement;
+mod types;
+mod utility;
+mod visit;
+
+pub use catalog::{Catalog, CatalogError, CatalogQuery};
+pub use parse::{MAX_DEPTH, MAX_TEXT};
+pub use pool::{Analyzer, Context};
+pub use types::*;
