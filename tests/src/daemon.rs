@@ -269,7 +269,7 @@ impl Interceptor {
 
     /// Recorded sessions, oldest first.
     pub fn sessions(&self) -> Result<Vec<Value>> {
-        let mut list = items(self.json(["sessions", "list"])?);
+        let mut list = items(self.json(["sessions", "list", "--limit", "1000000"])?);
         list.sort_by_key(|s| text(s, &["id", "session"]));
         Ok(list)
     }

@@ -51,10 +51,7 @@ fn copy_in_arrives_whole_and_can_fail_without_losing_the_connection() -> Result<
     let out = bed.psql(&bed.login("app_rw")?, &sql)?.ok()?;
     assert!(out.contains("marker"), "{out}");
     let sum = "SELECT count(*), sum(total) FROM orders WHERE status = 'copied'";
-    assert_eq!(
-        bed.db().admin(sum)?.trim(),
-        "20000|199995000.00".replace("199995000.00", "199995000.00")
-    );
+    assert_eq!(bed.db().admin(sum)?.trim(), "20000|199995000.00");
     let shown = bed.interceptor()?.session(&session_that(&bed, "marker")?)?.to_string();
     assert!(shown.contains("sha256") && shown.contains("copy.end"), "{shown:.2000}");
 

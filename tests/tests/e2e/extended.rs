@@ -82,7 +82,7 @@ fn prepared_statements_portals_and_descriptions() -> Result<()> {
             let email = row.values()[1].clone().unwrap_or_default();
             assert_ne!(email, interceptor_tests::data::customer(id).email);
         }
-        assert_eq!(tags(&answer).ends_with(&format!("{end}Z")), true, "{}", tags(&answer));
+        assert!(tags(&answer).ends_with(&format!("{end}Z")), "{}", tags(&answer));
     }
     // A statement that was refused at Parse does not exist.
     let parse = [b"s2\0", &b"DROP TABLE orders\0"[..], &[0, 0]].concat();
