@@ -12,6 +12,9 @@ use interceptor::mask::{
 
 const ROWS: usize = 1000;
 
+/// Name, masks by column, detectors.
+type Case = (&'static str, Vec<(usize, Method)>, Option<Arc<Detectors>>);
+
 fn values(i: usize) -> [String; 4] {
     [
         i.to_string(),
@@ -45,7 +48,7 @@ fn batches(c: &mut Criterion) {
     let rows = rows();
     let mut group = c.benchmark_group("rows");
     group.throughput(Throughput::Elements(ROWS as u64));
-    let cases: [(&str, Vec<(usize, Method)>, Option<Arc<Detectors>>); 7] = [
+    let cases: [Case; 7] = [
         ("no mask", vec![], None),
         ("partial name", vec![(1, Method::DEFAULT_PARTIAL)], None),
         ("partial e-mail", vec![(2, Method::DEFAULT_PARTIAL)], None),

@@ -11,6 +11,7 @@ pub mod clients;
 pub mod cluster;
 pub mod daemon;
 pub mod data;
+pub mod issuer;
 pub mod live;
 pub mod login;
 pub mod net;

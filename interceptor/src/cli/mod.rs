@@ -42,7 +42,7 @@ enum Verb {
     /// Policies: check, test, explain, reload.
     Policy(policy::PolicyArgs),
     /// Look into a token: which checks it passes.
-    Token(token::TokenArgs),
+    Token(token::Args),
     /// The daemon at one glance.
     Status(status::StatusArgs),
     /// Find other ways to the protected services, and what is wrong on this host.
@@ -96,7 +96,7 @@ impl Cli {
         let config = self.config;
         match self.verb {
             Verb::Daemon(args) => Box::pin(daemon::run(args, &config)).await,
-            Verb::Capture(args) => capture::run(args, &config),
+            Verb::Capture(args) => capture::run(&args, &config),
             Verb::Sessions(args) => sessions::run(args, &config).await,
             Verb::Approvals(args) => approvals::run(args, &config).await,
             Verb::Policy(args) => policy::run(args, &config).await,

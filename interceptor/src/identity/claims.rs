@@ -261,6 +261,7 @@ pub(super) fn agent_identity(claims: &Claims) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn base() -> Map<String, Value> {
@@ -383,6 +384,42 @@ mod tests {
         assert_eq!(claims.lookup("a.b.c.d"), Some(&json!(1)));
         for absent in ["", ".", "act.", "act.sub.x", "nothing", "groups.0"] {
             assert_eq!(claims.lookup(absent), None, "{absent:?}");
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(12, 48, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map("act|sub|jkt|[a-z.]{0,4}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_claim_set_panics(
+            changes in proptest::collection::btree_map(
+                "iss|aud|sub|uid|cid|client_id|jti|exp|iat|nbf|scp|scope|groups|act|cnf",
+                any_json(),
+                0..6,
+            ),
+            path in "[a-z.]{0,10}",
+        ) {
+            let mut all = base();
+            all.extend(changes);
+            if let Ok(claims) = Claims::read("okta", all) {
+                let _ = (claims.lookup(&path), claims.principal_ids());
+                let _ = super::super::proof::check(&claims, None);
+            }
         }
     }
 }

@@ -26,7 +26,6 @@ use super::metrics::Metrics;
 use super::{Arrived, Refused, RefusedKind, Session};
 
 /// What all sessions share.
-#[derive(Debug)]
 pub struct Gate {
     /// The configuration as read at start.
     pub config: Arc<Config>,
@@ -51,6 +50,12 @@ pub struct Gate {
     pins: OnceLock<Arc<Pins>>,
     /// When the daemon started.
     pub started: Instant,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
 }
 
 impl Gate {

@@ -103,8 +103,8 @@ impl Handler {
             .map(|issuer| IssuerStatus {
                 name: issuer.name,
                 keys: issuer.keys as u64,
-                keys_age_s: issuer.age.map(|age| age.as_secs()),
-                error: issuer.last_error,
+                keys_age_s: issuer.age_s,
+                error: issuer.error,
             })
             .collect()
     }

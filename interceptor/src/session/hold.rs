@@ -111,7 +111,6 @@ impl Session<Admitted> {
         })?;
         // The hold itself waits for a human; the request is awaited before it is forwarded.
         let _ = self.log.commit()?;
-        self.gate.metrics.held(&self.service.name);
         Ok(Some(Waiting { hold, request: held.request, since: Instant::now() }))
     }
 

@@ -16,7 +16,7 @@ use crate::record::{Body, SessionLog};
 
 pub use crate::record::{Commit, RecordError, event};
 
-use super::{effect_word, rule_names};
+use super::rule_names;
 
 /// The record of one running session. Dropping it without [`Log::end`] seals it as interrupted.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl Log {
             .map(|(name, value)| (name.clone(), Value::String(value.clone())))
             .collect();
         self.append_now(&event::Admission {
-            verdict: Cow::Borrowed(effect_word(facts.verdict.effect)),
+            verdict: Cow::Borrowed(facts.verdict.effect.as_str()),
             role: Cow::Borrowed(facts.role),
             database: Cow::Borrowed(facts.database),
             client: facts.client.map(Cow::Borrowed),

@@ -281,7 +281,7 @@ impl Session<Proven> {
             return Err((self, refused));
         }
         if verdict.effect != Effect::Allow && !observed && !bypass {
-            let rule = deciding_rule(&verdict);
+            let rule = verdict.deciding_rule();
             let text = match &verdict.message {
                 Some(message) => format!("connection denied by rule \"{rule}\": {message}"),
                 None => format!("connection denied by rule \"{rule}\""),
@@ -391,24 +391,6 @@ pub struct UpstreamFacts {
     pub server_pid: Option<i32>,
     /// Server version.
     pub server_version: String,
-}
-
-/// The rule that decided, by name; the default when no rule matched.
-pub fn deciding_rule(verdict: &Verdict) -> &str {
-    verdict
-        .rules
-        .iter()
-        .find(|hit| hit.effect == Some(verdict.effect))
-        .map_or("default-deny", |hit| hit.rule.as_str())
-}
-
-/// Verdict in the record's words.
-pub fn effect_word(effect: Effect) -> &'static str {
-    match effect {
-        Effect::Allow => "allow",
-        Effect::Hold => "hold",
-        Effect::Deny => "deny",
-    }
 }
 
 /// The names of the rules that made a verdict.

@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use crate::mask::{Detectors, HashKey, Method, scrub_statement};
+use crate::mask::{Detectors, HashKey, LiteralMask, Method, scrub_statement};
 use crate::policy::sql::{
     Analysis, Analyzer, Context, MaskedColumns, SqlError, StatementAnalysis, ring,
 };
-use crate::policy::{Ask, Effect, PolicySet, StatementClass, Verdict};
+use crate::policy::{Ask, ColumnName, Effect, MaskRule, PolicySet, StatementClass, Verdict};
 
 use super::catalogs::Snapshot;
-use super::{Admitted, Session, deciding_rule, rule_names};
+use super::{Admitted, Session, rule_names};
 
 pub use crate::policy::sql::{
-    Catalog, CopyFormat, CopySource, SetValue, StatementKind, TransactionKind,
+    Catalog, CopyFormat, CopyKind, CopySource, SetValue, StatementKind, TransactionKind,
 };
 
 /// Rulings kept per session.
@@ -233,10 +233,7 @@ impl Judge {
     fn raise_shield(&mut self, session: &Session<Admitted>) {
         let rules = self.policies.mask_rules(session.subject(), jiff::Timestamp::now());
         let Some(catalog) = &self.context.catalog else { return };
-        let kinds: Vec<_> = rules
-            .iter()
-            .flat_map(|rule| rule.kinds.iter().map(|kind| (*kind, rule.method.clone())))
-            .collect();
+        let kinds = MaskRule::detectors(&rules);
         let detectors = (!kinds.is_empty())
             .then(|| Arc::new(Detectors::new(&kinds, Arc::clone(&self.hash_key))));
         let masked = MaskedColumns::new(catalog, &rules);
@@ -266,10 +263,10 @@ impl Judge {
             effect: Effect::Deny,
             denial: None,
             observed: None,
-            verdict: Verdict::allow(),
+            verdict: neutral(),
             rules: Vec::new(),
             policy: Arc::clone(&self.stamp.policy),
-            analysis: Arc::new(Analysis::default()),
+            analysis: Arc::new(Analysis { statements: Vec::new() }),
             plans: Vec::new(),
             shield: None,
             recorded: Arc::from(""),
@@ -365,7 +362,7 @@ impl Judge {
                 None => judged.verdict,
             });
         }
-        let verdict = verdict.unwrap_or_else(Verdict::allow);
+        let verdict = verdict.unwrap_or_else(neutral);
         reusable &= verdict.cacheable;
         let denial = denial.or_else(|| (verdict.effect == Effect::Deny).then(|| denied(&verdict)));
         let wanted = if denial.is_some() { Effect::Deny } else { verdict.effect };
@@ -404,19 +401,23 @@ impl Judge {
     }
 
     fn recordable(&self, analysis: &Analysis, text: &str) -> Arc<str> {
-        let literals: Vec<_> = analysis
+        let method = |column: &ColumnName| self.shield.as_ref()?.masked.method(column).cloned();
+        let literals: Vec<LiteralMask> = analysis
             .statements
             .iter()
             .flat_map(|s| &s.literals)
-            .map(|literal| {
-                let method = literal
-                    .column
-                    .as_ref()
-                    .and_then(|column| self.shield.as_ref()?.masked.method(column));
-                (literal.range.clone(), method.cloned())
+            .filter_map(|literal| {
+                let column = literal.column.as_ref()?;
+                Some(LiteralMask {
+                    range: literal.range.clone(),
+                    method: method(column),
+                    column: Some(column.column.clone()),
+                })
             })
             .collect();
-        Arc::from(scrub_statement(text, &literals, &self.recording))
+        let (scrubbed, _) =
+            scrub_statement(text, &literals, Some(&self.recording), &self.hash_key);
+        Arc::from(scrubbed.as_ref())
     }
 
     /// In one Query message, a statement must not change how a later one resolves.
@@ -480,10 +481,10 @@ impl Judge {
         };
         let now = jiff::Timestamp::now();
         for statement in &inner.analysis.statements {
-            let statement = statement.inner().unwrap_or(statement);
+            let statement = inner_statement(statement);
             let verdict =
                 self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
-            let earlier = std::mem::replace(&mut judged.verdict, Verdict::allow());
+            let earlier = std::mem::replace(&mut judged.verdict, neutral());
             judged.verdict = earlier.combine(verdict);
             self.by_shield(statement, judged);
         }
@@ -519,7 +520,7 @@ impl Judge {
         text: &Arc<str>,
         error: &SqlError,
     ) -> Ruling {
-        let mut verdict = Verdict::allow();
+        let mut verdict = neutral();
         verdict.effect = Effect::Deny;
         let denial = Denial {
             code: error.sqlstate(),
@@ -532,7 +533,7 @@ impl Judge {
             denial: Some(denial),
             verdict,
             plans: Vec::new(),
-            analysis: Arc::new(Analysis::default()),
+            analysis: Arc::new(Analysis { statements: Vec::new() }),
             text,
             reusable: false,
         })
@@ -542,7 +543,7 @@ impl Judge {
     pub fn rule_function_call(&self, session: &Session<Admitted>, oid: u32) -> Arc<Ruling> {
         let text: Arc<str> = Arc::from(format!("function call by oid {oid}"));
         let facts = crate::policy::SqlFacts {
-            class: StatementClass::Call,
+            class: StatementClass::Fastpath,
             unseen: Some("a function is called by its OID".into()),
             text: Arc::clone(&text),
             ..Default::default()
@@ -566,10 +567,23 @@ impl Judge {
             denial,
             verdict,
             plans: Vec::new(),
-            analysis: Arc::new(Analysis::default()),
+            analysis: Arc::new(Analysis { statements: Vec::new() }),
             text: &text,
             reusable: false,
         }))
+    }
+}
+
+/// A verdict that changes nothing when combined with another.
+fn neutral() -> Verdict {
+    Verdict {
+        effect: Effect::Allow,
+        rules: Vec::new(),
+        masks: Vec::new(),
+        message: None,
+        limits: crate::policy::Limits::default(),
+        hold: None,
+        cacheable: true,
     }
 }
 
@@ -590,7 +604,7 @@ struct Parts<'a> {
 }
 
 fn plan(statement: &StatementAnalysis, masks: &[ring::OutputMask]) -> Plan {
-    let expected = statement.lineage.outputs.as_ref().map(|outputs| {
+    let expected = statement.lineage.outputs.as_ref().ok().map(|outputs| {
         outputs
             .iter()
             .map(|output| output.base.as_ref().map_or((0, 0), |b| (b.relation, b.attnum)))
@@ -600,8 +614,27 @@ fn plan(statement: &StatementAnalysis, masks: &[ring::OutputMask]) -> Plan {
     Plan { masks, expected }
 }
 
+/// The statement that runs under a name: what PREPARE or DECLARE CURSOR holds.
+fn inner_statement(statement: &StatementAnalysis) -> &StatementAnalysis {
+    match &statement.kind {
+        StatementKind::Prepare { inner, .. } | StatementKind::DeclareCursor { inner, .. } => inner,
+        _ => statement,
+    }
+}
+
+/// The value of a SET with one constant.
+pub fn set_text(value: &SetValue) -> Option<&str> {
+    match value {
+        SetValue::Values(values) => match values.as_slice() {
+            [one] => Some(one),
+            _ => None,
+        },
+        SetValue::Default | SetValue::Current | SetValue::Unknown => None,
+    }
+}
+
 fn denied(verdict: &Verdict) -> Denial {
-    let rule = deciding_rule(verdict).to_owned();
+    let rule = verdict.deciding_rule().to_owned();
     let message = match &verdict.message {
         Some(message) => format!("denied by rule \"{rule}\": {message}"),
         None => format!("denied by rule \"{rule}\""),
@@ -622,14 +655,14 @@ fn setting_denial(name: &str, value: &SetValue) -> Option<Denial> {
     let name = name.to_ascii_lowercase();
     match name.as_str() {
         "standard_conforming_strings" | "backslash_quote" | "transform_null_equals" => {
-            match value.as_text().map(str::to_ascii_lowercase).as_deref() {
+            match set_text(value).map(str::to_ascii_lowercase).as_deref() {
                 Some("on" | "true" | "yes" | "1") if name == "standard_conforming_strings" => None,
                 Some("safe_encoding") if name == "backslash_quote" => None,
                 Some("off" | "false" | "no" | "0") if name == "transform_null_equals" => None,
                 _ => deny(format!("{name} changes how SQL is read")),
             }
         }
-        "client_encoding" => match value.as_text() {
+        "client_encoding" => match set_text(value) {
             Some(encoding) if crate::session::sql::encoding_is_safe(encoding) => None,
             Some(encoding) => deny(format!("client_encoding {encoding} can hide ASCII in its bytes")),
             None => None,

@@ -241,7 +241,7 @@ async fn startup(
         version,
         parameters,
         relayed_password: None,
-    }))))
+    })))
 }
 
 /// NegotiateProtocolVersion, with the whole version number as PostgreSQL 18 sends it.

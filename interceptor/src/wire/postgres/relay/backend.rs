@@ -332,7 +332,7 @@ impl Relay {
                 if let Some(running) = self.exchange.running() {
                     running.row_count += 1;
                     running.byte_count += out.len() as u64;
-                    running.masked += hits.total();
+                    running.masked += hits.masked + hits.found();
                     running.capture(&out, limit);
                 }
                 Ok(Fate::Done)
@@ -510,7 +510,7 @@ impl Relay {
         let Some(plan) = running.copy.as_mut() else { return Ok(()) };
         match plan.push(chunk, &mut masked) {
             Ok(hits) => {
-                running.masked += hits.total();
+                running.masked += hits.masked + hits.found();
                 running.row_count += 1;
                 running.byte_count += masked.len() as u64;
                 if let Some(digest) = running.digest.as_mut() {
@@ -547,7 +547,7 @@ impl Relay {
         }
         match plan.finish(&mut masked) {
             Ok(hits) => {
-                running.masked += hits.total();
+                running.masked += hits.masked + hits.found();
                 if let Some(digest) = running.digest.as_mut() {
                     digest.update(&masked);
                 }
@@ -653,7 +653,7 @@ impl Relay {
             StatementKind::Deallocate(None) => self.held.forget_statements(),
             StatementKind::CloseCursor(Some(name)) => self.held.forget_portal(name.as_bytes()),
             StatementKind::CloseCursor(None) => self.held.forget_portals(),
-            StatementKind::Discard => {
+            StatementKind::Discard(_) => {
                 self.held.forget_statements();
                 self.held.forget_portals();
             }
@@ -812,6 +812,12 @@ fn withheld(why: &str) -> Report {
     Report::error("42501", format!("RESULT_WITHHELD: {why}"))
 }
 
+/// A column as masking sees it.
+pub(super) fn mask_field(field: &Field) -> crate::mask::Field {
+    let name = String::from_utf8_lossy(&field.name).into_owned();
+    crate::mask::Field::new(field.type_oid, field.format, name)
+}
+
 /// How the rows of a described result are treated, or why they are withheld.
 fn treatment(running: &Running, fields: &[Field]) -> Result<Rows, Report> {
     let Some(shield) = &running.ruling.shield else { return Ok(Rows::Plain) };
@@ -821,11 +827,7 @@ fn treatment(running: &Running, fields: &[Field]) -> Result<Rows, Report> {
         .ok_or_else(|| withheld("it is not the result that was judged"))?;
     let columns: Vec<crate::mask::Field> = fields
         .iter()
-        .map(|f| crate::mask::Field {
-            type_oid: f.type_oid,
-            format: f.format,
-            name: String::from_utf8_lossy(&f.name).into_owned(),
-        })
+        .map(|f| mask_field(f))
         .collect();
     let compiled =
         RowPlan::compile(&columns, &masks, shield.detectors.clone(), Arc::clone(&shield.key))

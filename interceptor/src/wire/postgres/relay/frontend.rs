@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use bytes::{Buf, BytesMut};
 
 use crate::session::hold::HeldRequest;
-use crate::session::sql::{Denial, Known, Ruling, StatementKind};
+use crate::session::sql::{Denial, Known, Ruling, StatementKind, set_text};
 use crate::session::log::event;
-use crate::session::{Effect, effect_word};
+use crate::session::Effect;
 
 use super::super::codec::{self, Body, CodecError, Header, MAX_COLLECTED, Report};
 use super::exchange::{Rows, Running, Slot};
@@ -694,7 +694,7 @@ impl Relay {
         let cut_text = cut(&ruling.recorded, self.text_limit);
         self.session.log().append(&event::Request {
             n: request,
-            verdict: Cow::Borrowed(effect_word(ruling.observed.unwrap_or(effect))),
+            verdict: Cow::Borrowed(ruling.observed.unwrap_or(effect).as_str()),
             class: Cow::Borrowed(ruling.class),
             observed: ruling.observed.is_some_and(|e| e != Effect::Allow),
             via: Cow::Borrowed(via),
@@ -710,7 +710,7 @@ impl Relay {
         })?;
         self.session.gate().metrics.request(
             &self.session.service().name,
-            effect_word(ruling.observed.unwrap_or(effect)),
+            ruling.observed.unwrap_or(effect).as_str(),
         );
         Ok(request)
     }
@@ -769,7 +769,7 @@ impl Relay {
             return None;
         }
         let scope = if *local { "LOCAL" } else { "SESSION" };
-        let wanted = value.as_text().unwrap_or_default();
+        let wanted = set_text(value).unwrap_or_default();
         let name = application_name(&self.prefix, wanted);
         Some(format!("SET {scope} application_name TO '{}'", name.replace('\'', "''")))
     }

@@ -14,6 +14,9 @@ pub mod prepared;
 mod quiet;
 mod values;
 
+pub use frontend::application_name;
+pub use quiet::{Settings, ready_judge};
+
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;

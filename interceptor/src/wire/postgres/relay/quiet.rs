@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use crate::mask::CopyPlan;
+use crate::mask::{self, CopyPlan};
 use crate::session::catalogs::Snapshot;
 use crate::session::sql::{
-    self, CopySource, Denial, Judge, Ruling, StatementKind, build_catalog, catalog_fingerprint,
+    self, CopyFormat, CopyKind, CopySource, Denial, Judge, Ruling, StatementKind, build_catalog, catalog_fingerprint,
     catalog_queries,
 };
 use crate::session::{Admitted, Effect, Session};
@@ -225,13 +225,15 @@ impl Relay {
         let masks = super::backend::agreed(shield, plan, columns).ok_or_else(|| {
             copy_denial("the columns of this COPY are not those that were judged")
         })?;
-        let types: Vec<u32> = columns.iter().map(|c| c.type_oid).collect();
+        let columns: Vec<crate::mask::Field> =
+            columns.iter().map(super::backend::mask_field).collect();
+        let format = layout(format, &columns).ok_or_else(unclear)?;
         CopyPlan::compile(
-            &types,
+            &columns,
             &masks,
             shield.detectors.clone(),
             Arc::clone(&shield.key),
-            format.clone(),
+            format,
             self.row_limit,
         )
         .map_err(|_| unclear())
@@ -242,17 +244,51 @@ impl Relay {
 fn equivalent(source: &CopySource) -> String {
     match source {
         CopySource::Query { text } => text.clone(),
-        CopySource::Table { table, columns } => {
+        CopySource::Table { name, columns } => {
             let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
             let columns = if columns.is_empty() {
                 "*".to_owned()
             } else {
                 columns.iter().map(|c| quoted(c)).collect::<Vec<_>>().join(", ")
             };
-            let table: Vec<String> = table.iter().map(|part| quoted(part)).collect();
-            format!("SELECT {columns} FROM ONLY {}", table.join("."))
+            format!("SELECT {columns} FROM ONLY {}.{}", quoted(&name.schema), quoted(&name.name))
         }
     }
+}
+
+/// How the data of a COPY is written, with the server's defaults (manual, "COPY").
+fn layout(format: &CopyFormat, columns: &[crate::mask::Field]) -> Option<mask::CopyFormat> {
+    if !format.other.is_empty() || format.encoding.is_some() {
+        return None;
+    }
+    let byte = |given: &Option<String>, default: u8| match given.as_deref().map(str::as_bytes) {
+        None => Some(default),
+        Some([one]) => Some(*one),
+        Some(_) => None,
+    };
+    let null = |default: &[u8]| match &format.null {
+        Some(given) => given.as_bytes().to_vec(),
+        None => default.to_vec(),
+    };
+    Some(match format.kind {
+        CopyKind::Binary => mask::CopyFormat::Binary,
+        CopyKind::Text => mask::CopyFormat::Text(mask::TextFormat {
+            delimiter: byte(&format.delimiter, b'\t')?,
+            null: null(b"\\N"),
+            header: format.header,
+        }),
+        CopyKind::Csv => {
+            let quote = byte(&format.quote, b'"')?;
+            mask::CopyFormat::Csv(mask::CsvFormat {
+                delimiter: byte(&format.delimiter, b',')?,
+                quote,
+                escape: byte(&format.escape, quote)?,
+                null: null(b""),
+                header: format.header,
+                force_quote: vec![false; columns.len()],
+            })
+        }
+    })
 }
 
 fn copy_denial(message: &str) -> Denial {
@@ -278,7 +314,7 @@ mod tests {
     #[test]
     fn a_copied_table_is_described_by_quoted_names() {
         let source = CopySource::Table {
-            table: vec!["public".into(), "we\"ird".into()],
+            name: crate::policy::Name::new("public", "we\"ird"),
             columns: vec!["a".into()],
         };
         assert_eq!(equivalent(&source), "SELECT \"a\" FROM ONLY \"public\".\"we\"\"ird\"");

@@ -1,0 +1,213 @@
+//! The threads that parse, and the memory of what they found.
+//!
+//! Syntax trees are decoded, walked and dropped on these threads only, because they have the
+//! stack for it. Callers wait without blocking. A panic here is a refusal for that text, and
+//! the thread is replaced. What is remembered is parsing and resolution, never a verdict.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+use super::catalog::Catalog;
+use super::parse::{self, MAX_TEXT};
+use super::statement;
+use super::types::{Analysis, SqlError};
+
+/// Stack of a parsing thread. The deepest tree the C side hands over took less than a quarter of it.
+const STACK: usize = 256 << 20;
+
+/// Bytes the memory of analyses may take, estimated.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Texts longer than this are analysed anew each time.
+const CACHE_TEXT: usize = 256 << 10;
+
+/// How names resolve for a session at this moment.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// The catalog; without one, names are taken as written.
+    pub catalog: Option<Arc<Catalog>>,
+    /// The effective search path, implicit schemas included, as `current_schemas(true)` gives it.
+    pub search_path: Vec<String>,
+    /// Identifies the catalog among all catalogs of all services of the process.
+    pub epoch: u64,
+}
+
+type Key = [u8; 32];
+type Answer = Result<Arc<Analysis>, SqlError>;
+
+struct Job {
+    text: Arc<str>,
+    context: Arc<Context>,
+    answer: oneshot::Sender<Answer>,
+}
+
+struct Cache {
+    entries: LruCache<Key, (Arc<Analysis>, usize)>,
+    bytes: usize,
+}
+
+struct Shared {
+    cache: Mutex<Cache>,
+    jobs: Mutex<Receiver<Job>>,
+    limit: usize,
+}
+
+/// Analyses SQL texts.
+pub struct Analyzer {
+    shared: Arc<Shared>,
+    jobs: Sender<Job>,
+}
+
+impl std::fmt::Debug for Analyzer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Analyzer").finish_non_exhaustive()
+    }
+}
+
+impl Analyzer {
+    /// Starts `threads` parsing threads (at least one).
+    pub fn new(threads: usize) -> Self {
+        Self::with_text_limit(threads, MAX_TEXT)
+    }
+
+    /// The same with another limit on the length of a text.
+    pub fn with_text_limit(threads: usize, limit: usize) -> Self {
+        let (jobs, receiver) = channel();
+        let cache = Cache { entries: LruCache::unbounded(), bytes: 0 };
+        let shared =
+            Arc::new(Shared { cache: Mutex::new(cache), jobs: Mutex::new(receiver), limit });
+        for _ in 0..threads.max(1) {
+            spawn(shared.clone());
+        }
+        Self { shared, jobs }
+    }
+
+    /// What is already known about a text; costs a hash and a short lock.
+    pub fn cached(&self, text: &str, context: &Context) -> Option<Arc<Analysis>> {
+        if text.len() > CACHE_TEXT {
+            return None;
+        }
+        let key = key(text, context);
+        let mut cache = self.shared.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.entries.get(&key).map(|(analysis, _)| analysis.clone())
+    }
+
+    /// Analyses a text.
+    pub async fn analyze(&self, text: Arc<str>, context: Arc<Context>) -> Answer {
+        if let Some(known) = self.cached(&text, &context) {
+            return Ok(known);
+        }
+        self.submit(text, context)?.await.unwrap_or_else(|_| Err(broken()))
+    }
+
+    /// The same for callers outside a runtime; blocks.
+    pub fn analyze_blocking(&self, text: &str, context: Arc<Context>) -> Answer {
+        if let Some(known) = self.cached(text, &context) {
+            return Ok(known);
+        }
+        self.submit(text.into(), context)?.blocking_recv().unwrap_or_else(|_| Err(broken()))
+    }
+
+    fn submit(
+        &self,
+        text: Arc<str>,
+        context: Arc<Context>,
+    ) -> Result<oneshot::Receiver<Answer>, SqlError> {
+        parse::check_text(&text, self.shared.limit)?;
+        let (answer, receiver) = oneshot::channel();
+        self.jobs.send(Job { text, context, answer }).map_err(|_| broken())?;
+        Ok(receiver)
+    }
+}
+
+fn broken() -> SqlError {
+    SqlError::Unsupported("its analysis failed inside; this is a defect, report the text".into())
+}
+
+fn spawn(shared: Arc<Shared>) {
+    let spawned = std::thread::Builder::new()
+        .name("sql".into())
+        .stack_size(STACK)
+        .spawn(move || serve(&shared));
+    if let Err(error) = spawned {
+        tracing::error!(%error, "cannot start a parsing thread");
+    }
+}
+
+/// Works until the analyzer is gone, or a panic asks for a fresh thread.
+fn serve(shared: &Arc<Shared>) {
+    loop {
+        let job = shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { text, context, answer }) = job else { return };
+        match catch_unwind(AssertUnwindSafe(|| work(shared, &text, &context))) {
+            Ok(result) => drop(answer.send(result)),
+            Err(_) => {
+                tracing::error!("a parsing thread panicked and is replaced; the text is refused");
+                spawn(shared.clone());
+                drop(answer.send(Err(broken())));
+                return;
+            }
+        }
+    }
+}
+
+fn work(shared: &Shared, text: &Arc<str>, context: &Context) -> Answer {
+    let analysis = Arc::new(analyze_here(text, context)?);
+    if text.len() <= CACHE_TEXT {
+        remember(shared, key(text, context), &analysis, weight(text, &analysis));
+    }
+    Ok(analysis)
+}
+
+/// Analyses on the calling thread, which must have the stack for it.
+pub(super) fn analyze_here(text: &Arc<str>, context: &Context) -> Result<Analysis, SqlError> {
+    let parsed = parse::parse(text)?;
+    statement::analyze(text, &parsed, context)
+}
+
+/// A rough size of an analysis in memory.
+fn weight(text: &str, analysis: &Analysis) -> usize {
+    let parts: usize = analysis
+        .statements
+        .iter()
+        .map(|s| {
+            let l = &s.lineage;
+            1024 + s.shape.len()
+                + 64 * s.literals.len()
+                + 200 * (l.uses.len() + l.problems.len() + l.relations.len())
+                + 200 * l.outputs.as_ref().map_or(1, Vec::len)
+                + 100 * (s.facts.columns_read.len() + s.facts.functions.len())
+        })
+        .sum();
+    256 + 2 * text.len() + 2 * parts
+}
+
+fn remember(shared: &Shared, key: Key, analysis: &Arc<Analysis>, weight: usize) {
+    let mut cache = shared.cache.lock().unwrap_or_else(PoisonError::into_inner);
+    cache.bytes += weight;
+    if let Some((_, old)) = cache.entries.push(key, (analysis.clone(), weight)).map(|(_, v)| v) {
+        cache.bytes -= old;
+    }
+    while cache.bytes > CACHE_BYTES {
+        let Some((_, (_, old))) = cache.entries.pop_lru() else { break };
+        cache.bytes -= old;
+    }
+}
+
+fn key(text: &str, context: &Context) -> Key {
+    let mut hash = Sha256::new();
+    hash.update(context.epoch.to_le_bytes());
+    hash.update([u8::from(context.catalog.is_some())]);
+    for schema in &context.search_path {
+        hash.update((schema.len() as u64).to_le_bytes());
+        hash.update(schema.as_bytes());
+    }
+    hash.update(u64::MAX.to_le_bytes());
+    hash.update(text.as_bytes());
+    hash.finalize().into()
+}
