@@ -744,6 +744,30 @@ fn a_list_is_fast_at_many_sessions() {
     }
 }
 
+#[test]
+fn a_running_daemon_is_asked_to_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    for (answer, good) in [
+        (r#"{"v":1,"id":1,"ok":{"events":3}}"#, true),
+        (r#"{"v":1,"id":1,"error":{"code":"busy","message":"not now"}}"#, false),
+        ("", false),
+    ] {
+        let path = dir.path().join(format!("{}.sock", answer.len()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+            let request: crate::control::protocol::Request = serde_json::from_str(&line).unwrap();
+            assert_eq!(request.op, crate::control::protocol::Op::Drain);
+            writeln!(stream, "{answer}").unwrap();
+        });
+        assert_eq!(super::reader::ask_daemon(&path).is_ok(), good, "{answer}");
+        daemon.join().unwrap();
+    }
+    assert!(super::reader::ask_daemon(&dir.path().join("none.sock")).is_err());
+}
+
 // ---- what people see ------------------------------------------------------------------------
 
 /// A session with everything that a replay knows, and escape sequences in all of it.
