@@ -97,7 +97,9 @@ impl<'a> Coverage<'a> {
     /// What is not covered, in words; `None` when all is.
     pub fn missing(&self) -> Option<String> {
         let f = self.facts;
-        if let Some(class) = f.classes().find(|c| self.classes_left & c.bit() != 0) {
+        if let Some(class) =
+            StatementClass::ALL.into_iter().find(|c| self.classes_left & c.bit() != 0)
+        {
             let hint = if class.bit() & NAMED_ONLY != 0 { " by that name" } else { "" };
             return Some(format!("no rule allows statements of class {class}{hint}"));
         }

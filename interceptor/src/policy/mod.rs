@@ -30,3 +30,7 @@ pub use load::{MAX_FILE, MAX_RULES, PolicySet, Source, read_directory, read_sour
 pub use pattern::{ColumnPattern, NamePattern, Pattern};
 pub use text::{PolicyError, PolicyErrors};
 pub use verdict::{DEFAULT_DENY, Effect, HoldTerms, Limits, MaskRule, RuleHit, Verdict};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

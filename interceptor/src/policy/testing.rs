@@ -149,7 +149,7 @@ impl TestFile {
 }
 
 /// `[catalog]`: table name to list of columns.
-pub(crate) fn catalog(node: &Node<'_>) -> Read<Vec<TestTable>> {
+fn catalog(node: &Node<'_>) -> Read<Vec<TestTable>> {
     node.table()?
         .entries()
         .map(|(name, columns)| {

@@ -164,11 +164,6 @@ impl<'a> Node<'a> {
         fault(self.file, self.text, Some(self.value.span()), key, message)
     }
 
-    /// The value itself.
-    pub fn raw(&self) -> &'a Spanned<DeValue<'a>> {
-        self.value
-    }
-
     pub fn str(&self) -> Read<&'a str> {
         self.value
             .get_ref()

@@ -11,9 +11,7 @@ use lru::LruCache;
 
 use crate::mask::{Detectors, HashKey, LiteralMask, Method, scrub_statement};
 use crate::policy::sql::ring::MaskedColumns;
-use crate::policy::sql::{
-    Analysis, Analyzer, Context, SqlError, StatementAnalysis, ring,
-};
+use crate::policy::sql::{Analysis, Analyzer, Context, SqlError, StatementAnalysis, ring};
 use crate::policy::{Ask, ColumnName, Effect, MaskRule, Name, PolicySet, StatementClass, Verdict};
 
 use super::catalogs::Snapshot;
@@ -154,8 +152,7 @@ impl Ruling {
 
     /// What approvers grant when they grant the shape.
     pub fn shape(&self) -> String {
-        let shapes: Vec<&str> =
-            self.analysis.statements.iter().map(|s| s.shape.as_str()).collect();
+        let shapes: Vec<&str> = self.analysis.statements.iter().map(|s| s.shape.as_str()).collect();
         shapes.join(";\n")
     }
 }
@@ -381,11 +378,7 @@ impl Judge {
 
     fn ruling(&self, session: &Session<Admitted>, parts: Parts<'_>) -> Ruling {
         let observed = (!session.enforces()).then_some(parts.wanted);
-        let class = parts
-            .analysis
-            .statements
-            .first()
-            .map_or("empty", |s| s.facts.class.as_str());
+        let class = parts.analysis.statements.first().map_or("empty", |s| s.facts.class.as_str());
         let mut rules = rule_names(&parts.verdict);
         if let Some(denial) = &parts.denial
             && !rules.contains(&denial.rule)
@@ -425,16 +418,15 @@ impl Judge {
                 })
             })
             .collect();
-        let (scrubbed, _) =
-            scrub_statement(text, &literals, Some(&self.recording), &self.hash_key);
+        let (scrubbed, _) = scrub_statement(text, &literals, Some(&self.recording), &self.hash_key);
         Arc::from(scrubbed.as_ref())
     }
 
     /// In one Query message, a statement must not change how a later one resolves.
     fn batch_denial(&self, analysis: &Analysis) -> Option<Denial> {
         let (_, earlier) = analysis.statements.split_last()?;
-        let governs = self.shield.as_ref().is_some_and(|s| s.has_columns())
-            || self.policies.names_tables();
+        let governs =
+            self.shield.as_ref().is_some_and(|s| s.has_columns()) || self.policies.names_tables();
         if !governs || !earlier.iter().any(|s| s.lineage.changes_resolution) {
             return None;
         }
@@ -492,8 +484,7 @@ impl Judge {
         let now = jiff::Timestamp::now();
         for statement in &inner.analysis.statements {
             let statement = inner_statement(statement);
-            let verdict =
-                self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
+            let verdict = self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
             let earlier = std::mem::replace(&mut judged.verdict, neutral());
             judged.verdict = earlier.combine(verdict);
             self.by_shield(statement, judged);
@@ -524,12 +515,7 @@ impl Judge {
         }
     }
 
-    fn unreadable(
-        &self,
-        session: &Session<Admitted>,
-        text: &Arc<str>,
-        error: &SqlError,
-    ) -> Ruling {
+    fn unreadable(&self, session: &Session<Admitted>, text: &Arc<str>, error: &SqlError) -> Ruling {
         let mut verdict = neutral();
         verdict.effect = Effect::Deny;
         let denial = Denial {
@@ -538,15 +524,18 @@ impl Judge {
             hint: None,
             rule: "readable-sql".into(),
         };
-        self.ruling(session, Parts {
-            wanted: Effect::Deny,
-            denial: Some(denial),
-            verdict,
-            plans: Vec::new(),
-            analysis: Arc::new(Analysis { statements: Vec::new() }),
-            text,
-            reusable: false,
-        })
+        self.ruling(
+            session,
+            Parts {
+                wanted: Effect::Deny,
+                denial: Some(denial),
+                verdict,
+                plans: Vec::new(),
+                analysis: Arc::new(Analysis { statements: Vec::new() }),
+                text,
+                reusable: false,
+            },
+        )
     }
 
     /// Judges a call of a function by its OID (FunctionCall), of which nothing can be seen.
@@ -572,15 +561,18 @@ impl Judge {
             (verdict.effect == Effect::Deny).then(|| denied(&verdict))
         };
         let wanted = if denial.is_some() { Effect::Deny } else { verdict.effect };
-        Arc::new(self.ruling(session, Parts {
-            wanted,
-            denial,
-            verdict,
-            plans: Vec::new(),
-            analysis: Arc::new(Analysis { statements: Vec::new() }),
-            text: &text,
-            reusable: false,
-        }))
+        Arc::new(self.ruling(
+            session,
+            Parts {
+                wanted,
+                denial,
+                verdict,
+                plans: Vec::new(),
+                analysis: Arc::new(Analysis { statements: Vec::new() }),
+                text: &text,
+                reusable: false,
+            },
+        ))
     }
 }
 
@@ -674,7 +666,9 @@ fn setting_denial(name: &str, value: &SetValue) -> Option<Denial> {
         }
         "client_encoding" => match set_text(value) {
             Some(encoding) if crate::session::sql::encoding_is_safe(encoding) => None,
-            Some(encoding) => deny(format!("client_encoding {encoding} can hide ASCII in its bytes")),
+            Some(encoding) => {
+                deny(format!("client_encoding {encoding} can hide ASCII in its bytes"))
+            }
             None => None,
         },
         _ => None,
@@ -731,10 +725,22 @@ mod tests {
 
     #[test]
     fn encodings_that_hide_ascii_are_refused() {
-        for name in ["SJIS", "Shift_JIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004", "nonsense"] {
+        for name in [
+            "SJIS",
+            "Shift_JIS",
+            "BIG5",
+            "GBK",
+            "UHC",
+            "GB18030",
+            "JOHAB",
+            "SHIFT_JIS_2004",
+            "nonsense",
+        ] {
             assert!(!encoding_is_safe(name), "{name}");
         }
-        for name in ["UTF8", "utf-8", "UNICODE", "LATIN1", "iso-8859-15", "win1251", "SQL_ASCII", "EUC_JP"] {
+        for name in
+            ["UTF8", "utf-8", "UNICODE", "LATIN1", "iso-8859-15", "win1251", "SQL_ASCII", "EUC_JP"]
+        {
             assert!(encoding_is_safe(name), "{name}");
         }
     }
