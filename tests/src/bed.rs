@@ -20,8 +20,13 @@ pub fn cannot_run() -> Option<String> {
     }
     ["ip", "nsenter", "setpriv", "psql"]
         .into_iter()
-        .find(|p| !Cmd::new("which").arg(p).run().is_ok_and(|o| o.success()))
+        .find(|p| !installed(p))
         .map(|p| format!("needs {p}: run `cargo xtask setup`"))
+}
+
+/// Whether a program is on the path.
+pub fn installed(program: &str) -> bool {
+    Cmd::new("which").arg(program).run().is_ok_and(|o| o.success())
 }
 
 /// Leaves a test early, saying why, where beds cannot be made.

@@ -196,8 +196,9 @@ impl Catalog {
         (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_operator WHERE oid >= 16384), \
         (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_type WHERE oid >= 16384))";
 
-    /// Builds a snapshot from the rows of [`Self::QUERIES`], each set under its query's name.
-    pub fn build(mut rows: HashMap<&'static str, Vec<Row>>) -> Result<Self, CatalogError> {
+    /// Builds a snapshot from the rows of [`Self::QUERIES`], in their order.
+    pub fn build(rows: Vec<Vec<Row>>) -> Result<Self, CatalogError> {
+        let mut rows: HashMap<_, _> = Self::QUERIES.iter().map(|q| q.name).zip(rows).collect();
         let mut take = |query: CatalogQuery| {
             rows.remove(query.name)
                 .map(|rows| Table { query: query.name, rows })

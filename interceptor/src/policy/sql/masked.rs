@@ -3,7 +3,7 @@
 //! A rule names columns; a child table or partition holds the same column, a parent shows it,
 //! and a generated column is computed from it. All of these are masked as well.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::catalog::Catalog;
@@ -17,6 +17,7 @@ type Id = (u32, i16);
 #[derive(Debug, Clone, Default)]
 pub struct MaskedColumns {
     columns: BTreeMap<Id, Method>,
+    by_name: HashMap<ColumnName, Method>,
     names: HashSet<String>,
 }
 
@@ -45,9 +46,12 @@ impl MaskedColumns {
                 masked.repeats(catalog, id, &mut queue);
             }
         }
-        for (oid, _) in masked.columns.keys() {
-            if let Some(relation) = catalog.relation(*oid) {
-                masked.names.insert(relation.name.name.clone());
+        for ((oid, attnum), method) in &masked.columns {
+            let Some(relation) = catalog.relation(*oid) else { continue };
+            masked.names.insert(relation.name.name.clone());
+            if let Some(column) = relation.columns.iter().find(|c| c.attnum == *attnum) {
+                let named = ColumnName::new(relation.name.clone(), column.name.clone());
+                masked.by_name.insert(named, method.clone());
             }
         }
         masked
@@ -89,9 +93,19 @@ impl MaskedColumns {
         self.columns.is_empty()
     }
 
+    /// How a column is masked.
+    pub fn method(&self, column: &ColumnName) -> Option<&Method> {
+        self.by_name.get(column)
+    }
+
     /// How a column is masked, by the oid and number RowDescription reports.
-    pub fn method(&self, relation: u32, attnum: i16) -> Option<&Method> {
+    pub fn method_at(&self, relation: u32, attnum: i16) -> Option<&Method> {
         self.columns.get(&(relation, attnum))
+    }
+
+    /// Whether the column RowDescription reports is masked.
+    pub fn is_masked(&self, relation: u32, attnum: i16) -> bool {
+        self.columns.contains_key(&(relation, attnum))
     }
 
     /// Whether a relation of this name has masked columns, whatever its schema.

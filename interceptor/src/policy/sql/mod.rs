@@ -30,6 +30,7 @@ mod utility;
 mod visit;
 
 pub use catalog::{Catalog, CatalogError, CatalogQuery};
+pub use masked::MaskedColumns;
 pub use parse::{MAX_DEPTH, MAX_TEXT};
 pub use pool::{Analyzer, Context};
 pub use types::*;

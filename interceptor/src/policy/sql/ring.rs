@@ -87,7 +87,7 @@ fn is_masked(masked: &MaskedColumns, catalog: &Catalog, column: &BaseColumn) -> 
 
 /// How a column is masked; one the catalog does not hold is masked when its name is governed.
 fn method_of(masked: &MaskedColumns, catalog: &Catalog, column: &BaseColumn) -> Option<Method> {
-    if let Some(method) = masked.method(column.relation, column.attnum) {
+    if let Some(method) = masked.method_at(column.relation, column.attnum) {
         return Some(method.clone());
     }
     let unknown = column.relation == 0 || catalog.relation(column.relation).is_none();

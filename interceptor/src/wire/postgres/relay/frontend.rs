@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BytesMut};
 
-use crate::session::hold::HeldRequest;
-use crate::session::sql::{Denial, Known, Ruling, StatementKind, set_text};
-use crate::session::log::event;
 use crate::session::Effect;
+use crate::session::hold::HeldRequest;
+use crate::session::log::event;
+use crate::session::sql::{Denial, Known, Ruling, StatementKind, set_text};
 
 use super::super::codec::{self, Body, CodecError, Header, MAX_COLLECTED, Report};
 use super::exchange::{Rows, Running, Slot};
@@ -708,10 +708,10 @@ impl Relay {
             hmac: Cow::Borrowed(&hmac),
             masks: Cow::Borrowed(&masks),
         })?;
-        self.session.gate().metrics.request(
-            &self.session.service().name,
-            ruling.observed.unwrap_or(effect).as_str(),
-        );
+        self.session
+            .gate()
+            .metrics
+            .request(&self.session.service().name, ruling.observed.unwrap_or(effect).as_str());
         Ok(request)
     }
 

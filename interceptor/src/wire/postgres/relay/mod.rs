@@ -16,6 +16,7 @@ mod values;
 
 pub use frontend::application_name;
 pub use quiet::{Settings, ready_judge};
+pub use values::bind as bind_values;
 
 use std::future::poll_fn;
 use std::pin::Pin;
