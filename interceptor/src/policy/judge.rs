@@ -76,7 +76,7 @@ impl PolicySet {
                 }
             }
             let strict = rule.effect != Some(Effect::Allow)
-                && !(rule.effect.is_none() && !rule.masks.is_empty());
+                && (rule.effect.is_some() || rule.masks.is_empty());
             let mut fires = false;
             if strict && request_miss(rule, facts).is_none() {
                 draft.note_time(rule, subject);

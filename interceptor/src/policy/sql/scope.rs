@@ -166,19 +166,14 @@ fn open_candidates(levels: &[Level], column: &str) -> Vec<Col> {
 
 /// A column as written, of a relation that no catalog knows.
 pub(super) fn unresolved(relation: &Name, column: &str) -> Col {
-    let named = crate::policy::facts::ColumnName {
-        table: relation.clone(),
-        column: column.to_owned(),
-    };
+    let named =
+        crate::policy::facts::ColumnName { table: relation.clone(), column: column.to_owned() };
     let base = BaseColumn { relation: 0, attnum: 0, column: named, through: None };
     Col { name: column.to_owned(), base: Some(Arc::new(base)) }
 }
 
 fn qualified(levels: &[Level], schema: Option<&str>, item: &str, column: &str) -> Meaning {
-    let unknown = |why: String, candidates| Meaning::Unknown {
-        why,
-        candidates,
-    };
+    let unknown = |why: String, candidates| Meaning::Unknown { why, candidates };
     let Some(found) = item_named(levels, schema, item) else {
         return unknown(format!("reference {item}.{column}, which is not known"), Vec::new());
     };
@@ -193,14 +188,9 @@ fn qualified(levels: &[Level], schema: Option<&str>, item: &str, column: &str) -
             Some(relation) => Meaning::Column(unresolved(relation, column)),
             None => Meaning::Other,
         },
-        (None, _) if found.stored && SYSTEM_COLUMNS.contains(&column) => {
-            Meaning::Other
-        }
+        (None, _) if found.stored && SYSTEM_COLUMNS.contains(&column) => Meaning::Other,
         // The server would try a function of that name on the whole row.
-        (None, _) => unknown(
-            format!("attribute notation {item}.{column}"),
-            found.cols.clone(),
-        ),
+        (None, _) => unknown(format!("attribute notation {item}.{column}"), found.cols.clone()),
     }
 }
 

@@ -34,7 +34,8 @@ impl Cluster {
     fn start() -> Self {
         let dir = std::env::temp_dir().join(format!("interceptor-sql-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let root = std::env::var("USER").as_deref() == Ok("root") || Path::new("/root").read_dir().is_ok();
+        let root =
+            std::env::var("USER").as_deref() == Ok("root") || Path::new("/root").read_dir().is_ok();
         let script = format!(
             "{BIN}/initdb -D {d}/data -U postgres -A trust -N >/dev/null && \
              {BIN}/pg_ctl -D {d}/data -w -l {d}/log -o \"-k {d} -c listen_addresses= -c fsync=off \

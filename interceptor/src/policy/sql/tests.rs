@@ -106,7 +106,11 @@ fn every_statement_of_the_corpus_is_judged_as_it_says() {
     let mut wrong = String::new();
     for case in corpus() {
         if let Err(what) = judge(&case, catalog) {
-            let _ = writeln!(wrong, "{}\n    expected {} {} {:?}: {what}", case.sql, case.ring, case.part, case.masked);
+            let _ = writeln!(
+                wrong,
+                "{}\n    expected {} {} {:?}: {what}",
+                case.sql, case.ring, case.part, case.masked
+            );
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
@@ -146,7 +150,11 @@ fn outputs_are_those_the_server_describes() {
             .map(|o| o.name.clone())
             .collect();
         if outputs != described {
-            let _ = writeln!(wrong, "{}\n    predicted {outputs:?}\n    described {described:?}", case.sql);
+            let _ = writeln!(
+                wrong,
+                "{}\n    predicted {outputs:?}\n    described {described:?}",
+                case.sql
+            );
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
@@ -161,7 +169,8 @@ fn deep_statements_pass_or_are_refused_and_the_process_lives() {
     let forms: [(&str, &dyn Fn(usize) -> String); 9] = [
         ("concatenation", &|n| format!("SELECT 'a'{}", " || 'a'".repeat(n))),
         ("joins", &|n| {
-            let joins: String = (1..=n).map(|i| format!(" JOIN t t{i} ON t{i}.id = t0.id")).collect();
+            let joins: String =
+                (1..=n).map(|i| format!(" JOIN t t{i} ON t{i}.id = t0.id")).collect();
             format!("SELECT 1 FROM t t0{joins}")
         }),
         ("subselects", &|n| nest(n, "SELECT * FROM (", "SELECT 1", ") s")),
@@ -246,7 +255,12 @@ fn facts_say_what_a_statement_is_and_does() {
         ("SET TRANSACTION READ ONLY", C::Transaction, "", "set"),
         ("SHOW x", C::Utility, "", "show"),
         ("VACUUM t", C::Utility, "", "vacuum"),
-        ("INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 1", C::Insert, "update", "insert"),
+        (
+            "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 1",
+            C::Insert,
+            "update",
+            "insert",
+        ),
         ("MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE", C::Merge, "delete", "merge"),
     ];
     let mut wrong = String::new();
@@ -329,7 +343,11 @@ fn statements_of_a_batch_keep_their_places_and_constants_their_columns() {
     assert!(texts[1].starts_with("INSERT") && texts[1].ends_with("$1)"));
     let literals = |n: usize| -> Vec<(&str, String)> {
         let column = |l: &Literal| l.column.as_ref().map_or(String::new(), |c| c.column.clone());
-        analysis.statements[n].literals.iter().map(|l| (&text[l.range.clone()], column(l))).collect()
+        analysis.statements[n]
+            .literals
+            .iter()
+            .map(|l| (&text[l.range.clone()], column(l)))
+            .collect()
     };
     let pairs = |p: &[(&'static str, &str)]| -> Vec<(&'static str, String)> {
         p.iter().map(|(a, b)| (*a, (*b).to_owned())).collect()
@@ -347,8 +365,15 @@ fn copy_is_described_in_all_its_forms() {
         StatementKind::CopyOut { source, format, to_stdout } => (source, format, to_stdout),
         other => panic!("{sql}: {other:?}"),
     };
-    let (source, format, to_stdout) = out("COPY s.t (a, b) TO STDOUT WITH CSV HEADER DELIMITER ';' QUOTE '\"'");
-    assert_eq!(source, CopySource::Table { name: crate::policy::facts::Name::new("s", "t"), columns: vec!["a".into(), "b".into()] });
+    let (source, format, to_stdout) =
+        out("COPY s.t (a, b) TO STDOUT WITH CSV HEADER DELIMITER ';' QUOTE '\"'");
+    assert_eq!(
+        source,
+        CopySource::Table {
+            name: crate::policy::facts::Name::new("s", "t"),
+            columns: vec!["a".into(), "b".into()]
+        }
+    );
     assert!(format.kind == CopyKind::Csv && format.header && to_stdout);
     assert_eq!(format.delimiter.as_deref(), Some(";"));
     let (source, format, _) = out("COPY /* ( */ (SELECT ')' AS x, (1)) TO STDOUT (FORMAT binary)");
@@ -368,7 +393,10 @@ fn the_fingerprint_changes_with_ddl_and_reading_leaves_the_path_alone() {
     cluster.psql("ALTER TABLE app.fresh RENAME COLUMN a TO b;");
     assert_ne!(after, cluster.rows(Catalog::FINGERPRINT));
     let views = Catalog::QUERIES.iter().find(|q| q.name == "views").unwrap();
-    let path = cluster.psql(&format!("BEGIN; SET search_path = app;\n{};\n\\echo @@\nSHOW search_path;", views.sql));
+    let path = cluster.psql(&format!(
+        "BEGIN; SET search_path = app;\n{};\n\\echo @@\nSHOW search_path;",
+        views.sql
+    ));
     assert!(path.ends_with("app\n") || path.trim_end().ends_with("app"), "{path:?}");
     cluster.psql("DROP TABLE app.fresh;");
 }
@@ -376,7 +404,11 @@ fn the_fingerprint_changes_with_ddl_and_reading_leaves_the_path_alone() {
 /// Prints costs; asserts nothing, since a loaded machine says nothing.
 #[test]
 fn costs() {
-    let context = Arc::new(Context { catalog: catalog().cloned(), search_path: vec!["pg_catalog".into(), "public".into()], epoch: 1 });
+    let context = Arc::new(Context {
+        catalog: catalog().cloned(),
+        search_path: vec!["pg_catalog".into(), "public".into()],
+        epoch: 1,
+    });
     let text: Arc<str> = "SELECT total FROM orders WHERE id = 4711".into();
     let run = || {
         let start = std::time::Instant::now();
