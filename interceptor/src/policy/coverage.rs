@@ -110,41 +110,36 @@ impl<'a> Coverage<'a> {
         true
     }
 
-    /// What is not covered, in words; `None` when all is.
+    /// What is not covered, in words; `None` when all is. What is most telling comes first.
     pub fn missing(&self) -> Option<String> {
         let f = self.facts;
-        if let Some(class) =
-            StatementClass::ALL.into_iter().find(|c| self.classes_left & c.bit() != 0)
-        {
-            let hint = if class.bit() & NAMED_ONLY != 0 { " by that name" } else { "" };
-            return Some(format!("no rule allows statements of class {class}{hint}"));
+        let left = |bits: u32| {
+            StatementClass::ALL.into_iter().find(|c| self.classes_left & bits & c.bit() != 0)
+        };
+        if let Some(class) = left(NAMED_ONLY) {
+            return Some(format!("no rule allows statements of class {class} by that name"));
         }
         if self.unseen_left {
             let what = f.unseen.as_deref().unwrap_or("a part");
             return Some(format!("cannot see {what}, and no rule allows unseen statements"));
         }
-        first(&self.commands, &f.commands)
-            .map(|c| format!("no rule allows {}", c.to_uppercase()))
+        let no = |what: String| format!("no rule allows {what}");
+        first(&self.writes, &f.tables_written)
+            .map(|t| no(format!("writing {t} by {}", f.class)))
+            .or_else(|| first(&self.reads, &f.tables_read).map(|t| no(format!("reading {t}"))))
+            .or_else(|| self.columns_missing().map(no))
+            .or_else(|| first(&self.commands, &f.commands).map(|c| no(c.to_uppercase())))
+            .or_else(|| first(&self.settings, &f.settings).map(|s| no(format!("setting {s}"))))
+            .or_else(|| left(u32::MAX).map(|c| no(format!("statements of class {c}"))))
+            .or_else(|| first(&self.functions, &f.functions).map(|n| no(format!("calling {n}"))))
+    }
+
+    fn columns_missing(&self) -> Option<String> {
+        let f = self.facts;
+        first(&self.columns_written, &f.columns_written)
+            .map(|c| format!("writing column {c}"))
             .or_else(|| {
-                first(&self.settings, &f.settings).map(|s| format!("no rule allows setting {s}"))
-            })
-            .or_else(|| {
-                first(&self.writes, &f.tables_written)
-                    .map(|t| format!("no rule allows writing {t} this way"))
-            })
-            .or_else(|| {
-                first(&self.reads, &f.tables_read).map(|t| format!("no rule allows reading {t}"))
-            })
-            .or_else(|| {
-                first(&self.columns_written, &f.columns_written)
-                    .map(|c| format!("no rule allows writing column {c}"))
-            })
-            .or_else(|| {
-                first(&self.columns_read, &f.columns_read)
-                    .map(|c| format!("no rule allows reading column {c}"))
-            })
-            .or_else(|| {
-                first(&self.functions, &f.functions).map(|n| format!("no rule allows calling {n}"))
+                first(&self.columns_read, &f.columns_read).map(|c| format!("reading column {c}"))
             })
     }
 }
