@@ -1,4 +1,5 @@
 //! Masking of a batch of rows: 1,000 rows of four columns.
+
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
@@ -11,6 +12,9 @@ use interceptor::mask::{
 };
 
 const ROWS: usize = 1000;
+
+/// Name, masks by column, detectors.
+type Case = (&'static str, Vec<(usize, Method)>, Option<Arc<Detectors>>);
 
 fn values(i: usize) -> [String; 4] {
     [
@@ -45,7 +49,7 @@ fn batches(c: &mut Criterion) {
     let rows = rows();
     let mut group = c.benchmark_group("rows");
     group.throughput(Throughput::Elements(ROWS as u64));
-    let cases: [(&str, Vec<(usize, Method)>, Option<Arc<Detectors>>); 7] = [
+    let cases: [Case; 7] = [
         ("no mask", vec![], None),
         ("partial name", vec![(1, Method::DEFAULT_PARTIAL)], None),
         ("partial e-mail", vec![(2, Method::DEFAULT_PARTIAL)], None),

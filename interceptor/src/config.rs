@@ -359,8 +359,8 @@ pub struct Approver {
     pub group: Option<String>,
     /// Issuer of the human's identity.
     pub issuer: String,
-    /// The human's user id at the issuer (Okta: `uid`). Absent with `group`, where the
-    /// operating system user name stands for the identity and `uids` maps it.
+    /// The human's user id at the issuer (Okta: `uid`). Absent with `group`, where `uids` maps
+    /// each member; a member who is not there cannot decide.
     pub uid: Option<String>,
     /// With `group`: operating system user name to user id.
     #[serde(default)]
@@ -581,10 +581,8 @@ impl Config {
     fn check_issuers(&self) -> Result<(), String> {
         for i in &self.issuers {
             let secure = i.url.starts_with("https://");
-            let loopback = ["http://127.", "http://[::1]", "http://localhost"]
-                .iter()
-                .any(|p| i.url.starts_with(p));
-            if !secure && !(i.insecure_loopback && loopback) {
+            let loopback = i.insecure_loopback && is_loopback_http(&i.url);
+            if !secure && !loopback {
                 return Err(format!(
                     "issuer {:?}: url must be https (or loopback http with insecure_loopback = true)",
                     i.name
@@ -649,6 +647,19 @@ impl Config {
     }
 }
 
+/// Whether a URL is plain HTTP to an address of this very host.
+fn is_loopback_http(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.parse::<std::net::SocketAddr>() {
+        Ok(address) => address.ip().is_loopback(),
+        Err(_) => {
+            let host = authority.trim_start_matches('[').trim_end_matches(']');
+            host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        }
+    }
+}
+
 fn unique<T: Ord + std::fmt::Display>(
     what: &str,
     items: impl Iterator<Item = T>,
@@ -697,6 +708,19 @@ mod tests {
     fn unknown_keys_are_refused() {
         let e = load(&BASE.replace("port = 5432", "port = 5432\nprot = 1")).unwrap_err();
         assert!(e.contains("prot"), "{e}");
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_addresses_only() {
+        for (url, good) in [
+            ("http://127.0.0.1:8085/oauth2/default", true),
+            ("http://[::1]:8085/x", true),
+            ("http://127.evil.example/x", false),
+            ("http://localhost.evil.example/x", false),
+            ("http://127.0.0.1@evil.example/x", false),
+        ] {
+            assert_eq!(is_loopback_http(url), good, "{url}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A whole protected host in miniature, from its network to its daemon.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -20,8 +21,19 @@ pub fn cannot_run() -> Option<String> {
     }
     ["ip", "nsenter", "setpriv", "psql"]
         .into_iter()
-        .find(|p| !Cmd::new("which").arg(p).run().is_ok_and(|o| o.success()))
+        .find(|p| !installed(p))
         .map(|p| format!("needs {p}: run `cargo xtask setup`"))
+}
+
+/// Whether a program is on the path.
+pub fn installed(program: &str) -> bool {
+    Cmd::new("which").arg(program).run().is_ok_and(|o| o.success())
+}
+
+/// Says on the terminal itself that something is left out: the test harness would swallow what
+/// a passing test prints.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// Leaves a test early, saying why, where beds cannot be made.
@@ -29,7 +41,7 @@ pub fn cannot_run() -> Option<String> {
 macro_rules! skip_unless_possible {
     () => {
         if let Some(why) = $crate::bed::cannot_run() {
-            eprintln!("SKIPPED: {why}");
+            $crate::bed::skipped(&why);
             return Ok(());
         }
     };

@@ -191,6 +191,10 @@ impl Interceptor {
             }
         });
         ready.with_context(|| process.log())?;
+        // A bed makes no group on the machine: root's own stands for `interceptor`.
+        let socket = self.dir.join("run/control.sock");
+        Cmd::new("chgrp").arg("root").arg(&socket).ok()?;
+        Cmd::new("chmod").arg("660").arg(&socket).ok()?;
         self.process = Some(process);
         Ok(())
     }
@@ -269,7 +273,7 @@ impl Interceptor {
 
     /// Recorded sessions, oldest first.
     pub fn sessions(&self) -> Result<Vec<Value>> {
-        let mut list = items(self.json(["sessions", "list"])?);
+        let mut list = items(self.json(["sessions", "list", "--limit", "1000000"])?);
         list.sort_by_key(|s| text(s, &["id", "session"]));
         Ok(list)
     }

@@ -7,6 +7,7 @@
 //! stand side by side and a failed test leaves nothing behind.
 
 pub mod bed;
+pub mod bench;
 pub mod clients;
 pub mod cluster;
 pub mod daemon;

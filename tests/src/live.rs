@@ -78,13 +78,14 @@ impl Live {
         }
     }
 
-    /// Runs a statement in psql and gives back everything up to a marker printed after it.
+    /// Runs a statement in psql and gives back everything up to a marker printed
+    /// after it.
     pub fn ask(&mut self, sql: &str, limit: Duration) -> Result<String> {
         const MARK: &str = "-- end of answer --";
         self.send(sql)?;
         self.send(&format!("\\echo '{MARK}'"))?;
         let answer = self.expect(MARK, limit)?;
-        Ok(answer.trim_end_matches(MARK).to_owned())
+        Ok(answer.trim_end_matches(MARK).trim_start_matches('\n').to_owned())
     }
 
     /// Sends a signal to the client.

@@ -75,6 +75,32 @@ impl Message {
     }
 }
 
+/// What an answer amounts to.
+#[derive(Debug, Clone, Default)]
+pub struct Skimmed {
+    /// DataRow and CopyData messages.
+    pub rows: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// The last error's message.
+    pub error: String,
+    ready: bool,
+}
+
+impl Skimmed {
+    fn count(&mut self, tag: u8, body: &[u8]) {
+        match tag {
+            b'D' | b'd' => {
+                self.rows += 1;
+                self.bytes += body.len() as u64;
+            }
+            b'E' => self.error = Message { tag, body: body.to_vec() }.field(b'M'),
+            b'Z' => self.ready = true,
+            _ => {}
+        }
+    }
+}
+
 impl Raw {
     /// A bare TCP connection from the login's machine.
     pub fn tcp(net: &Net, login: &Login) -> Result<Self> {
@@ -199,6 +225,38 @@ impl Raw {
                 Err(_) if list.iter().any(|m| m.tag == b'E') => return Ok(list),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Reads an answer up to ReadyForQuery in large pieces and keeps only what it amounts to.
+    pub fn skim(&mut self) -> Result<Skimmed> {
+        let mut seen = Skimmed::default();
+        let mut buffer = vec![0_u8; 256 * 1024];
+        let (mut start, mut end) = (0, 0);
+        loop {
+            while end - start >= 5 {
+                let head = &buffer[start..end];
+                let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+                let whole = 1 + usize::try_from(length)?;
+                if whole > head.len() {
+                    if whole > buffer.len() {
+                        buffer.resize(whole, 0);
+                    }
+                    break;
+                }
+                seen.count(head[0], &head[5..whole]);
+                start += whole;
+                if seen.ready {
+                    return Ok(seen);
+                }
+            }
+            buffer.copy_within(start..end, 0);
+            (start, end) = (0, end - start);
+            let n = self.stream.read(&mut buffer[end..])?;
+            if n == 0 {
+                bail!("the server ended the connection; so far {seen:?}");
+            }
+            end += n;
         }
     }
 

@@ -114,3 +114,26 @@ fn the_hand_written_client_reads_what_psql_reads() -> Result<()> {
     assert_eq!((tags(&answer).as_str(), answer[0].field(b'C').as_str()), ("EZ", "22012"));
     Ok(())
 }
+
+#[test]
+fn the_benchmark_can_measure_the_ways_beside_the_daemon() -> Result<()> {
+    use interceptor_tests::bench::cases::{all, one};
+    use interceptor_tests::bench::targets::{Rivals, Way};
+    skip_unless_possible!();
+    if ["haproxy", "pgbouncer"].iter().any(|p| !interceptor_tests::bed::installed(p)) {
+        interceptor_tests::bed::skipped("no haproxy or pgbouncer: run `cargo xtask setup proxies`");
+        return Ok(());
+    }
+    let plan = interceptor_tests::bench::Plan::quick();
+    let rivals = Rivals::build(&plan)?;
+    for way in [Way::Direct, Way::Haproxy, Way::Pgbouncer] {
+        for case in
+            all().iter().filter(|c| c.name.contains("prepared 1") || c.name.contains("SELECT"))
+        {
+            let sample = one(rivals.bed(), &rivals.login(way, case.tls), case, &plan)?;
+            assert!(sample.rate > 1.0 && sample.count > 0, "{way} {}: {sample:?}", case.name);
+            assert_eq!(sample.median_ms.is_some(), case.name.contains("prepared 1"));
+        }
+    }
+    Ok(())
+}

@@ -24,6 +24,12 @@ pub fn run(args: &[String]) -> Result<()> {
 /// Builds every program that a bed starts.
 pub fn build(release: bool) -> Result<()> {
     println!("Building the daemon and its surroundings");
-    let mut build = cargo(["build", "-p", "interceptor", "-p", "interceptor-tests", "--bins"]);
-    passing(build.args(release.then_some("--release")))
+    // The whole workspace with its tests, always: cargo unifies features over what is built
+    // together, and another choice of packages would build every dependency again.
+    let mut build = cargo(["build", "--workspace", "--all-targets"]);
+    if release {
+        build =
+            cargo(["build", "--release", "-p", "interceptor", "-p", "interceptor-tests", "--bins"]);
+    }
+    passing(&mut build)
 }

@@ -210,7 +210,7 @@ fn cargo_install(name: &str) -> Result<()> {
     if find(name).is_some() {
         return Ok(());
     }
-    step(&format!("Installing {name}"), cargo().args(["install", "--locked", name]))
+    step(&format!("Installing {name}"), cargo().args(["install", "--locked", "--debug", name]))
 }
 
 /// Cargo outside this workspace, whose settings are not for the tools.

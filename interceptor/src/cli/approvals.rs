@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::table::{Paint, Table, cut, json, print, safe, safe_block, span};
+use super::table::{Paint, Table, cut, json, json_line, print, safe, safe_block, span};
 use crate::approval::{GrantSummary, HoldDetail, HoldSummary, Scope};
 use crate::config::{Config, ConfigError, DEFAULT_PATH, Paths};
 use crate::control::Client;
@@ -260,7 +260,7 @@ fn follow(client: &mut Client, as_json: bool, paint: Paint) -> anyhow::Result<()
         let fresh: Vec<_> = held.holds.iter().filter(|h| !known.contains(&h.id)).cloned().collect();
         for h in &fresh {
             if as_json {
-                print(&(serde_json::to_string(h)?.replace('\u{7f}', "\\u007f") + "\n"))?;
+                print(&(json_line(h)? + "\n"))?;
             }
         }
         if !as_json && !fresh.is_empty() {

@@ -115,7 +115,11 @@ async fn remind(gate: Arc<Gate>) {
             tracing::error!(reason = ?health.reason, "the record takes nothing more: new requests are refused");
             gate.live.end_all(Ending::RecordLost);
         } else if health.warning {
-            tracing::warn!(bytes = health.bytes, of = health.max_bytes, "the record is more than 80 % full");
+            tracing::warn!(
+                bytes = health.bytes,
+                of = health.max_bytes,
+                "the record is more than 80 % full"
+            );
         }
     }
 }

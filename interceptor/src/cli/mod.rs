@@ -76,7 +76,11 @@ pub fn main() -> ExitCode {
         .enable_all()
         // Statements are parsed on these threads: the grammar recurses (see policy::sql).
         .thread_stack_size(STACK)
-        .worker_threads(if serving { std::thread::available_parallelism().map_or(2, usize::from) } else { 1 })
+        .worker_threads(if serving {
+            std::thread::available_parallelism().map_or(2, usize::from)
+        } else {
+            1
+        })
         .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(cli.run()),
@@ -105,7 +109,12 @@ impl Cli {
             Verb::Doctor(args) => doctor::run(args, &config).await,
             Verb::Setup(args) => setup::run(args, &config).await,
             Verb::Completions { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "interceptor", &mut std::io::stdout());
+                clap_complete::generate(
+                    shell,
+                    &mut Self::command(),
+                    "interceptor",
+                    &mut std::io::stdout(),
+                );
                 Ok(ExitCode::SUCCESS)
             }
             Verb::Man { directory } => {

@@ -530,7 +530,7 @@ fn moment(text: &str) -> anyhow::Result<i64> {
         .parse::<DateTime>()
         .ok()
         .or_else(|| text.parse::<jiff::civil::Date>().ok().map(|d| d.at(0, 0, 0, 0)));
-    match local.and_then(|d| d.to_zoned(TimeZone::system()).ok()) {
+    match local.and_then(|d| d.to_zoned_datetime(TimeZone::system()).ok()) {
         Some(zoned) => Ok(zoned.timestamp().as_microsecond()),
         None => bail!("{text:?} is no time: write 2h, 2026-01-31, 2026-01-31T12:00 or RFC 3339"),
     }

@@ -90,7 +90,7 @@ fn render(s: &Status, paint: Paint) -> String {
 }
 
 fn record(r: &RecordStatus) -> String {
-    let share = if r.max_bytes == 0 { 0 } else { r.bytes.saturating_mul(100) / r.max_bytes };
+    let share = r.bytes.saturating_mul(100).checked_div(r.max_bytes).unwrap_or(0);
     format!(
         "{} of {} ({share} %), durability {}",
         bytes(r.bytes),

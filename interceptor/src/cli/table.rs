@@ -46,7 +46,15 @@ fn deceives(c: char) -> bool {
 
 /// JSON of a value, safe to look at in a terminal.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
-    let text = serde_json::to_string_pretty(value)?;
+    Ok(tame(&serde_json::to_string_pretty(value)?))
+}
+
+/// The same on one line.
+pub fn json_line(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    Ok(tame(&serde_json::to_string(value)?))
+}
+
+fn tame(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         // Such characters stand only inside strings, where the escape means the same.
@@ -58,7 +66,7 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
             out.push(c);
         }
     }
-    Ok(out)
+    out
 }
 
 /// Prints to standard output. A reader that has gone (`| head`) ends the command quietly.

@@ -288,4 +288,22 @@ mod tests {
         assert!(text.contains("x_total{service=\"0\"} 2\n"));
         assert!(text.contains("x_total{service=\"other\"} 50\n"));
     }
+
+    #[tokio::test]
+    async fn the_text_is_offered_over_http() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve_http_on(listener, || "x_total 1\n".into()));
+        for (path, want) in [("/metrics", "200 OK"), ("/other", "404")] {
+            let mut s = tokio::net::TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            s.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            s.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.contains(want), "{answer}");
+            assert_eq!(answer.contains("x_total 1\n"), path == "/metrics");
+        }
+        server.abort();
+    }
 }

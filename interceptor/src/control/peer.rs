@@ -87,3 +87,21 @@ fn has_uid(pid: u32, uid: u32) -> io::Result<bool> {
     let line = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap_or_default();
     Ok(line.split_ascii_whitespace().any(|u| u.parse() == Ok(uid)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_agree_and_see_that_a_process_has_gone() {
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let me = of(&stream).unwrap();
+        assert_eq!(me.pid, std::process::id());
+        assert_eq!(with_start_time(me.pid, me.uid).unwrap(), me.login_uid);
+        assert!(with_start_time(me.pid, me.uid + 1).is_err(), "another user's process");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert!(with_start_time(pid, me.uid).is_err());
+    }
+}

@@ -16,13 +16,14 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::peer;
 use super::protocol::{
     Answer, ControlError, Decided, Drained, Held, LiveSession, MAX_ANSWER, MAX_REQUEST, Op,
     PolicyStatus, Reply, Request, Status, VERSION,
 };
-use crate::approval::{Approvals, Decider, Decision, Outcome, Peer, Scope};
+use crate::approval::{Accounts, Approvals, Decider, Decision, Outcome, Peer, Scope};
 
 /// Group whose members may talk to the daemon.
 pub const GROUP: &str = "interceptor";
@@ -224,6 +225,7 @@ impl Shared {
     }
 
     async fn answer(&self, op: Op, peer: &Peer) -> Result<Value, ControlError> {
+        self.admit(&op, peer).await?;
         match op {
             Op::Status => {
                 let mut status = self.handler.status().await?;
@@ -258,6 +260,35 @@ impl Shared {
                 json(&self.approvals.revoke(&id, &by)?)
             }
         }
+    }
+
+    /// The socket's mode already keeps others out; this holds when somebody widens it. Root,
+    /// the daemon's user and the group may ask all; an approver what concerns approvals.
+    async fn admit(&self, op: &Op, peer: &Peer) -> Result<(), ControlError> {
+        let approver = match op {
+            // Decided by who the decider is, which their own code asks.
+            Op::ApprovalsShow { .. } | Op::ApprovalsDecide { .. } => return Ok(()),
+            Op::ApprovalsList { .. } | Op::ApprovalsGrants | Op::ApprovalsRevoke { .. } => true,
+            _ => false,
+        };
+        let own = nix::unistd::geteuid().as_raw();
+        if peer.uid == 0 || peer.uid == own || (approver && self.decider(peer).await.is_ok()) {
+            return Ok(());
+        }
+        let peer = *peer;
+        let member = move || {
+            let group = nix::unistd::Group::from_name(GROUP).ok().flatten();
+            let user =
+                nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(peer.uid)).ok().flatten();
+            let accounts = crate::approval::SystemAccounts;
+            group.is_some_and(|g| g.gid.as_raw() == peer.gid)
+                || user.is_some_and(|u| accounts.is_member(&u.name, GROUP))
+        };
+        if tokio::task::spawn_blocking(member).await.unwrap_or(false) {
+            return Ok(());
+        }
+        let say = format!("join the group `{GROUP}` or use sudo for this");
+        Err(ControlError::new("NOT_ALLOWED", say))
     }
 
     /// Account databases may be slow and block, so they are asked aside.
@@ -296,7 +327,8 @@ fn json(value: &impl Serialize) -> Result<Value, ControlError> {
     serde_json::to_value(value).map_err(ControlError::failed)
 }
 
-fn encode(reply: Reply) -> Vec<u8> {
+/// One line; wiped once it is sent, since it may hold what an approver was shown.
+fn encode(reply: Reply) -> Zeroizing<Vec<u8>> {
     let id = reply.id;
     let mut line = serde_json::to_vec(&reply).unwrap_or_default();
     if line.is_empty() || line.len() > MAX_ANSWER {
@@ -304,5 +336,5 @@ fn encode(reply: Reply) -> Vec<u8> {
         line = serde_json::to_vec(&failure(id, error)).unwrap_or_default();
     }
     line.push(b'\n');
-    line
+    Zeroizing::new(line)
 }

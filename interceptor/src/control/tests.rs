@@ -263,17 +263,44 @@ async fn the_kernel_says_who_decides() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_widened_socket_tells_strangers_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
+    let b = bed("nobody");
+    let _hold = b.approvals.hold(ask()).unwrap();
+    std::fs::set_permissions(&b.path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let cases = [
+        (1, "status", Some("NOT_ALLOWED")),
+        (1, "drain", Some("NOT_ALLOWED")),
+        (1, "approvals.list", Some("NOT_ALLOWED")),
+        (nobody, "approvals.list", None),
+        (nobody, "approvals.grants", None),
+        (nobody, "policy.reload", Some("NOT_ALLOWED")),
+        (nobody, "metrics", Some("NOT_ALLOWED")),
+        (0, "status", None),
+    ];
+    for (uid, op, want) in cases {
+        let path = b.path.clone();
+        let args = if op == "approvals.list" { ",\"args\":{}" } else { "" };
+        let request = format!("{{\"v\":1,\"id\":1,\"op\":\"{op}\"{args}}}");
+        let answer =
+            tokio::task::spawn_blocking(move || as_user(uid, None, &path, &request)).await.unwrap();
+        assert_eq!(answer["error"]["code"].as_str(), want, "{uid} {op}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_ended_is_nobody() {
     let b = bed("nobody");
-    // A child connects, hands its connection to this process as its own output, and ends.
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    drop((ours, theirs));
+    // A child connects, forks, and ends; its own child talks on.
     let script = "import socket,sys,os\n\
         s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
         if os.fork(): os._exit(0)\n\
         import time; time.sleep(0.3)\n\
         s.sendall(b'{\"v\":1,\"id\":1,\"op\":\"approvals.grants\"}\\n'); print(s.makefile().readline())";
-    // Accepting is held up until the parent has gone: the runtime is kept busy meanwhile.
     let path = b.path.clone();
     let out = tokio::task::spawn_blocking(move || {
         std::process::Command::new("python3").args(["-c", script]).arg(&path).output().unwrap()

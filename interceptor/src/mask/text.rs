@@ -46,21 +46,23 @@ pub(super) fn hash_into(key: &HashKey, value: &[u8], out: &mut impl BufMut) {
 /// Of an e-mail address the first letter and the last label of the domain stay. What is not
 /// UTF-8 has no characters to keep and is redacted.
 fn partial_into(value: &[u8], keep_start: usize, keep_end: usize, out: &mut impl BufMut) {
-    let Ok(text) = std::str::from_utf8(value) else {
+    let ascii = value.is_ascii();
+    let mail = memchr::memchr2(b'@', b'%', value).is_some();
+    // Plain ASCII needs no look at its characters.
+    let text = if ascii && !mail { Ok("") } else { std::str::from_utf8(value) };
+    let Ok(text) = text else {
         out.put_slice(REDACTED.as_bytes());
         return;
     };
-    if memchr::memchr2(b'@', b'%', value).is_some()
-        && let Some(parts) = email::split(text)
-    {
+    if mail && let Some(parts) = email::split(text) {
         return partial_email_into(&parts, keep_start, keep_end, out);
     }
-    let count = if value.is_ascii() { value.len() } else { text.chars().count() };
+    let count = if ascii { value.len() } else { text.chars().count() };
     let budget = if count < MIN_PARTIAL { 0 } else { count / 2 };
     let start = keep_start.min(budget);
     let end = keep_end.min(budget - start);
     let stars = (count - start - end).min(MAX_STARS);
-    let (head, tail) = if value.is_ascii() {
+    let (head, tail) = if ascii {
         (start, count - end)
     } else {
         let at = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);

@@ -109,8 +109,8 @@ impl Column {
     pub fn passes(&self, means: &Means, value: &[u8]) -> bool {
         match (&self.action, self.class) {
             (Action::Keep, _) => true,
-            (Action::Scan(_), Class::Text | Class::Padded | Class::Xml | Class::Other) => {
-                means.detectors.as_ref().is_none_or(|d| !d.worth_it(value))
+            (Action::Scan(context), Class::Text | Class::Padded | Class::Xml | Class::Other) => {
+                means.detectors.as_ref().is_none_or(|d| !d.worth_it(value, context))
             }
             _ => false,
         }

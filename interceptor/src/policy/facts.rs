@@ -202,8 +202,10 @@ impl SqlFacts {
         std::iter::once(self.class).chain(self.also.iter().copied())
     }
 
+    /// Bits of all its classes; whatever changes a parameter is a `SET` too.
     pub(super) fn class_bits(&self) -> u32 {
-        self.classes().fold(0, |bits, c| bits | c.bit())
+        let set = if self.settings.is_empty() { 0 } else { StatementClass::Set.bit() };
+        self.classes().fold(set, |bits, c| bits | c.bit())
     }
 }
 

@@ -5,11 +5,32 @@
 //! never matters, and what no rule allows is denied. This module reads files and judges; it
 //! must never reach for a connection, a clock of its own or a store.
 
+mod check;
+mod classify;
+mod condition;
+mod coverage;
+mod explain;
 pub mod facts;
+mod judge;
+mod load;
+mod matching;
+mod model;
 pub mod pattern;
+mod rule;
 pub mod sql;
+pub mod testing;
+mod text;
+mod time;
 pub mod verdict;
 
+pub use check::Warning;
+pub use explain::{Explanation, RuleNote};
 pub use facts::{Ask, ColumnName, Name, SqlFacts, StatementClass, Subject};
+pub use load::{MAX_FILE, MAX_RULES, PolicySet, Source, read_directory, read_source};
 pub use pattern::{ColumnPattern, NamePattern, Pattern};
+pub use text::{PolicyError, PolicyErrors};
 pub use verdict::{DEFAULT_DENY, Effect, HoldTerms, Limits, MaskRule, RuleHit, Verdict};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

@@ -265,16 +265,17 @@ impl Filter {
     }
 }
 
-/// Asks the daemon behind a control socket to drain the journal.
+/// Asks the daemon behind a control socket to drain the journal: one line of its protocol,
+/// which this module does not import because it stands below it.
 pub fn ask_daemon(socket: &Path) -> std::io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"{\"op\":\"drain\"}\n")?;
+    stream.write_all(b"{\"v\":1,\"id\":1,\"op\":\"drain\"}\n")?;
     let mut line = String::new();
     BufReader::new(stream.take(64 * 1024)).read_line(&mut line)?;
     let answer: serde_json::Value = serde_json::from_str(&line)?;
-    if answer.get("ok").and_then(serde_json::Value::as_bool) == Some(true) {
+    if answer.get("ok").is_some_and(|ok| !ok.is_null() && *ok != false) {
         return Ok(());
     }
     let why = answer.get("error").map_or_else(|| line.trim().to_owned(), ToString::to_string);

@@ -113,7 +113,7 @@ pub fn clock(ts_us: i64) -> String {
 fn zoned(ts_us: i64, format: &str) -> String {
     Timestamp::from_microsecond(ts_us).map_or_else(
         |_| ts_us.to_string(),
-        |t| t.to_zoned(TimeZone::system()).strftime(format).to_string(),
+        |t| t.to_zoned_datetime(TimeZone::system()).strftime(format).to_string(),
     )
 }
 

@@ -90,8 +90,7 @@ fn newest_segment(dir: &Path) -> std::path::PathBuf {
     let found = super::journal::segments(&dir.join("journal")).unwrap();
     found
         .into_values()
-        .filter(|p| p.metadata().unwrap().len() > super::journal::SEGMENT_HEADER)
-        .next_back()
+        .rfind(|p| p.metadata().unwrap().len() > super::journal::SEGMENT_HEADER)
         .unwrap()
 }
 
@@ -743,4 +742,177 @@ fn a_list_is_fast_at_many_sessions() {
         let took = start.elapsed();
         assert!(took < Duration::from_millis(100), "{filter:?} took {took:?}");
     }
+}
+
+#[test]
+fn a_running_daemon_is_asked_to_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    for (answer, good) in [
+        (r#"{"v":1,"id":1,"ok":{"events":3}}"#, true),
+        (r#"{"v":1,"id":1,"error":{"code":"busy","message":"not now"}}"#, false),
+        ("", false),
+    ] {
+        let path = dir.path().join(format!("{}.sock", answer.len()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+            let request: crate::control::protocol::Request = serde_json::from_str(&line).unwrap();
+            assert_eq!(request.op, crate::control::protocol::Op::Drain);
+            writeln!(stream, "{answer}").unwrap();
+        });
+        assert_eq!(super::reader::ask_daemon(&path).is_ok(), good, "{answer}");
+        daemon.join().unwrap();
+    }
+    assert!(super::reader::ask_daemon(&dir.path().join("none.sock")).is_err());
+}
+
+// ---- what people see ------------------------------------------------------------------------
+
+/// A session with everything that a replay knows, and escape sequences in all of it.
+fn eventful(recorder: &Recorder) {
+    let evil = "\u{1b}[2J\u{202e}";
+    let mut log = recorder.begin(opening()).unwrap();
+    log.record(&Admission {
+        verdict: "allow".into(),
+        role: "app".into(),
+        database: "shop".into(),
+        client: Some(format!("psql{evil}").into()),
+        parameters: Default::default(),
+        rules: Cow::Owned(vec![]),
+        policy: "1".into(),
+        message: None,
+        tls: None,
+        observed: false,
+    })
+    .unwrap();
+    log.record(&request(1, "allow", format!("select name,\n  card from customers -- {evil}")))
+        .unwrap();
+    let rows: &[&[Option<&str>]] = &[&[Some("Ann"), Some("****1111")], &[Some(evil), None]];
+    let data = super::rows::tests::sample(&["name", "card"], rows, "SELECT 2");
+    let response = Response {
+        n: 1,
+        tag: "SELECT 2".into(),
+        rows: 2,
+        bytes: 99,
+        duration_us: 1500,
+        error: None,
+        masked: 2,
+        truncated: false,
+    };
+    log.append(&Event::now(&response).with_data(&data)).unwrap();
+    let mut denied = request(2, "deny", "drop table customers".into());
+    denied.message = Some("ask the owner first".into());
+    denied.class = "ddl".into();
+    log.record(&denied).unwrap();
+    log.record(&request(3, "hold", "update customers set name = 'x'".into())).unwrap();
+    log.record(&HoldOpen {
+        n: 3,
+        id: "h-7k2m9q".into(),
+        rules: Cow::Owned(vec!["hold-writes".into()]),
+        deadline_us: now_us(),
+    })
+    .unwrap();
+    log.record(&HoldDecided {
+        n: 3,
+        id: "h-7k2m9q".into(),
+        outcome: "granted".into(),
+        by: Some("bob".into()),
+        scope: Some("once".into()),
+        reason: Some(evil.into()),
+        waited_us: 2_500_000,
+    })
+    .unwrap();
+    let failed = Response {
+        error: Some(ErrorSeen { code: "23505".into(), message: evil.into() }),
+        n: 3,
+        ..response
+    };
+    log.record(&failed).unwrap();
+    log.record(&Alert { code: "TOKEN_COPIED".into(), message: evil.into() }).unwrap();
+    log.seal(&End::because("client")).unwrap();
+    recorder.flush().unwrap();
+}
+
+#[test]
+fn a_replay_shows_what_happened_and_nothing_that_acts_on_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = open(dir.path());
+    eventful(&recorder);
+    let r = reader(dir.path());
+    let mut out = Vec::new();
+    let mut player =
+        replay::Player::new(&mut out, terminal::Style::plain(), replay::Pace::at_once());
+    r.events(1, 0, |e| player.play(e).unwrap()).unwrap();
+    let shown = String::from_utf8(out).unwrap();
+    for part in [
+        "app@shop=> select name,",
+        " ->   card from customers -- \\x1b[2J\\u{202e}",
+        " name            | card\n-----------------+----------\n Ann             | ****1111\n",
+        "SELECT 2 (1.5 ms, 2 values masked)",
+        "app@shop=> drop table customers\ndeny by rule read-orders: ask the owner first",
+        "held as h-7k2m9q",
+        "h-7k2m9q granted by bob (once) after 2.5 s",
+        "ERROR:  23505: ",
+        "ALERT TOKEN_COPIED",
+    ] {
+        assert!(shown.contains(part), "no {part:?} in:\n{shown}");
+    }
+    assert!(!shown.chars().any(|c| c != '\n' && c.is_control()), "{shown:?}");
+    assert!(!shown.contains('\u{202e}'));
+}
+
+#[test]
+fn a_replay_keeps_the_timing() {
+    let event = |seq, ts_us| StoredEvent {
+        seq,
+        ts_us,
+        kind: "notice",
+        body: br#"{"severity":"NOTICE","message":"m"}"#,
+        data: &[],
+        hash: &[],
+    };
+    for (speed, least, most) in [(4.0, 90, 400), (0.0, 0, 50)] {
+        let pace = replay::Pace { speed, longest: Duration::from_secs(9) };
+        let mut out = Vec::new();
+        let mut player = replay::Player::new(&mut out, terminal::Style::plain(), pace);
+        let start = std::time::Instant::now();
+        player.play(&event(1, 1_000_000)).unwrap();
+        player.play(&event(2, 1_400_000)).unwrap();
+        let took = start.elapsed().as_millis();
+        assert!((least..most).contains(&took), "speed {speed}: {took} ms");
+    }
+}
+
+#[test]
+fn exports_are_one_json_object_per_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorder = open(dir.path());
+    eventful(&recorder);
+    let r = reader(dir.path());
+    let s = r.find("1").unwrap();
+    let lines = |format| -> Vec<serde_json::Value> {
+        let mut out = Vec::new();
+        export::session(&r, &s, format, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    };
+    let all = lines(export::Format::Jsonl);
+    assert_eq!(all.len() as u64, s.events);
+    assert!(all[3]["data"].is_string() && all[3]["kind"] == "response");
+    let ocsf = lines(export::Format::Ocsf);
+    let seen: Vec<(u64, u64, u64)> = ocsf
+        .iter()
+        .map(|e| {
+            let n = |k: &str| e[k].as_u64().unwrap();
+            assert_eq!(n("type_uid"), n("class_uid") * 100 + n("activity_id"));
+            (n("class_uid"), n("activity_id"), e["status_id"].as_u64().unwrap_or(0))
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [(6005, 3, 1), (6005, 4, 1), (6005, 99, 2), (6005, 4, 2), (6003, 3, 1), (2004, 1, 0)]
+    );
+    assert_eq!(ocsf[1]["unmapped"]["rows"], 2);
 }

@@ -72,8 +72,7 @@ impl Gate {
         let kinds: Vec<(Kind, Method)> =
             Kind::ALL.iter().map(|kind| (*kind, Method::Redact)).collect();
         let recording = Arc::new(Detectors::new(&kinds, Arc::clone(&hash_key)));
-        let services =
-            config.services.iter().map(|s| (s.port, Arc::new(s.clone()))).collect();
+        let services = config.services.iter().map(|s| (s.port, Arc::new(s.clone()))).collect();
         Ok(Arc::new(Self {
             services,
             identity,
@@ -142,10 +141,13 @@ impl Gate {
             self.metrics.refused(&service.name, code);
             Refused { kind, message: format!("interceptor: {code}: {message}"), hint: None }
         };
-        let Some(live) =
-            self.live.enter(id, &service.name, captured.peer, service.max_connections)
+        let Some(live) = self.live.enter(id, &service.name, captured.peer, service.max_connections)
         else {
-            return Err(refuse(RefusedKind::Busy, "TOO_MANY_CONNECTIONS", "the service has as many connections as it may"));
+            return Err(refuse(
+                RefusedKind::Busy,
+                "TOO_MANY_CONNECTIONS",
+                "the service has as many connections as it may",
+            ));
         };
         if self.recorder.health().refusing {
             return Err(refuse(

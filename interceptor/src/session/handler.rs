@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::config::{Durability, Mode};
+use crate::control::ControlHandler;
 use crate::control::protocol::{
     Answer, ControlError, Drained, IssuerStatus, LiveSession, PolicyStatus, RecordStatus,
     ServiceStatus, Status,
 };
-use crate::control::ControlHandler;
 use crate::record::now_us;
 
 use super::Gate;
@@ -55,20 +55,12 @@ impl Handler {
             version: policies.version().to_owned(),
             rules: policies.len() as u64,
             loaded_us: self.loaded_us.load(Ordering::Relaxed),
-            reload_error: self
-                .reload_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            reload_error: self.reload_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 
     fn services(&self) -> Vec<ServiceStatus> {
-        let counters = self
-            .gate
-            .pins()
-            .and_then(|pins| pins.counters().ok())
-            .unwrap_or_default();
+        let counters = self.gate.pins().and_then(|pins| pins.counters().ok()).unwrap_or_default();
         let live = self.gate.live.list();
         self.gate
             .config
@@ -118,9 +110,9 @@ impl Handler {
                 Durability::Process => "process".into(),
                 Durability::Disk => "disk".into(),
             },
-            refusing: health.refusing.then(|| {
-                health.reason.unwrap_or_else(|| "the store takes nothing more".into())
-            }),
+            refusing: health
+                .refusing
+                .then(|| health.reason.unwrap_or_else(|| "the store takes nothing more".into())),
         }
     }
 }
@@ -199,16 +191,44 @@ impl Handler {
         };
         let health = self.gate.recorder.health();
         gauge("interceptor_live_sessions", "Sessions open now", self.gate.live.len() as u64);
-        gauge("interceptor_held_requests", "Requests that wait for a human", self.gate.approvals.held() as u64);
+        gauge(
+            "interceptor_held_requests",
+            "Requests that wait for a human",
+            self.gate.approvals.held() as u64,
+        );
         gauge("interceptor_record_bytes", "Bytes of the store and its journal", health.bytes);
-        gauge("interceptor_record_backlog_bytes", "Bytes of the journal not yet in the store", health.backlog_bytes);
-        gauge("interceptor_record_refusing", "1 when new requests are refused", u64::from(health.refusing));
+        gauge(
+            "interceptor_record_backlog_bytes",
+            "Bytes of the journal not yet in the store",
+            health.backlog_bytes,
+        );
+        gauge(
+            "interceptor_record_refusing",
+            "1 when new requests are refused",
+            u64::from(health.refusing),
+        );
         for service in self.services() {
             for (name, help, value) in [
-                ("interceptor_capture_steered_total", "Connections the kernel gave to the daemon", service.steered),
-                ("interceptor_capture_refused_total", "Connections the kernel refused", service.refused),
-                ("interceptor_capture_exempt_total", "Connections of exempt sources", service.exempt),
-                ("interceptor_capture_own_total", "Connections of the daemon to the service", service.own),
+                (
+                    "interceptor_capture_steered_total",
+                    "Connections the kernel gave to the daemon",
+                    service.steered,
+                ),
+                (
+                    "interceptor_capture_refused_total",
+                    "Connections the kernel refused",
+                    service.refused,
+                ),
+                (
+                    "interceptor_capture_exempt_total",
+                    "Connections of exempt sources",
+                    service.exempt,
+                ),
+                (
+                    "interceptor_capture_own_total",
+                    "Connections of the daemon to the service",
+                    service.own,
+                ),
             ] {
                 registry.counter(name, help, &[("service", &service.name)]).set_total(value);
             }

@@ -167,10 +167,8 @@ impl Log {
         refusal: &identity::Refusal,
         observed: bool,
     ) -> Result<(), RecordError> {
-        let claims = refusal
-            .claims
-            .as_ref()
-            .and_then(|claims| serde_json::to_value(claims.as_ref()).ok());
+        let claims =
+            refusal.claims.as_ref().and_then(|claims| serde_json::to_value(claims.as_ref()).ok());
         self.append(&event::IdentityRefused {
             code: Cow::Borrowed(refusal.code.as_str()),
             message: Cow::Borrowed(&refusal.message),

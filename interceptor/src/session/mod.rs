@@ -156,7 +156,12 @@ impl<S> Session<S> {
 
     fn record_failed(&mut self, error: &crate::record::RecordError) -> Refused {
         tracing::error!(session = %self.id(), %error, "session refused: the record cannot be written");
-        self.refuse(RefusedKind::Record, "RECORD_UNAVAILABLE", "nothing can be recorded, so nothing is let through", None)
+        self.refuse(
+            RefusedKind::Record,
+            "RECORD_UNAVAILABLE",
+            "nothing can be recorded, so nothing is let through",
+            None,
+        )
     }
 }
 
@@ -192,9 +197,7 @@ impl Session<Arrived> {
                 let observed = !self.enforces();
                 let recorded = self.log.identity_refused(&refusal, observed);
                 let refused = match recorded {
-                    Ok(()) => {
-                        self.refuse(RefusedKind::Identity, code, &refusal.message, None)
-                    }
+                    Ok(()) => self.refuse(RefusedKind::Identity, code, &refusal.message, None),
                     Err(e) => self.record_failed(&e),
                 };
                 Err((self, refused))
@@ -290,7 +293,10 @@ impl Session<Proven> {
                 RefusedKind::Policy,
                 "CONNECT_DENIED",
                 &text,
-                Some("ask for a rule with on = \"connect\" that allows this role and database".into()),
+                Some(
+                    "ask for a rule with on = \"connect\" that allows this role and database"
+                        .into(),
+                ),
             );
             return Err((self, refused));
         }

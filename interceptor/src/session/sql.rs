@@ -10,9 +10,8 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use crate::mask::{Detectors, HashKey, LiteralMask, Method, scrub_statement};
-use crate::policy::sql::{
-    Analysis, Analyzer, Context, MaskedColumns, SqlError, StatementAnalysis, ring,
-};
+use crate::policy::sql::ring::MaskedColumns;
+use crate::policy::sql::{Analysis, Analyzer, Context, SqlError, StatementAnalysis, ring};
 use crate::policy::{Ask, ColumnName, Effect, MaskRule, PolicySet, StatementClass, Verdict};
 
 use super::catalogs::Snapshot;
@@ -64,6 +63,11 @@ impl Shield {
     /// Whether a column of the catalog is masked, by its table's OID and its number.
     pub fn is_masked(&self, table: u32, attnum: i16) -> bool {
         table != 0 && self.masked.is_masked(table, attnum)
+    }
+
+    /// How a column is masked, by its name.
+    fn method_of(&self, column: &ColumnName) -> Option<Method> {
+        self.masked.method(column).cloned()
     }
 
     /// Whether masked columns are in reach, so that only known shapes of statements pass.
@@ -144,8 +148,7 @@ impl Ruling {
 
     /// What approvers grant when they grant the shape.
     pub fn shape(&self) -> String {
-        let shapes: Vec<&str> =
-            self.analysis.statements.iter().map(|s| s.shape.as_str()).collect();
+        let shapes: Vec<&str> = self.analysis.statements.iter().map(|s| s.shape.as_str()).collect();
         shapes.join(";\n")
     }
 }
@@ -285,7 +288,7 @@ impl Judge {
             .first()
             .and_then(|s| s.params.get(parameter))
             .and_then(Option::as_ref)
-            .and_then(|column| self.shield.as_ref()?.masked.method(column));
+            .and_then(|column| self.shield.as_ref()?.method_of(column));
         match tied {
             Some(_) => "[masked]".to_owned(),
             None => self.recording.scrub_text(value).0.into_owned(),
@@ -371,11 +374,7 @@ impl Judge {
 
     fn ruling(&self, session: &Session<Admitted>, parts: Parts<'_>) -> Ruling {
         let observed = (!session.enforces()).then_some(parts.wanted);
-        let class = parts
-            .analysis
-            .statements
-            .first()
-            .map_or("empty", |s| s.facts.class.as_str());
+        let class = parts.analysis.statements.first().map_or("empty", |s| s.facts.class.as_str());
         let mut rules = rule_names(&parts.verdict);
         if let Some(denial) = &parts.denial
             && !rules.contains(&denial.rule)
@@ -401,7 +400,7 @@ impl Judge {
     }
 
     fn recordable(&self, analysis: &Analysis, text: &str) -> Arc<str> {
-        let method = |column: &ColumnName| self.shield.as_ref()?.masked.method(column).cloned();
+        let method = |column: &ColumnName| self.shield.as_ref()?.method_of(column);
         let literals: Vec<LiteralMask> = analysis
             .statements
             .iter()
@@ -415,16 +414,15 @@ impl Judge {
                 })
             })
             .collect();
-        let (scrubbed, _) =
-            scrub_statement(text, &literals, Some(&self.recording), &self.hash_key);
+        let (scrubbed, _) = scrub_statement(text, &literals, Some(&self.recording), &self.hash_key);
         Arc::from(scrubbed.as_ref())
     }
 
     /// In one Query message, a statement must not change how a later one resolves.
     fn batch_denial(&self, analysis: &Analysis) -> Option<Denial> {
         let (_, earlier) = analysis.statements.split_last()?;
-        let governs = self.shield.as_ref().is_some_and(|s| s.has_columns())
-            || self.policies.names_tables();
+        let governs =
+            self.shield.as_ref().is_some_and(|s| s.has_columns()) || self.policies.names_tables();
         if !governs || !earlier.iter().any(|s| s.lineage.changes_resolution) {
             return None;
         }
@@ -482,8 +480,7 @@ impl Judge {
         let now = jiff::Timestamp::now();
         for statement in &inner.analysis.statements {
             let statement = inner_statement(statement);
-            let verdict =
-                self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
+            let verdict = self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
             let earlier = std::mem::replace(&mut judged.verdict, neutral());
             judged.verdict = earlier.combine(verdict);
             self.by_shield(statement, judged);
@@ -514,12 +511,7 @@ impl Judge {
         }
     }
 
-    fn unreadable(
-        &self,
-        session: &Session<Admitted>,
-        text: &Arc<str>,
-        error: &SqlError,
-    ) -> Ruling {
+    fn unreadable(&self, session: &Session<Admitted>, text: &Arc<str>, error: &SqlError) -> Ruling {
         let mut verdict = neutral();
         verdict.effect = Effect::Deny;
         let denial = Denial {
@@ -528,15 +520,18 @@ impl Judge {
             hint: None,
             rule: "readable-sql".into(),
         };
-        self.ruling(session, Parts {
-            wanted: Effect::Deny,
-            denial: Some(denial),
-            verdict,
-            plans: Vec::new(),
-            analysis: Arc::new(Analysis { statements: Vec::new() }),
-            text,
-            reusable: false,
-        })
+        self.ruling(
+            session,
+            Parts {
+                wanted: Effect::Deny,
+                denial: Some(denial),
+                verdict,
+                plans: Vec::new(),
+                analysis: Arc::new(Analysis { statements: Vec::new() }),
+                text,
+                reusable: false,
+            },
+        )
     }
 
     /// Judges a call of a function by its OID (FunctionCall), of which nothing can be seen.
@@ -562,15 +557,18 @@ impl Judge {
             (verdict.effect == Effect::Deny).then(|| denied(&verdict))
         };
         let wanted = if denial.is_some() { Effect::Deny } else { verdict.effect };
-        Arc::new(self.ruling(session, Parts {
-            wanted,
-            denial,
-            verdict,
-            plans: Vec::new(),
-            analysis: Arc::new(Analysis { statements: Vec::new() }),
-            text: &text,
-            reusable: false,
-        }))
+        Arc::new(self.ruling(
+            session,
+            Parts {
+                wanted,
+                denial,
+                verdict,
+                plans: Vec::new(),
+                analysis: Arc::new(Analysis { statements: Vec::new() }),
+                text: &text,
+                reusable: false,
+            },
+        ))
     }
 }
 
@@ -664,7 +662,9 @@ fn setting_denial(name: &str, value: &SetValue) -> Option<Denial> {
         }
         "client_encoding" => match set_text(value) {
             Some(encoding) if crate::session::sql::encoding_is_safe(encoding) => None,
-            Some(encoding) => deny(format!("client_encoding {encoding} can hide ASCII in its bytes")),
+            Some(encoding) => {
+                deny(format!("client_encoding {encoding} can hide ASCII in its bytes"))
+            }
             None => None,
         },
         _ => None,
@@ -721,10 +721,22 @@ mod tests {
 
     #[test]
     fn encodings_that_hide_ascii_are_refused() {
-        for name in ["SJIS", "Shift_JIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004", "nonsense"] {
+        for name in [
+            "SJIS",
+            "Shift_JIS",
+            "BIG5",
+            "GBK",
+            "UHC",
+            "GB18030",
+            "JOHAB",
+            "SHIFT_JIS_2004",
+            "nonsense",
+        ] {
             assert!(!encoding_is_safe(name), "{name}");
         }
-        for name in ["UTF8", "utf-8", "UNICODE", "LATIN1", "iso-8859-15", "win1251", "SQL_ASCII", "EUC_JP"] {
+        for name in
+            ["UTF8", "utf-8", "UNICODE", "LATIN1", "iso-8859-15", "win1251", "SQL_ASCII", "EUC_JP"]
+        {
             assert!(encoding_is_safe(name), "{name}");
         }
     }

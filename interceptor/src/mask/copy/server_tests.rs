@@ -100,7 +100,7 @@ const TABLE: &str = "
       (2, null, null, null, null, null, null, null, null, null),
       (3, '', '', '', '\"\"', gen_random_uuid(), '', 0, '{}', 0),
       (4, E'tab\\there', E'a\\tb', E'card 4111 1111 1111 1111\\nnext line', '[1]', null, null, -1, '{NULL,\"a,b\"}', 4111111111111111),
-      (5, E'new\\nline', E'new\\nline\\r\\n', E'\"quoted\" bob@example.org', '{\"mail\": \"bob@example.org\", \"n\": 1.10}', null, E'\\\\x00ff', 1e20, '{\"say \\\\\"bob@example.org\\\\\"\",x}', 1),
+      (5, E'new\\nline', E'new\\nline\\r\\n', E'\"quoted\" bob@example.org', '{\"mail\": \"bob@example.org\", \"n\": 1.10}', null, E'\\\\x00ff', 1e20, '{\"say \\\"bob@example.org\\\"\",x}', 1),
       (6, E'back\\\\slash', E'\\\\N', E'\\\\\\\\ +49 171 1234567', '{\"bob@example.org\": null}', null, 'bob@example.org', 'NaN', '{{a,b},{c,bob@example.org}}', 2),
       (7, 'comma,\"quote\"', 'comma,\"quote\"''', 'üñí 例子 ４１１１１１１１１１１１１１１１', '\"4111111111111111\"', null, null, null, null, 3),
       (8, '\\N', '[redacted]', E'\\x01\\x1f', '4111111111111111', null, null, null, null, 4);

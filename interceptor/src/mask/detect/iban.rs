@@ -132,12 +132,15 @@ pub(super) fn find(text: &[u8], mut found: impl FnMut(Range<usize>)) {
     let mut at = 0;
     while at + 15 <= text.len() {
         let fresh = at == 0 || !text[at - 1].is_ascii_alphanumeric();
-        if fresh && text[at].is_ascii_alphabetic() {
-            if let Some(end) = iban_at(text, at) {
-                found(at..end);
-                at = end;
-                continue;
-            }
+        let country = fresh && text[at].is_ascii_alphabetic();
+        if country
+            && text[at + 2].is_ascii_digit()
+            && text[at + 3].is_ascii_digit()
+            && let Some(end) = iban_at(text, at)
+        {
+            found(at..end);
+            at = end;
+            continue;
         }
         at += 1;
     }
@@ -148,5 +151,5 @@ fn iban_at(text: &[u8], at: usize) -> Option<usize> {
     let (_, length) = LENGTHS.iter().find(|(code, _)| **code == country)?;
     let (chars, end) = collect(text, at, *length)?;
     let iban = &chars[..*length];
-    (iban[2].is_ascii_digit() && iban[3].is_ascii_digit() && mod97(iban)).then_some(end)
+    mod97(iban).then_some(end)
 }

@@ -53,8 +53,9 @@ pub(super) struct Scrubbed {
 /// Which classes of bytes a text has; decides which detectors are worth running.
 struct Classes {
     digits: usize,
+    /// `@` and `%`
     at: bool,
-    /// `%`, `_`, `-`, `=`, `:`, `.`: what secrets and tokens need at least one of.
+    /// What secrets and tokens need at least one of.
     marks: bool,
     upper: bool,
     beyond_ascii: bool,
@@ -72,8 +73,8 @@ const CLASS: [u8; 256] = {
     while byte < 256 {
         table[byte] = match byte as u8 {
             b'0'..=b'9' => DIGIT,
-            b'@' => AT,
-            b'%' | b'_' | b'-' | b'=' | b':' | b'.' => MARK,
+            b'@' | b'%' => AT,
+            b'_' | b'-' | b'=' | b':' | b'.' | b'\'' => MARK,
             b'A'..=b'Z' => UPPER,
             128..=255 => BEYOND,
             _ => 0,
@@ -102,14 +103,16 @@ impl Classes {
     }
 
     /// False when a detector of this kind cannot find anything in a folded text.
-    fn allow(&self, kind: Kind, length: usize) -> bool {
+    fn allow(&self, kind: Kind, length: usize, context: &Context) -> bool {
         match kind {
             Kind::Card => self.digits >= 13,
-            Kind::Email => self.at || self.marks,
+            Kind::Email => self.at,
             Kind::Phone => self.digits >= 7,
             Kind::Iban => self.digits >= 2 && length >= 15,
             Kind::NationalId => self.digits >= 5 && length >= 9,
-            Kind::SecretKey => length >= 8,
+            Kind::SecretKey => {
+                (length >= 8 && (self.marks || context.secret)) || (self.upper && length >= 20)
+            }
             Kind::Jwt => self.upper && self.marks && length >= 20,
         }
     }
@@ -181,7 +184,7 @@ impl Detectors {
         context: &Context,
         hits: &mut Hits,
     ) -> Option<Scrubbed> {
-        if !self.worth_it(original) {
+        if !self.worth_it(original, context) {
             return None;
         }
         let folded = Folded::new(original);
@@ -210,12 +213,12 @@ impl Detectors {
     }
 
     /// Whether any detector could find anything in these bytes.
-    pub(super) fn worth_it(&self, text: &[u8]) -> bool {
+    pub(super) fn worth_it(&self, text: &[u8], context: &Context) -> bool {
         let classes = Classes::of(text);
         // What folds to digits or signs is only known after folding.
         Kind::ALL.into_iter().any(|kind| {
             self.methods[kind.index()].is_some()
-                && (classes.beyond_ascii || classes.allow(kind, text.len()))
+                && (classes.beyond_ascii || classes.allow(kind, text.len(), context))
         })
     }
 
@@ -228,8 +231,9 @@ impl Detectors {
     ) -> Vec<(Finding, Method)> {
         let text = folded.bytes.as_ref();
         let classes = Classes::of(text);
-        let wants =
-            |kind: Kind| self.methods[kind.index()].is_some() && classes.allow(kind, text.len());
+        let wants = |kind: Kind| {
+            self.methods[kind.index()].is_some() && classes.allow(kind, text.len(), context)
+        };
         let mut all: Vec<Finding> = Vec::new();
         let mut add = |kind, range| all.push(Finding { range, kind });
         if wants(Kind::SecretKey) {

@@ -8,7 +8,7 @@ use super::context::{Context, said_before};
 use super::digits::{Run, number};
 
 /// Names of columns and words before a number that make a bare number a phone number.
-const WORDS: &[&str] = &[
+pub(super) const WORDS: &[&str] = &[
     "phone",
     "phones",
     "telephone",
@@ -20,7 +20,6 @@ const WORDS: &[&str] = &[
     "handy",
     "telefon",
     "telefono",
-    "téléphone",
     "telephones",
     "mobil",
     "msisdn",
@@ -30,13 +29,12 @@ const WORDS: &[&str] = &[
 
 /// Finds telephone numbers in a run of digit groups.
 pub(super) fn find(run: &Run<'_>, context: &Context, mut found: impl FnMut(Range<usize>)) {
-    let named = context.says(WORDS);
     let mut first = 0;
     while first < run.groups.len() {
         let hit = international(run, first)
             .or_else(|| north_american(run, first))
             .or_else(|| trunk_zero(run, first))
-            .or_else(|| spoken_of(run, first, named));
+            .or_else(|| spoken_of(run, first, context.phone));
         match hit {
             Some(window) => {
                 let span = run.span(&window);

@@ -45,7 +45,7 @@ const ASSIGNED: &str = r#"(?xi-u)
 "#;
 
 /// Names of columns and JSON keys whose values are secrets.
-const WORDS: &[&str] = &[
+pub(super) const WORDS: &[&str] = &[
     "secret",
     "password",
     "passwd",
@@ -78,7 +78,7 @@ pub(super) fn ready() -> bool {
 
 /// Finds secrets in a folded text.
 pub(super) fn find(text: &[u8], context: &Context, mut found: impl FnMut(Range<usize>)) {
-    if context.says(WORDS) {
+    if context.secret {
         let value = trimmed(text);
         if looks_random(&text[value.clone()]) {
             return found(value);
@@ -89,7 +89,9 @@ pub(super) fn find(text: &[u8], context: &Context, mut found: impl FnMut(Range<u
             found(token.range());
         }
     }
-    private_keys(text, &mut found);
+    if memchr::memchr(b'-', text).is_some() {
+        private_keys(text, &mut found);
+    }
     if !text.iter().any(|b| matches!(b, b'=' | b':' | b'\'')) {
         return;
     }

@@ -65,7 +65,7 @@ fn tables() {
             let found = detectors.find(plain.as_bytes(), &Context::named(column));
             let good = match (expected, marked) {
                 ("positive", Some((start, end))) => {
-                    found.iter().map(|f| f.range.clone()).eq([start..end - '«'.len_utf8()])
+                    matches!(&found[..], [one] if one.range == (start..end - '«'.len_utf8()))
                 }
                 ("positive", None) => !found.is_empty(),
                 ("negative", _) => found.is_empty(),

@@ -74,7 +74,8 @@ fn masked_by_type_and_method() {
         crate::mask::text::hash_into(&key(), b"alice", &mut out);
         out
     };
-    let cases: &[(u32, i16, Method, &[u8], Option<&[u8]>)] = &[
+    type Case<'a> = (u32, i16, Method, &'a [u8], Option<&'a [u8]>);
+    let cases: &[Case<'_>] = &[
         (TEXT, 0, Method::Redact, b"alice", Some(b"[redacted]")),
         (1043, 1, Method::Redact, b"alice", Some(b"[redacted]")),
         (TEXT, 0, Method::Null, b"alice", None),

@@ -90,8 +90,13 @@ impl Server {
     async fn session(self, session: Session<Arrived>, mut startup: Startup) {
         let Some(user) = startup.parameter("user").filter(|u| !u.is_empty()).map(str::to_owned)
         else {
-            return end_with(session, startup.stream, "28000", "no user name in the startup packet")
-                .await;
+            return end_with(
+                session,
+                startup.stream,
+                "28000",
+                "no user name in the startup packet",
+            )
+            .await;
         };
         let session = match session.pass_through(&user) {
             Ok(proven) => return passthrough::serve(proven, startup, self.gate.pins()).await,
@@ -154,8 +159,7 @@ impl Server {
         let database = startup.parameter("database").unwrap_or(&user).to_owned();
         let client = startup.parameter("application_name").map(str::to_owned);
         let tls = startup.stream.tls().map(|tls| format!("{} {}", tls.version, tls.cipher));
-        let admitted =
-            session.admit(&database, &user, client.as_deref(), &startup.parameters, tls);
+        let admitted = session.admit(&database, &user, client.as_deref(), &startup.parameters, tls);
         let mut session = match admitted {
             Ok(session) => session,
             Err((session, refused)) => {
@@ -200,7 +204,8 @@ impl Server {
         };
         let began = std::time::Instant::now();
         let opened = async {
-            let stream = upstream::connect(&self.service, self.gate.pins().map(Arc::as_ref)).await?;
+            let stream =
+                upstream::connect(&self.service, self.gate.pins().map(Arc::as_ref)).await?;
             Upstream::start(stream, &parameters, password.as_ref()).await
         }
         .await;
@@ -216,7 +221,10 @@ impl Server {
                 return Err(Refusal::Own(refused));
             }
         };
-        session.record_upstream(&service_facts(&self.service, &service, user, database), began.elapsed());
+        session.record_upstream(
+            &service_facts(&self.service, &service, user, database),
+            began.elapsed(),
+        );
         self.check_role(session, &mut service, user).await?;
         let ready = relay::ready_judge(session, &mut service).await;
         let (judge, snapshot, settings) = ready.map_err(|fault| {
@@ -268,12 +276,16 @@ impl Server {
             if HARMLESS.iter().any(|h| h.eq_ignore_ascii_case(&name)) {
                 continue;
             }
-            let text = format!("SET \"{}\" TO '{}'", name.replace('"', "\"\""), value.replace('\'', "''"));
-            let ruling = judge.rule(session, &Arc::from(text), &relay::prepared::Held::default()).await;
+            let text =
+                format!("SET \"{}\" TO '{}'", name.replace('"', "\"\""), value.replace('\'', "''"));
+            let ruling =
+                judge.rule(session, &Arc::from(text), &relay::prepared::Held::default()).await;
             if ruling.effect != crate::session::Effect::Allow {
                 let why = match &ruling.denial {
                     Some(denial) => format!("startup parameter {name:?}: {}", denial.message),
-                    None => format!("startup parameter {name:?} needs a human and cannot wait for one"),
+                    None => {
+                        format!("startup parameter {name:?} needs a human and cannot wait for one")
+                    }
                 };
                 return Err(Refusal::Own(session.refuse_service("PARAMETER_REFUSED", &why)));
             }
@@ -281,7 +293,7 @@ impl Server {
         Ok(judge)
     }
 
-    async fn relay(self, mut session: Session<Admitted>, startup: Startup, ready: Ready) {
+    async fn relay(self, session: Session<Admitted>, startup: Startup, ready: Ready) {
         let Ready { service, judge, snapshot, settings, encoding, prefix } = ready;
         let (sender, cancels) = mpsc::channel(4);
         // Poolers that give no process id still get a key of their own.
@@ -378,7 +390,7 @@ fn settings_of(startup: &Startup) -> Vec<(String, String)> {
 
 /// The `-c name=value` and `--name=value` of an `options` parameter, split as the server does
 /// (spaces, backslash escapes). `None` for anything else.
-fn options(text: &str) -> Option<Vec<(String, String)>> {
+pub fn options(text: &str) -> Option<Vec<(String, String)>> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut chars = text.chars();
@@ -425,10 +437,11 @@ fn upstream_parameters(
             continue;
         }
         if name == "options" {
-            let inner = options(value)
-                .ok_or("`options` may hold only -c name=value and --name=value")?;
+            let inner =
+                options(value).ok_or("`options` may hold only -c name=value and --name=value")?;
             // One by one, and never `application_name`, which carries the session's id.
-            let inner = inner.into_iter().filter(|(n, _)| !n.eq_ignore_ascii_case("application_name"));
+            let inner =
+                inner.into_iter().filter(|(n, _)| !n.eq_ignore_ascii_case("application_name"));
             parameters.extend(inner);
         } else {
             parameters.push((name.clone(), value.clone()));
@@ -496,7 +509,12 @@ async fn tell(stream: &mut ClientStream, refused: &Refused) {
     let _ = stream.shutdown().await;
 }
 
-async fn refuse<S>(session: Session<S>, stream: &mut ClientStream, code: &'static str, words: &str) {
+async fn refuse<S>(
+    session: Session<S>,
+    stream: &mut ClientStream,
+    code: &'static str,
+    words: &str,
+) {
     let message = format!("interceptor: {words} (session {})", session.id());
     let _ = startup::write_report(stream, &Report::fatal(code, message.clone())).await;
     let _ = stream.shutdown().await;

@@ -72,9 +72,8 @@ pub fn report(tag: u8, body: &[u8], shielded: bool, out: &mut BytesMut) -> Strin
         codec::Report::error("XX000", message).write(out);
         return message.to_owned();
     };
-    let find = |kind: u8| {
-        fields.iter().find(|(k, _)| *k == kind).map(|(_, v)| String::from_utf8_lossy(v))
-    };
+    let find =
+        |kind: u8| fields.iter().find(|(k, _)| *k == kind).map(|(_, v)| String::from_utf8_lossy(v));
     let code = find(b'C').unwrap_or_default();
     let silent = find(b'F').is_some_and(|file| SILENT_FILES.contains(&file.as_ref()));
     let message = match find(b'M') {

@@ -199,26 +199,35 @@ fn cancel(body: &[u8]) -> Result<Opening, StartupError> {
     Ok(Opening::Cancel { pid, secret: secret.to_vec() })
 }
 
-async fn startup(
-    mut stream: ClientStream,
-    code: u32,
-    body: &[u8],
-) -> Result<Opening, StartupError> {
+/// What a startup packet asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// The version to speak.
+    pub version: Version,
+    /// Parameters in their order.
+    pub parameters: Vec<(String, String)>,
+    /// Protocol options (`_pq_.`) that are not known here.
+    pub unknown: Vec<String>,
+    /// Whether the client has to be told another version or unknown options.
+    pub negotiate: bool,
+}
+
+/// Reads a startup packet: its version code, and the bytes after it.
+pub fn packet(code: u32, body: &[u8]) -> Result<Packet, String> {
     if code >> 16 != 3 {
-        let message = format!("unsupported frontend protocol {}.{}", code >> 16, code & 0xffff);
-        return refuse(stream, &message).await;
+        return Err(format!("unsupported frontend protocol {}.{}", code >> 16, code & 0xffff));
     }
     let mut parameters = Vec::new();
     let mut unknown = Vec::new();
     let mut fields = Body::new(b'0', body);
     loop {
-        let name = fields.string("parameter name")?;
+        let name = fields.string("parameter name").map_err(|e| e.to_string())?;
         if name.is_empty() {
             break;
         }
-        let value = fields.string("parameter value")?;
+        let value = fields.string("parameter value").map_err(|e| e.to_string())?;
         let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) else {
-            return refuse(stream, "startup parameters must be UTF-8").await;
+            return Err("startup parameters must be UTF-8".into());
         };
         if name.starts_with("_pq_.") {
             unknown.push(name.to_owned());
@@ -226,22 +235,32 @@ async fn startup(
             parameters.push((name.to_owned(), value.to_owned()));
         }
     }
-    fields.end()?;
+    fields.end().map_err(|e| e.to_string())?;
     let asked = Version(code);
     let version = match asked {
         Version::V3_0 | Version::V3_2 => asked,
         v if v > Version::V3_2 => Version::V3_2,
         _ => Version::V3_0,
     };
-    if version != asked || !unknown.is_empty() {
+    let negotiate = version != asked || !unknown.is_empty();
+    Ok(Packet { version, parameters, unknown, negotiate })
+}
+
+async fn startup(
+    mut stream: ClientStream,
+    code: u32,
+    body: &[u8],
+) -> Result<Opening, StartupError> {
+    let packet = match packet(code, body) {
+        Ok(packet) => packet,
+        Err(message) => return refuse(stream, &message).await,
+    };
+    let Packet { version, parameters, unknown, negotiate: differs } = packet;
+    if differs {
         negotiate(&mut stream, version, &unknown).await?;
     }
-    Ok(Opening::Startup(Box::new(Startup {
-        stream,
-        version,
-        parameters,
-        relayed_password: None,
-    })))
+    let startup = Startup { stream, version, parameters, relayed_password: None };
+    Ok(Opening::Startup(Box::new(startup)))
 }
 
 /// NegotiateProtocolVersion, with the whole version number as PostgreSQL 18 sends it.
@@ -263,9 +282,7 @@ async fn negotiate(
 }
 
 /// Asks for the password in clear text and reads it; the caller made sure of TLS.
-pub async fn ask_password(
-    stream: &mut ClientStream,
-) -> Result<Zeroizing<Vec<u8>>, StartupError> {
+pub async fn ask_password(stream: &mut ClientStream) -> Result<Zeroizing<Vec<u8>>, StartupError> {
     let mut out = BytesMut::new();
     codec::message(&mut out, b'R', |out| out.put_u32(3));
     stream.write_all(&out).await?;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::authentication::sasl::SCRAM_SHA_256_PLUS;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use rustls::pki_types::ServerName;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -71,7 +71,9 @@ pub enum UpstreamError {
     #[error("service did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
     Timeout,
     /// It wants an authentication method for which there is no credential.
-    #[error("service wants {0}, for which role has no credential: add [service.role.NAME] password")]
+    #[error(
+        "service wants {0}, for which role has no credential: add [service.role.NAME] password"
+    )]
     Credential(&'static str),
 }
 
@@ -230,7 +232,9 @@ impl Upstream {
                 b'R' => {}
                 b'N' => continue,
                 b'E' => return Err(UpstreamError::Refused(body.to_vec())),
-                other => return protocol(format!("{:?} instead of authentication", char::from(other))),
+                other => {
+                    return protocol(format!("{:?} instead of authentication", char::from(other)));
+                }
             }
             let mut fields = Body::new(b'R', &body);
             let kind = fields.i32("authentication kind")?;
@@ -314,12 +318,14 @@ impl Upstream {
         use x509_parser::prelude::FromDer;
         let UpstreamStream::Tls(stream, _) = &self.stream else { return None };
         let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-        let (_, parsed) =
-            x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
         let algorithm = match parsed.signature_algorithm.algorithm.to_id_string().as_str() {
             // md5/sha1/sha256 with RSA, ECDSA with SHA-1/SHA-256
-            "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.113549.1.1.11"
-            | "1.2.840.10045.4.1" | "1.2.840.10045.4.3.2" => &digest::SHA256,
+            "1.2.840.113549.1.1.4"
+            | "1.2.840.113549.1.1.5"
+            | "1.2.840.113549.1.1.11"
+            | "1.2.840.10045.4.1"
+            | "1.2.840.10045.4.3.2" => &digest::SHA256,
             "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => &digest::SHA384,
             "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => &digest::SHA512,
             _ => return None,

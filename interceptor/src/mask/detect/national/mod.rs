@@ -76,11 +76,24 @@ const NUMERIC: &[NumericId] = &[
         words: &["nhs", "nhs number", NATIONAL] },
 ];
 
+/// The entries of the table whose words a name has, one bit each.
+pub(super) fn named(says: impl Fn(&[&str]) -> bool) -> u32 {
+    NUMERIC
+        .iter()
+        .enumerate()
+        .filter(|(_, id)| says(id.words))
+        .fold(0, |ids, (bit, _)| ids | 1 << bit)
+}
+
 /// Finds numeric ids in a run of digit groups.
 pub(super) fn find_numeric(run: &Run<'_>, context: &Context, mut found: impl FnMut(Range<usize>)) {
     let mut first = 0;
     while first < run.groups.len() {
-        match NUMERIC.iter().find_map(|id| id.at(run, first, context)) {
+        match NUMERIC
+            .iter()
+            .enumerate()
+            .find_map(|(bit, id)| id.at(run, first, context.ids & (1 << bit) != 0))
+        {
             Some(window) => {
                 found(run.span(&window));
                 first = window.end;
@@ -97,11 +110,11 @@ pub(super) fn find_lettered(text: &[u8], found: impl FnMut(Range<usize>)) {
 
 impl NumericId {
     /// The window of groups from `first` that is this id.
-    fn at(&self, run: &Run<'_>, first: usize, context: &Context) -> Option<Range<usize>> {
+    fn at(&self, run: &Run<'_>, first: usize, named: bool) -> Option<Range<usize>> {
         self.groupings
             .iter()
-            .find_map(|grouping| self.grouped_at(run, first, grouping, context))
-            .or_else(|| self.bare_at(run, first, context))
+            .find_map(|grouping| self.grouped_at(run, first, grouping, named))
+            .or_else(|| self.bare_at(run, first, named))
     }
 
     fn grouped_at(
@@ -109,33 +122,40 @@ impl NumericId {
         run: &Run<'_>,
         first: usize,
         grouping: &[usize],
-        context: &Context,
+        named: bool,
     ) -> Option<Range<usize>> {
+        // Most numbers are told apart by the length of their first group.
+        if run.groups[first].len() != *grouping.first()? {
+            return None;
+        }
         let window = first..first + grouping.len();
         let groups = run.groups.get(window.clone())?;
         let shaped = groups.iter().zip(grouping).all(|(g, len)| g.len() == *len)
             && (first..window.end - 1).all(|i| matches!(run.gap(i), b" " | b"-" | b"." | b"/"));
-        if !shaped || !(self.check)(&*run.digits::<13>(&window)?) {
+        if !shaped || !(self.check)(&run.digits::<13>(&window)?) {
             return None;
         }
-        self.counts(run, &window, self.grouped, context).then_some(window)
+        self.counts(run, &window, self.grouped, named).then_some(window)
     }
 
-    fn bare_at(&self, run: &Run<'_>, first: usize, context: &Context) -> Option<Range<usize>> {
+    fn bare_at(&self, run: &Run<'_>, first: usize, named: bool) -> Option<Range<usize>> {
+        if !(9..=13).contains(&run.groups[first].len()) {
+            return None;
+        }
         let window = first..first + 1;
         let digits = run.digits::<13>(&window)?;
-        if digits.len() < 9 || !(self.check)(&digits) {
+        if !(self.check)(&digits) {
             return None;
         }
-        self.counts(run, &window, self.bare, context).then_some(window)
+        self.counts(run, &window, self.bare, named).then_some(window)
     }
 
-    fn counts(&self, run: &Run<'_>, window: &Range<usize>, when: When, context: &Context) -> bool {
+    fn counts(&self, run: &Run<'_>, window: &Range<usize>, when: When, named: bool) -> bool {
         let alone = run.isolated(window);
         if when == When::Always && alone {
             return true;
         }
-        (alone && context.says(self.words))
+        (alone && named)
             || (run.bounded(window)
                 && said_before(run.text, run.groups[window.start].start, self.words))
     }

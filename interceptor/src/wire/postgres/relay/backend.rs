@@ -149,10 +149,7 @@ impl Relay {
         }
         if header.body > MAX_CONTROL {
             let length = u32::try_from(header.body).unwrap_or(u32::MAX);
-            return Err(Fault::Service(CodecError::Length {
-                tag: char::from(header.tag),
-                length,
-            }));
+            return Err(Fault::Service(CodecError::Length { tag: char::from(header.tag), length }));
         }
         let Some(body) = input.get(*done + HEADER..*done + header.total()) else {
             return Ok(Fate::Incomplete);
@@ -223,7 +220,9 @@ impl Relay {
     /// A message of an answer that was refused: it still settles what is owed.
     fn muted(&mut self, tag: u8, body: &[u8]) -> Result<(), Fault> {
         match tag {
-            b'C' => self.complete(&String::from_utf8_lossy(body.strip_suffix(b"\0").unwrap_or(body))),
+            b'C' => {
+                self.complete(&String::from_utf8_lossy(body.strip_suffix(b"\0").unwrap_or(body)))
+            }
             b'E' => self.settle_failure(),
             b'T' | b'n' => {
                 if matches!(
@@ -294,7 +293,10 @@ impl Relay {
         self.resolve_rows()?;
         let limit = self.row_limit;
         let Some(running) = self.exchange.running() else {
-            return Err(Fault::Service(CodecError::Malformed { tag: 'D', what: "a row nobody asked for" }));
+            return Err(Fault::Service(CodecError::Malformed {
+                tag: 'D',
+                what: "a row nobody asked for",
+            }));
         };
         let plan = match &running.rows {
             Rows::Plain => {
@@ -308,14 +310,22 @@ impl Relay {
                 return Ok(Fate::Done);
             }
             Rows::Unresolved => {
-                return self.withhold(input, done, header, withheld("its result was not described"));
+                return self.withhold(
+                    input,
+                    done,
+                    header,
+                    withheld("its result was not described"),
+                );
             }
             Rows::Masked(plan) => Arc::clone(plan),
         };
         if header.body > limit {
             let report = Report::error(
                 "54000",
-                format!("ROW_TOO_LARGE: a row of {} bytes cannot be masked; the limit is {limit}", header.body),
+                format!(
+                    "ROW_TOO_LARGE: a row of {} bytes cannot be masked; the limit is {limit}",
+                    header.body
+                ),
             );
             return self.withhold(input, done, header, report);
         }
@@ -714,8 +724,10 @@ impl Relay {
             match slot {
                 Slot::Execute(mut running) => {
                     if index > 0 {
-                        running.error =
-                            Some(("25000".into(), "not executed: an earlier message failed".into()));
+                        running.error = Some((
+                            "25000".into(),
+                            "not executed: an earlier message failed".into(),
+                        ));
                     }
                     self.record_response(&mut running)?;
                 }
@@ -729,7 +741,8 @@ impl Relay {
     }
 
     fn notice(&mut self, body: &[u8]) -> Result<(), Fault> {
-        let shielded = self.judge.shield().is_some_and(|s| s.has_columns()) && self.session.enforces();
+        let shielded =
+            self.judge.shield().is_some_and(|s| s.has_columns()) && self.session.enforces();
         let message = scrub::report(b'N', body, shielded, &mut self.io.to_client);
         let n = self.exchange.running().map(|running| running.request);
         self.session.log().append(&event::Notice {
@@ -743,14 +756,17 @@ impl Relay {
     }
 
     fn unasked(&mut self, tag: u8, body: &[u8]) -> Result<(), Fault> {
-        let shielded = self.judge.shield().is_some_and(|s| s.has_columns()) && self.session.enforces();
+        let shielded =
+            self.judge.shield().is_some_and(|s| s.has_columns()) && self.session.enforces();
         if tag == b'A' {
             scrub::notification(body, shielded, &mut self.io.to_client);
             return Ok(());
         }
         let mut fields = codec::Body::new(b'S', body);
-        let name = String::from_utf8_lossy(fields.string("name").map_err(Fault::Service)?).into_owned();
-        let value = String::from_utf8_lossy(fields.string("value").map_err(Fault::Service)?).into_owned();
+        let name =
+            String::from_utf8_lossy(fields.string("name").map_err(Fault::Service)?).into_owned();
+        let value =
+            String::from_utf8_lossy(fields.string("value").map_err(Fault::Service)?).into_owned();
         match name.as_str() {
             "standard_conforming_strings" if value != "on" => {
                 return Err(Fault::Refused(
@@ -758,9 +774,10 @@ impl Relay {
                 ));
             }
             "client_encoding" => {
-                self.encoding = crate::session::sql::canonical_encoding(&value).ok_or_else(|| {
-                    Fault::Refused(format!("ENCODING: {value} can hide ASCII in its bytes"))
-                })?;
+                self.encoding =
+                    crate::session::sql::canonical_encoding(&value).ok_or_else(|| {
+                        Fault::Refused(format!("ENCODING: {value} can hide ASCII in its bytes"))
+                    })?;
             }
             _ => {}
         }
@@ -825,10 +842,7 @@ fn treatment(running: &Running, fields: &[Field]) -> Result<Rows, Report> {
     let plan = running.ruling.plan(running.statement).unwrap_or(&empty);
     let masks = agreed(shield, plan, fields)
         .ok_or_else(|| withheld("it is not the result that was judged"))?;
-    let columns: Vec<crate::mask::Field> = fields
-        .iter()
-        .map(|f| mask_field(f))
-        .collect();
+    let columns: Vec<crate::mask::Field> = fields.iter().map(mask_field).collect();
     let compiled =
         RowPlan::compile(&columns, &masks, shield.detectors.clone(), Arc::clone(&shield.key))
             .map_err(|_| withheld("it cannot be masked"))?;
@@ -851,8 +865,14 @@ pub(super) fn agreed(
     }
     let masked = |index: usize| plan.masks.iter().any(|(at, _)| *at == index);
     for (index, field) in fields.iter().enumerate() {
-        let governed = shield.is_masked(field.table, field.attnum);
-        if governed != masked(index) {
+        let told = (field.table, field.attnum);
+        if masked(index) {
+            // A view's column is reported as the view's own.
+            let judged = plan.expected.as_ref().and_then(|e| e.get(index));
+            if judged != Some(&told) {
+                return None;
+            }
+        } else if shield.is_masked(field.table, field.attnum) {
             return None;
         }
     }

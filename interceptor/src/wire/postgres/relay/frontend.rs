@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BytesMut};
 
-use crate::session::hold::HeldRequest;
-use crate::session::sql::{Denial, Known, Ruling, StatementKind, set_text};
-use crate::session::log::event;
 use crate::session::Effect;
+use crate::session::hold::HeldRequest;
+use crate::session::log::event;
+use crate::session::sql::{Denial, Known, Ruling, StatementKind, set_text};
 
 use super::super::codec::{self, Body, CodecError, Header, MAX_COLLECTED, Report};
 use super::exchange::{Rows, Running, Slot};
@@ -238,7 +238,7 @@ impl Relay {
             Ok(columns) => columns,
             Err(next) => return Ok(next),
         };
-        let Some(request) = self.permit(&ruling, &text, "simple", || Vec::new(), header)? else {
+        let Some(request) = self.permit(&ruling, &text, "simple", Vec::new, header)? else {
             return Ok(Next::Wait);
         };
         let request = match request {
@@ -499,7 +499,7 @@ impl Relay {
         let oid = Body::new(b'F', self.peek(header)).u32("function").map_err(Fault::Agent)?;
         let ruling = self.judge.rule_function_call(&self.session, oid);
         let text = Arc::clone(&ruling.recorded);
-        match self.permit(&ruling, &text, "function", || Vec::new(), header)? {
+        match self.permit(&ruling, &text, "function", Vec::new, header)? {
             None => Ok(Next::Wait),
             Some(Permit::Refused(denial)) => {
                 self.consume(header);
@@ -708,10 +708,10 @@ impl Relay {
             hmac: Cow::Borrowed(&hmac),
             masks: Cow::Borrowed(&masks),
         })?;
-        self.session.gate().metrics.request(
-            &self.session.service().name,
-            ruling.observed.unwrap_or(effect).as_str(),
-        );
+        self.session
+            .gate()
+            .metrics
+            .request(&self.session.service().name, ruling.observed.unwrap_or(effect).as_str());
         Ok(request)
     }
 

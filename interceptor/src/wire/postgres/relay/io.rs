@@ -89,19 +89,21 @@ impl Io {
     }
 
     /// Writes what waits and reads what is wanted, until neither side can go on.
-    pub fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        wants: Wants,
-    ) -> Poll<Result<Moved, IoFailure>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, wants: Wants) -> Poll<Result<Moved, IoFailure>> {
         let mut moved = false;
-        moved |= drain(&mut self.to_upstream, &mut self.service.stream, &mut self.upstream_flush, cx)
-            .map_err(IoFailure::Upstream)?;
+        moved |=
+            drain(&mut self.to_upstream, &mut self.service.stream, &mut self.upstream_flush, cx)
+                .map_err(IoFailure::Upstream)?;
         moved |= drain(&mut self.to_client, &mut self.client, &mut self.client_flush, cx)
             .map_err(IoFailure::Client)?;
         if wants.upstream && self.to_client.len() < HIGH_WATER {
-            let read = fill(&mut self.service.inbox, &mut self.service.stream, &mut self.upstream_read, cx)
-                .map_err(IoFailure::Upstream)?;
+            let read = fill(
+                &mut self.service.inbox,
+                &mut self.service.stream,
+                &mut self.upstream_read,
+                cx,
+            )
+            .map_err(IoFailure::Upstream)?;
             match read {
                 Poll::Ready(0) => return Poll::Ready(Ok(Moved::UpstreamEnd)),
                 Poll::Ready(_) => moved = true,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::mask::{self, CopyPlan};
 use crate::session::catalogs::Snapshot;
 use crate::session::sql::{
-    self, CopyFormat, CopyKind, CopySource, Denial, Judge, Ruling, StatementKind, build_catalog, catalog_fingerprint,
-    catalog_queries,
+    self, CopyFormat, CopyKind, CopySource, Denial, Judge, Ruling, StatementKind, build_catalog,
+    catalog_fingerprint, catalog_queries,
 };
 use crate::session::{Admitted, Effect, Session};
 
@@ -128,10 +128,10 @@ impl Relay {
         let private = settings.has_temporary() || (in_transaction && self.touched.catalog);
         if self.stale.catalog || private != self.own_catalog || self.is_aged() {
             if self.stale.catalog && !private {
-                self.session.gate().catalogs.age(
-                    &self.session.service().name,
-                    &self.session.subject().database,
-                );
+                self.session
+                    .gate()
+                    .catalogs
+                    .age(&self.session.service().name, &self.session.subject().database);
             }
             self.snapshot = catalog(&self.session, &mut self.io.service, private).await?;
             self.own_catalog = private;
@@ -196,8 +196,7 @@ impl Relay {
 
     /// Refuses the message at the front of the buffer, whichever protocol it belongs to.
     fn refuse_whatever(&mut self, denial: &Denial) -> Next {
-        let simple =
-            matches!(Header::peek(&self.io.from_client), Ok(Some(h)) if h.tag == b'Q');
+        let simple = matches!(Header::peek(&self.io.from_client), Ok(Some(h)) if h.tag == b'Q');
         if simple {
             if let Ok(Some(header)) = Header::peek(&self.io.from_client) {
                 self.consume(header);
@@ -210,11 +209,7 @@ impl Relay {
     }
 
     /// The masking of a COPY's data.
-    pub(super) fn copy_plan(
-        &self,
-        ruling: &Ruling,
-        columns: &[Field],
-    ) -> Result<CopyPlan, Denial> {
+    pub(super) fn copy_plan(&self, ruling: &Ruling, columns: &[Field]) -> Result<CopyPlan, Denial> {
         let unclear = || copy_denial("the data of this COPY cannot be guarded");
         let (Some(shield), Some(plan), Some(statement)) =
             (&ruling.shield, ruling.plan(0), ruling.statement(0))

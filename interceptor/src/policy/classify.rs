@@ -1,0 +1,107 @@
+//! Statements of policy tests and explanations, analysed as the product analyses them, against
+//! a catalog made of the tables a test describes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::facts::SqlFacts;
+use super::sql::{Analyzer, Catalog, Context};
+use super::testing::{Classify, TestTable};
+
+/// Relations of the server itself, as far as tests name them.
+const SYSTEM: &str = include_str!("sql/relations.txt");
+/// System relations that are not on the list above, because no one should read them.
+const GUARDED: [&str; 12] = [
+    "pg_catalog.pg_authid",
+    "pg_catalog.pg_shadow",
+    "pg_catalog.pg_user_mapping",
+    "pg_catalog.pg_user_mappings",
+    "pg_catalog.pg_statistic",
+    "pg_catalog.pg_statistic_ext_data",
+    "pg_catalog.pg_stats",
+    "pg_catalog.pg_stats_ext",
+    "pg_catalog.pg_stats_ext_exprs",
+    "pg_catalog.pg_largeobject",
+    "pg_catalog.pg_hba_file_rules",
+    "pg_catalog.pg_stat_activity",
+];
+
+/// Classifies by the real grammar.
+#[derive(Debug)]
+pub struct SqlClassifier {
+    analyzer: Analyzer,
+}
+
+impl SqlClassifier {
+    /// Starts one parsing thread.
+    pub fn new() -> Self {
+        Self { analyzer: Analyzer::new(1) }
+    }
+}
+
+impl Default for SqlClassifier {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Classify for SqlClassifier {
+    fn classify(&self, text: &str, tables: &[TestTable]) -> Result<Vec<SqlFacts>, String> {
+        let catalog = catalog(tables).map_err(|e| e.to_string())?;
+        let context = Context {
+            catalog: Some(Arc::new(catalog)),
+            search_path: vec!["pg_catalog".into(), "public".into()],
+            // Each catalog is another, and this analyzer serves one run only.
+            epoch: digest(tables),
+        };
+        let analysis =
+            self.analyzer.analyze_blocking(text, Arc::new(context)).map_err(|e| e.to_string())?;
+        Ok(analysis.statements.iter().map(|s| s.facts.clone()).collect())
+    }
+}
+
+fn digest(tables: &[TestTable]) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    for table in tables {
+        (&table.schema, &table.name, &table.columns).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Oid of `text`, which every column of a test has.
+const TEXT: &str = "25";
+
+fn catalog(tables: &[TestTable]) -> Result<Catalog, super::sql::CatalogError> {
+    let cell = |s: &str| Some(s.to_owned());
+    let mut schemas: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut rows: HashMap<&'static str, Vec<Vec<Option<String>>>> =
+        Catalog::QUERIES.iter().map(|q| (q.name, Vec::new())).collect();
+    let mut put = |query: &'static str, row| rows.entry(query).or_default().push(row);
+    let system = SYSTEM
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .chain(GUARDED)
+        .filter_map(|l| l.split_once('.'));
+    let known = system.map(|(schema, name)| (schema, name, [].as_slice(), 1000));
+    let given =
+        tables.iter().map(|t| (t.schema.as_str(), t.name.as_str(), t.columns.as_slice(), 20_000));
+    for (n, (schema, name, columns, base)) in known.chain(given).enumerate() {
+        let next = schemas.len() + 1;
+        let schema = *schemas.entry(schema).or_insert(next);
+        let oid = (base + n).to_string();
+        let relation =
+            vec![cell(&oid), cell(&schema.to_string()), cell(name), cell("r"), cell("f")];
+        put("relations", relation);
+        for (at, column) in columns.iter().enumerate() {
+            let number = (at + 1).to_string();
+            put("columns", vec![cell(&oid), cell(&number), cell(column), cell(TEXT), cell("f")]);
+        }
+    }
+    for (name, oid) in schemas {
+        put("namespaces", vec![cell(&oid.to_string()), cell(name)]);
+    }
+    let ordered = Catalog::QUERIES.iter().map(|q| rows.remove(q.name).unwrap_or_default());
+    Catalog::build(ordered.collect())
+}

@@ -1,0 +1,87 @@
+//! Measures the daemon beside a direct connection, HAProxy and pgbouncer.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use interceptor_tests::bed::cannot_run;
+use interceptor_tests::bench::Plan;
+use interceptor_tests::bench::cases::{all, measure};
+use interceptor_tests::bench::memory::{ciphers, memory, stored};
+use interceptor_tests::bench::report::Report;
+use interceptor_tests::bench::targets::Targets;
+use interceptor_tests::proc::Cmd;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Measures speed, memory and recording.
+#[derive(Parser)]
+struct Options {
+    /// One short round with little data: tests the benchmark, measures nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Interleaved rounds of every case.
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Seconds of every measurement.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Only cases whose name contains this; `memory` and `stored` are the last two.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<bool> {
+    if let Some(why) = cannot_run() {
+        bail!("{why}");
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard)?;
+    let mut plan = if options.quick { Plan::quick() } else { Plan::full() };
+    plan.rounds = options.rounds.unwrap_or(plan.rounds);
+    plan.time = options.seconds.map_or(plan.time, std::time::Duration::from_secs);
+    plan.only.clone_from(&options.only);
+    let date = Cmd::new("date").args(["-u", "+%Y-%m-%d %H:%M"]).ok()?;
+    let mut report = Report {
+        date: date.trim().into(),
+        machine: Report::machine(),
+        plan: format!("{} round(s) of {} s", plan.rounds, plan.time.as_secs()),
+        ..Report::default()
+    };
+    let cases: Vec<_> = all().into_iter().filter(|c| plan.wants(&c.name)).collect();
+    if !cases.is_empty() {
+        eprintln!("building two beds and filling them");
+        let targets = Targets::build(&plan)?;
+        report.ciphers = ciphers(&targets)?;
+        for case in &cases {
+            report.results.push(measure(&targets, case, &plan)?);
+        }
+    }
+    if plan.wants("memory") {
+        eprintln!("  memory");
+        report.memory = Some(memory(&plan)?);
+    }
+    if plan.wants("stored") {
+        for durability in ["process", "disk"] {
+            eprintln!("  stored with durability {durability}");
+            report.stored.push(stored(durability, &plan)?);
+        }
+    }
+    let file = report.save()?;
+    println!("{}\nwritten to {}", report.markdown(), file.display());
+    let whole = report.stored.iter().all(|s| s.sent == s.stored);
+    if !whole {
+        eprintln!("bench: not every statement that was sent is in the record");
+    }
+    Ok(whole)
+}

@@ -1,0 +1,65 @@
+//! COPY in both directions: masked, streamed, counted.
+
+use anyhow::Result;
+use interceptor_tests::bed::Bed;
+use interceptor_tests::data;
+use interceptor_tests::story::session_that;
+
+use crate::{SOON, assert_masked};
+
+#[test]
+fn copy_out_is_masked_in_every_format() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let login = bed.login("app_ro")?;
+    for options in [
+        "",
+        "(FORMAT csv)",
+        "(FORMAT csv, HEADER, FORCE_QUOTE *)",
+        "(DELIMITER '|')",
+        "(FORMAT binary)",
+    ] {
+        for what in [
+            "customers",
+            "contacts",
+            "customers (email, id)",
+            "(SELECT email, iban, id FROM customers)",
+        ] {
+            let source = if what == "contacts" { "(SELECT * FROM contacts)" } else { what };
+            let sql = format!("COPY {source} TO STDOUT {options}");
+            let out = bed.psql(&login, &sql)?;
+            assert!(out.success(), "{sql}: {out}");
+            assert_masked(&out.stdout, 1..=data::CUSTOMERS);
+            if !options.contains("binary") {
+                let rows = out.stdout.lines().count();
+                let header = usize::from(options.contains("HEADER"));
+                assert!(rows >= 1200 + header, "{sql}: {rows} rows");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn copy_in_arrives_whole_and_can_fail_without_losing_the_connection() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let rows: String = (0..20_000).map(|n| format!("{}\t{n}.25\tcopied\n", 1 + n % 1000)).collect();
+    let sql = format!(
+        "COPY orders (customer_id, total, status) FROM STDIN;\n{rows}\\.\nSELECT 'marker';\n"
+    );
+    let out = bed.psql(&bed.login("app_rw")?, &sql)?.ok()?;
+    assert!(out.contains("marker"), "{out}");
+    let sum = "SELECT count(*), sum(total) FROM orders WHERE status = 'copied'";
+    assert_eq!(bed.db().admin(sum)?.trim(), "20000|199995000.00");
+    let shown = bed.interceptor()?.session(&session_that(&bed, "marker")?)?.to_string();
+    assert!(shown.contains("sha256") && shown.contains("copy.end"), "{shown:.2000}");
+
+    let mut psql = bed.live_psql(&bed.login("app_rw")?)?;
+    psql.send("COPY orders (customer_id, total) FROM STDIN;\n1\tnot a number\n2\t3\n\\.")?;
+    psql.expect("ERROR", SOON)?;
+    assert!(psql.ask("SELECT 'next';", SOON)?.contains("next"));
+    let denied = psql.ask("COPY archive.customers FROM STDIN;\n\\.", SOON)?;
+    assert!(denied.contains("ERROR"), "{denied}");
+    Ok(())
+}

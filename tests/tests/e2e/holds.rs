@@ -1,0 +1,112 @@
+//! A statement that waits for a human: every way the wait can end.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use interceptor_tests::bed::{Bed, Spec};
+use interceptor_tests::daemon::STRANGER;
+use interceptor_tests::story::held;
+use nix::sys::signal::Signal;
+
+use crate::SOON;
+
+const SQL: &str = "UPDATE orders SET status = 'touched' WHERE id = 11;";
+
+fn touched(bed: &Bed) -> Result<bool> {
+    Ok(bed.db().admin("SELECT status FROM orders WHERE id = 11")?.trim() == "touched")
+}
+
+#[test]
+fn approved_it_runs_and_denied_it_does_not() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let (mut psql, id) = held(&bed, "app_rw", SQL)?;
+    let denied = bed.interceptor()?.deny(&id)?;
+    assert!(denied.success(), "{denied}");
+    let answer = psql.ask("SELECT 'next';", SOON)?;
+    assert!(answer.contains("interceptor:") && answer.contains("not today"), "{answer}");
+    assert!(answer.contains("next") && !touched(&bed)?);
+
+    psql.send(SQL)?;
+    let id = bed.interceptor()?.next_hold(SOON)?;
+    assert!(!touched(&bed)?);
+    let approved = bed.interceptor()?.approve(&id)?;
+    assert!(approved.success(), "{approved}");
+    psql.expect("UPDATE 1", SOON)?;
+    assert!(touched(&bed)?);
+    let again = bed.interceptor()?.approve(&id)?;
+    assert!(!again.success(), "decided twice: {again}");
+    Ok(())
+}
+
+#[test]
+fn a_grant_of_the_shape_lets_the_same_shape_pass() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let (mut psql, id) = held(&bed, "app_rw", SQL)?;
+    let interceptor = bed.interceptor()?;
+    let user = interceptor_tests::daemon::APPROVER;
+    interceptor.cli_as(user, ["approvals", "approve", &id, "--for", "10m"]).ok()?;
+    psql.expect("UPDATE 1", SOON)?;
+    let same = psql.ask("UPDATE orders SET status = 'other' WHERE id = 12;", SOON)?;
+    assert!(same.contains("UPDATE 1"), "{same}");
+    psql.send("UPDATE orders SET total = 1 WHERE id = 12;")?;
+    let other = interceptor.next_hold(SOON)?;
+    assert!(other != id);
+    Ok(())
+}
+
+#[test]
+fn time_and_cancel_end_the_wait() -> Result<()> {
+    skip_unless_possible!();
+    let spec = Spec::default().service(|s| {
+        s.settings = "hold_timeout = \"2s\"\nhold_timeout_in_transaction = \"1s\"".into();
+    });
+    let bed = Bed::with(spec)?;
+    let mut psql = bed.live_psql(&bed.login("app_rw")?)?;
+    let late = psql.ask(SQL, SOON)?;
+    assert!(late.contains("ERROR") && late.contains("interceptor:"), "{late}");
+    let late = psql.ask(&format!("BEGIN; {SQL}"), SOON)?;
+    assert!(late.contains("ERROR"), "{late}");
+    assert!(!psql.ask("ROLLBACK;", SOON)?.contains("ERROR"));
+
+    psql.send(SQL)?;
+    bed.interceptor()?.next_hold(SOON)?;
+    psql.signal(Signal::SIGINT)?;
+    psql.expect("canceling statement due to user request", SOON)?;
+    assert!(bed.interceptor()?.holds()?.is_empty() && !touched(&bed)?);
+    Ok(())
+}
+
+#[test]
+fn only_mapped_people_decide_and_the_client_may_leave() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let (psql, id) = held(&bed, "app_rw", SQL)?;
+    let interceptor = bed.interceptor()?;
+    let stranger = interceptor.cli_as(STRANGER, ["approvals", "approve", &id]).run()?;
+    assert!(!stranger.success(), "{stranger}");
+    let root = interceptor.cli_as("root", ["approvals", "approve", &id]).run()?;
+    assert!(!root.success(), "{root}");
+    drop(psql);
+    interceptor_tests::proc::wait_for("the hold to be withdrawn", SOON, || {
+        Ok(interceptor.holds()?.is_empty().then_some(()))
+    })?;
+    assert!(!touched(&bed)?);
+    Ok(())
+}
+
+#[test]
+fn a_token_that_expires_while_waiting_denies() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let claims = interceptor_tests::tokens::Claims::reporter().lasting(4);
+    let mut psql = bed.live_psql(&bed.login_with("app_rw", &claims)?)?;
+    psql.ask("SELECT 1;", SOON)?;
+    psql.send(SQL)?;
+    let id = bed.interceptor()?.next_hold(SOON)?;
+    let end = psql.finish(Duration::from_secs(30))?;
+    assert!(end.contains("TOKEN_EXPIRED") || end.contains("expired"), "{end}");
+    assert!(!bed.interceptor()?.approve(&id)?.success() && !touched(&bed)?);
+    Ok(())
+}

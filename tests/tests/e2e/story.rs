@@ -1,0 +1,15 @@
+//! The demo's story, told to nobody.
+
+use anyhow::Result;
+use interceptor_tests::bed::Bed;
+use interceptor_tests::story::{Teller, tell};
+
+#[test]
+fn the_demo_goes_as_promised() -> Result<()> {
+    skip_unless_possible!();
+    let mut bed = Bed::new()?;
+    let mut told = Vec::new();
+    let failed = tell(&mut bed, &mut Teller::new(&mut told, false))?;
+    assert_eq!(failed, 0, "{}\n{}", String::from_utf8_lossy(&told), bed.interceptor()?.log());
+    Ok(())
+}
