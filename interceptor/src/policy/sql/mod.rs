@@ -19,6 +19,7 @@ mod functions;
 mod kind;
 mod masked;
 mod names;
+mod order;
 mod parse;
 mod pool;
 mod query;
@@ -35,6 +36,9 @@ pub use parse::{MAX_DEPTH, MAX_TEXT};
 pub use pool::{Analyzer, Context};
 pub use types::*;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod leaks;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod testing;

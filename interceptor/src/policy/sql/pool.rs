@@ -18,7 +18,7 @@ use super::statement;
 use super::types::{Analysis, SqlError};
 
 /// Stack of a parsing thread. The deepest tree the C side hands over took less than a quarter of it.
-const STACK: usize = 256 << 20;
+pub(super) const STACK: usize = 256 << 20;
 
 /// Bytes the memory of analyses may take, estimated.
 const CACHE_BYTES: usize = 64 << 20;

@@ -198,83 +198,13 @@ impl<'a> Draft<'a> {
             self.found.problem("names, which cannot be resolved without the catalog");
         }
         self.roles_and_settings();
-        let mut functions = std::mem::take(&mut self.functions);
-        for written in &self.mentions.functions {
-            functions.insert(functions::function(written, context).0);
-        }
-        let classes: Vec<_> = std::mem::take(&mut self.found.classes);
         if self.class == StatementClass::Unknown && self.unseen.is_none() {
             self.unseen = Some(format!("what {} does", self.command));
         }
-        self.also.extend(classes);
-        let mut also = Vec::new();
-        for class in &self.also {
-            if *class != self.class && !also.contains(class) {
-                also.push(*class);
-            }
-        }
         let (literals, params) = self.constants();
-        let mut commands = vec![self.command.clone()];
-        for command in &self.inner_commands {
-            if !commands.contains(command) {
-                commands.push(command.clone());
-            }
-        }
-        let of = |written: bool| {
-            let names: BTreeSet<_> = self
-                .found
-                .relations
-                .iter()
-                .filter(|r| r.written == written)
-                .map(|r| r.name.clone())
-                .collect();
-            names
-        };
-        let mut tables_written = of(true);
-        tables_written.extend(self.written.iter().cloned());
-        let text: Arc<str> = if self.range == (0..self.text.text.len()) {
-            self.text.text.clone()
-        } else {
-            self.text.text.get(self.range.clone()).unwrap_or_default().into()
-        };
-        let shape = shape_of(&text, self.class);
-        let mut settings: Vec<String> = Vec::new();
-        for setting in &self.settings {
-            let name = setting.name.clone().unwrap_or_else(|| "*".to_owned());
-            if !settings.contains(&name) {
-                settings.push(name);
-            }
-        }
-        let facts = SqlFacts {
-            class: self.class,
-            also,
-            commands,
-            settings,
-            tables_read: of(false).into_iter().collect(),
-            tables_written: tables_written.into_iter().collect(),
-            columns_read: std::mem::take(&mut self.found.columns_read).into_iter().collect(),
-            columns_written: std::mem::take(&mut self.found.columns_written).into_iter().collect(),
-            functions: functions.into_iter().collect(),
-            without_where: self.found.without_where,
-            unseen: self.unseen,
-            roles_assumed: self.roles,
-            text,
-        };
-        let outputs = if self.shape.open {
-            Err("columns of the result, which are not known".to_owned())
-        } else {
-            Ok(self.shape.cols.into_iter().map(|c| Output { name: c.name, base: c.base }).collect())
-        };
-        let lineage = Lineage {
-            outputs,
-            uses: self.found.uses,
-            whole_rows: self.found.whole_rows,
-            relations: self.found.relations,
-            problems: self.found.problems,
-            changes_resolution: self.changes_resolution || self.ddl,
-            creates: self.creates,
-            ddl: self.ddl,
-        };
+        let facts = self.facts();
+        let shape = shape_of(&facts.text, self.class);
+        let lineage = self.lineage();
         Ok(StatementAnalysis {
             facts,
             kind: self.kind,
@@ -286,6 +216,74 @@ impl<'a> Draft<'a> {
             params,
             max_param: self.mentions.max_param,
         })
+    }
+
+    /// What rules match on.
+    fn facts(&mut self) -> SqlFacts {
+        let mut functions = std::mem::take(&mut self.functions);
+        for written in &self.mentions.functions {
+            functions.insert(functions::function(written, self.text.context).0);
+        }
+        self.also.append(&mut self.found.classes);
+        let mut also = Vec::new();
+        for class in self.also.iter().filter(|c| **c != self.class) {
+            push_new(&mut also, *class);
+        }
+        let mut commands = vec![self.command.clone()];
+        for command in &self.inner_commands {
+            push_new(&mut commands, command.clone());
+        }
+        let mut settings = Vec::new();
+        for setting in &self.settings {
+            push_new(&mut settings, setting.name.clone().unwrap_or_else(|| "*".to_owned()));
+        }
+        let tables = |written: bool| -> BTreeSet<Name> {
+            let used = self.found.relations.iter().filter(|r| r.written == written);
+            used.map(|r| r.name.clone()).collect()
+        };
+        let (tables_read, mut tables_written) = (tables(false), tables(true));
+        tables_written.extend(self.written.iter().cloned());
+        let text: Arc<str> = if self.range == (0..self.text.text.len()) {
+            self.text.text.clone()
+        } else {
+            self.text.text.get(self.range.clone()).unwrap_or_default().into()
+        };
+        SqlFacts {
+            class: self.class,
+            also,
+            commands,
+            settings,
+            tables_read: tables_read.into_iter().collect(),
+            tables_written: tables_written.into_iter().collect(),
+            columns_read: std::mem::take(&mut self.found.columns_read).into_iter().collect(),
+            columns_written: std::mem::take(&mut self.found.columns_written).into_iter().collect(),
+            functions: functions.into_iter().collect(),
+            without_where: self.found.without_where,
+            unseen: self.unseen.take(),
+            roles_assumed: std::mem::take(&mut self.roles),
+            text,
+        }
+    }
+
+    /// Where its data comes from.
+    fn lineage(&mut self) -> Lineage {
+        let found = std::mem::take(&mut self.found);
+        let shape = std::mem::take(&mut self.shape);
+        let outputs = if shape.open {
+            Err("columns of the result, which are not known".to_owned())
+        } else {
+            Ok(shape.cols.into_iter().map(|c| Output { name: c.name, base: c.base }).collect())
+        };
+        Lineage {
+            outputs,
+            uses: found.uses,
+            whole_rows: found.whole_rows,
+            relations: found.relations,
+            problems: found.problems,
+            changes_resolution: self.changes_resolution || self.ddl,
+            creates: std::mem::take(&mut self.creates),
+            ddl: self.ddl,
+        }
     }
 
     /// What the visitor saw and the walk did not is a hole.
@@ -356,6 +354,12 @@ impl<'a> Draft<'a> {
             }
         }
         (literals, params)
+    }
+}
+
+fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
     }
 }
 

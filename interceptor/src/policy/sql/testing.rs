@@ -13,6 +13,9 @@ use crate::policy::verdict::MaskRule;
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
+/// Copies of the database, for tests that compare two.
+pub const TWINS: [&str; 2] = ["twin_a", "twin_b"];
+
 /// The cluster; `None`, said aloud, where no PostgreSQL 15 is installed.
 pub fn cluster() -> Option<&'static Cluster> {
     static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -63,6 +66,10 @@ impl Cluster {
         assert!(command.status().unwrap().success(), "cluster in {} starts", dir.display());
         let cluster = Self { dir };
         cluster.psql(include_str!("corpus/schema.sql"));
+        for twin in TWINS {
+            let script = format!("CREATE DATABASE {twin} TEMPLATE postgres");
+            cluster.psql_in("template1", &script);
+        }
         cluster
     }
 
@@ -71,6 +78,12 @@ impl Cluster {
         let (out, err, ok) = self.run(script, &["-v", "ON_ERROR_STOP=1"]);
         assert!(ok, "psql failed: {err}\n{script}");
         out
+    }
+
+    /// The same in another database.
+    pub fn psql_in(&self, database: &str, script: &str) {
+        let (_, err, ok) = self.run(script, &["-v", "ON_ERROR_STOP=1", "-d", database]);
+        assert!(ok, "psql failed: {err}\n{script}");
     }
 
     /// The same, going on after errors.
@@ -118,10 +131,14 @@ pub struct Client(UnixStream);
 
 impl Client {
     pub fn connect(cluster: &Cluster) -> Self {
+        Self::connect_to(cluster, "postgres")
+    }
+
+    pub fn connect_to(cluster: &Cluster, database: &str) -> Self {
         let stream = UnixStream::connect(cluster.dir.join(".s.PGSQL.5432")).unwrap();
         let mut client = Self(stream);
         let mut body = 196_608_u32.to_be_bytes().to_vec();
-        body.extend(b"user\0postgres\0database\0postgres\0\0");
+        body.extend(format!("user\0postgres\0database\0{database}\0\0").as_bytes());
         let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
         client.0.write_all(&[&length, body.as_slice()].concat()).unwrap();
         while client.read().0 != b'Z' {}
@@ -142,6 +159,26 @@ impl Client {
         self.0.write_all(&[&[tag], &length[..], body].concat()).unwrap();
     }
 
+    /// Runs a text; what comes back, as far as a client can tell it apart: rows without the
+    /// places to leave out, tags, and the codes of errors.
+    pub fn query(&mut self, sql: &str, without: &[usize]) -> Vec<String> {
+        self.send(b'Q', &[sql.as_bytes(), b"\0"].concat());
+        let mut seen = Vec::new();
+        loop {
+            match self.read() {
+                (b'Z', _) => return seen,
+                (b'D', body) => seen.push(row(&body, without)),
+                (b'C', body) => seen.push(String::from_utf8_lossy(&body).into_owned()),
+                (b'E', body) => {
+                    let text = String::from_utf8_lossy(&body).into_owned();
+                    let code = text.split('\0').find(|f| f.starts_with('C'));
+                    seen.push(code.unwrap_or_default().to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Name, relation and number of every column of the result, or the server's error.
     pub fn describe(&mut self, sql: &str) -> Result<Vec<(String, u32, i16)>, String> {
         self.send(b'P', &[b"\0", sql.as_bytes(), b"\0\0\0"].concat());
@@ -157,6 +194,21 @@ impl Client {
             }
         }
     }
+}
+
+fn row(body: &[u8], without: &[usize]) -> String {
+    let count = u16::from_be_bytes([body[0], body[1]]);
+    let mut rest = &body[2..];
+    let mut seen = String::new();
+    for index in 0..usize::from(count) {
+        let length = i32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
+        let length = usize::try_from(length).unwrap_or(0);
+        let value = String::from_utf8_lossy(&rest[4..4 + length]);
+        seen.push_str(if without.contains(&index) { "(masked)" } else { &value });
+        seen.push('|');
+        rest = &rest[4 + length..];
+    }
+    seen
 }
 
 fn fields(mut body: &[u8]) -> Vec<(String, u32, i16)> {

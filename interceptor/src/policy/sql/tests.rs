@@ -191,6 +191,35 @@ fn deep_statements_pass_or_are_refused_and_the_process_lives() {
     assert!(analyze("SELECT 1", &context).is_ok());
 }
 
+/// A tree the C side hands over must fit the stack with room to spare, or a text aborts the
+/// process. Overflowing here aborts the tests.
+#[test]
+fn the_deepest_tree_needs_a_quarter_of_the_stack() {
+    let forms: [fn(usize) -> String; 6] = [
+        |n| format!("SELECT 'a'{}", " || 'a'".repeat(n)),
+        |n| format!("SELECT 1{}", "::int".repeat(n)),
+        |n| format!("SELECT {}true", "NOT ".repeat(n)),
+        |n| format!("SELECT {}1{}", "abs(".repeat(n), ")".repeat(n)),
+        |n| format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(n)),
+        |n| format!("SELECT {}1{}", "(SELECT ".repeat(n), ")".repeat(n)),
+    ];
+    let work = move || {
+        for form in forms {
+            let (mut fits, mut fails) = (1, 40_000);
+            while fits + 1 < fails {
+                let middle = usize::midpoint(fits, fails);
+                match pg_query::parse(&form(middle), 0) {
+                    Ok(_) => fits = middle,
+                    Err(_) => fails = middle,
+                }
+            }
+            assert!(fits > 400, "{}", form(1));
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(pool::STACK / 4).spawn(work);
+    thread.unwrap().join().unwrap();
+}
+
 #[test]
 fn texts_that_cannot_be_judged_are_refused_with_the_right_code() {
     let context = Arc::new(Context::default());
