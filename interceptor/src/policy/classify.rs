@@ -102,5 +102,6 @@ fn catalog(tables: &[TestTable]) -> Result<Catalog, super::sql::CatalogError> {
     for (name, oid) in schemas {
         put("namespaces", vec![cell(&oid.to_string()), cell(name)]);
     }
-    Catalog::build(rows)
+    let ordered = Catalog::QUERIES.iter().map(|q| rows.remove(q.name).unwrap_or_default());
+    Catalog::build(ordered.collect())
 }

@@ -13,6 +13,10 @@ use super::pattern::NamePattern;
 pub(super) struct Coverage<'a> {
     facts: &'a SqlFacts,
     bits: u32,
+    /// What is only planned: the classes of what a plain `EXPLAIN` explains.
+    planned: u32,
+    /// The class by which tables are read beside all others.
+    reading: u32,
     /// The classes by which tables are written.
     writing: u32,
     classes_left: u32,
@@ -33,10 +37,19 @@ impl<'a> Coverage<'a> {
         let role = |s: &str| matches!(s, "role" | "session_authorization");
         let by_role = !facts.roles_assumed.is_empty() && facts.settings.iter().all(|s| role(s));
         let set = StatementClass::Set.bit();
+        let planned = if bits & !set == StatementClass::Utility.bit() {
+            let runs = DML | StatementClass::Select.bit();
+            let own = facts.commands.iter().filter_map(|c| own_class(c));
+            own.fold(0, |bits, c| bits | c.bit()) & runs
+        } else {
+            0
+        };
         Self {
             facts,
             bits,
-            writing: writing(bits),
+            reading: if facts.tables_read.is_empty() { 0 } else { StatementClass::Select.bit() },
+            planned,
+            writing: if planned & DML == 0 { writing(bits) } else { planned & DML },
             classes_left: if by_role { bits & !set } else { bits },
             unseen_left: facts.unseen.is_some(),
             commands: facts
@@ -58,10 +71,8 @@ impl<'a> Coverage<'a> {
         let f = self.facts;
         let m = &rule.when;
         let covers = m.statement.unwrap_or(Classes::ANY).covers(f);
-        if covers & self.bits == 0 && self.bits != 0 {
-            return false;
-        }
-        let way = Way { m, f, covers, bits: self.bits, writing: self.writing };
+        let content = content(self.bits) | self.reading | self.planned;
+        let way = Way { m, f, covers, bits: self.bits, content, writing: self.writing };
         let reads: Vec<bool> = f.tables_read.iter().map(|t| way.reads(t)).collect();
         let writes: Vec<bool> = f.tables_written.iter().map(|t| way.writes(t)).collect();
         if restricts(m) && !reads.iter().chain(&writes).any(|c| *c) {
@@ -77,7 +88,12 @@ impl<'a> Coverage<'a> {
         if m.settings.is_some() && !settings.iter().any(|s| *s) {
             classes &= !StatementClass::Set.bit();
         }
-        if classes == 0 && self.bits != 0 {
+        // Who may select from a table may also insert what is selected elsewhere, and who may do
+        // something may have it explained.
+        let helps = m.commands.is_none()
+            && (covers & self.planned != 0
+                || (covers & self.reading != 0 && reads.contains(&true)));
+        if classes == 0 && !helps {
             return false;
         }
         self.classes_left &= !classes;
@@ -94,41 +110,36 @@ impl<'a> Coverage<'a> {
         true
     }
 
-    /// What is not covered, in words; `None` when all is.
+    /// What is not covered, in words; `None` when all is. What is most telling comes first.
     pub fn missing(&self) -> Option<String> {
         let f = self.facts;
-        if let Some(class) =
-            StatementClass::ALL.into_iter().find(|c| self.classes_left & c.bit() != 0)
-        {
-            let hint = if class.bit() & NAMED_ONLY != 0 { " by that name" } else { "" };
-            return Some(format!("no rule allows statements of class {class}{hint}"));
+        let left = |bits: u32| {
+            StatementClass::ALL.into_iter().find(|c| self.classes_left & bits & c.bit() != 0)
+        };
+        if let Some(class) = left(NAMED_ONLY) {
+            return Some(format!("no rule allows statements of class {class} by that name"));
         }
         if self.unseen_left {
             let what = f.unseen.as_deref().unwrap_or("a part");
             return Some(format!("cannot see {what}, and no rule allows unseen statements"));
         }
-        first(&self.commands, &f.commands)
-            .map(|c| format!("no rule allows {}", c.to_uppercase()))
+        let no = |what: String| format!("no rule allows {what}");
+        first(&self.writes, &f.tables_written)
+            .map(|t| no(format!("writing {t} by {}", f.class)))
+            .or_else(|| first(&self.reads, &f.tables_read).map(|t| no(format!("reading {t}"))))
+            .or_else(|| self.columns_missing().map(no))
+            .or_else(|| first(&self.commands, &f.commands).map(|c| no(c.to_uppercase())))
+            .or_else(|| first(&self.settings, &f.settings).map(|s| no(format!("setting {s}"))))
+            .or_else(|| left(u32::MAX).map(|c| no(format!("statements of class {c}"))))
+            .or_else(|| first(&self.functions, &f.functions).map(|n| no(format!("calling {n}"))))
+    }
+
+    fn columns_missing(&self) -> Option<String> {
+        let f = self.facts;
+        first(&self.columns_written, &f.columns_written)
+            .map(|c| format!("writing column {c}"))
             .or_else(|| {
-                first(&self.settings, &f.settings).map(|s| format!("no rule allows setting {s}"))
-            })
-            .or_else(|| {
-                first(&self.writes, &f.tables_written)
-                    .map(|t| format!("no rule allows writing {t} this way"))
-            })
-            .or_else(|| {
-                first(&self.reads, &f.tables_read).map(|t| format!("no rule allows reading {t}"))
-            })
-            .or_else(|| {
-                first(&self.columns_written, &f.columns_written)
-                    .map(|c| format!("no rule allows writing column {c}"))
-            })
-            .or_else(|| {
-                first(&self.columns_read, &f.columns_read)
-                    .map(|c| format!("no rule allows reading column {c}"))
-            })
-            .or_else(|| {
-                first(&self.functions, &f.functions).map(|n| format!("no rule allows calling {n}"))
+                first(&self.columns_read, &f.columns_read).map(|c| format!("reading column {c}"))
             })
     }
 }
@@ -172,10 +183,10 @@ const fn content(bits: u32) -> u32 {
     }
 }
 
-/// The classes of this request to which a command may belong.
-fn class_of(command: &str, bits: u32) -> u32 {
+/// The class of a command, where its first word says it.
+fn own_class(command: &str) -> Option<StatementClass> {
     use StatementClass as C;
-    let class = match command.split(' ').next().unwrap_or_default() {
+    Some(match command.split(' ').next().unwrap_or_default() {
         "select" | "values" | "table" => C::Select,
         "insert" => C::Insert,
         "update" => C::Update,
@@ -191,13 +202,18 @@ fn class_of(command: &str, bits: u32) -> u32 {
         "explain" | "show" | "vacuum" | "analyze" | "lock" | "listen" | "unlisten" | "notify"
         | "checkpoint" | "cluster" | "reindex" | "load" | "fetch" | "move" | "declare"
         | "close" | "prepare" | "execute" | "deallocate" | "discard" => C::Utility,
-        _ => match bits & (C::Ddl.bit() | C::Utility.bit()) {
-            0 => return bits,
-            either => return either,
-        },
-    };
-    // What the analysis files elsewhere is held against all classes of the request.
-    if bits & class.bit() == 0 { bits } else { class.bit() }
+        _ => return None,
+    })
+}
+
+/// The classes of this request to which a command may belong. What the analysis files
+/// elsewhere is held against all of them.
+fn class_of(command: &str, bits: u32) -> u32 {
+    let either = StatementClass::Ddl.bit() | StatementClass::Utility.bit();
+    match bits & own_class(command).map_or(either, StatementClass::bit) {
+        0 => bits,
+        some => some,
+    }
 }
 
 /// Ends of COPY that are on the server: a rule must name them.
@@ -211,6 +227,8 @@ struct Way<'a> {
     f: &'a SqlFacts,
     covers: u32,
     bits: u32,
+    /// The classes that read and call.
+    content: u32,
     writing: u32,
 }
 
@@ -220,7 +238,8 @@ impl Way<'_> {
             Some(patterns) => patterns.iter().any(|p| p.matches(command)),
             None => !server_side(command),
         };
-        named && class_of(command, self.bits) & !self.covers == 0
+        let own = own_class(command).is_some_and(|c| self.covers & c.bit() != 0);
+        named && (own || class_of(command, self.bits) & !self.covers == 0)
     }
 
     fn setting(&self, setting: &str) -> bool {
@@ -239,14 +258,13 @@ impl Way<'_> {
     fn reads(&self, table: &Name) -> bool {
         let own = self.f.tables_written.contains(table) && self.writes(table);
         // A rule that is only about inserting does not open what is there already.
-        let by = self.covers & content(self.bits) & !StatementClass::Insert.bit();
-        let way = self.covers & StatementClass::Select.bit() != 0 || by != 0;
+        let by = self.covers & self.content & !StatementClass::Insert.bit();
         let m = self.m;
         let named = match (&m.tables, &m.reads) {
             (None, None) => m.writes.is_none(),
             (tables, reads) => fits(tables.as_ref(), table) && fits(reads.as_ref(), table),
         };
-        (way && named && self.column_tables(table)) || (own && by & DML != 0)
+        (by != 0 && named && self.column_tables(table)) || (own && by & DML != 0)
     }
 
     fn writes(&self, table: &Name) -> bool {
@@ -268,7 +286,7 @@ impl Way<'_> {
     }
 
     fn function(&self, name: &Name) -> bool {
-        self.covers & content(self.bits) != 0 && fits(self.m.functions.as_ref(), name)
+        self.covers & self.content != 0 && fits(self.m.functions.as_ref(), name)
     }
 }
 

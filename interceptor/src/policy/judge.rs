@@ -46,10 +46,12 @@ impl PolicySet {
         for rule in self.rules_for(&subject.service, On::Connect) {
             let Some(effect) = rule.effect else { continue };
             draft.note_time(rule, subject);
-            if effect > Effect::Allow && miss(rule, subject, now, Sense::Strict).is_none() {
+            let fires = effect > Effect::Allow && miss(rule, subject, now, Sense::Strict).is_none();
+            if fires {
                 draft.fire(rule, "matches the connection".into());
             }
-            if rule.can_cover() && miss(rule, subject, now, Sense::Cover).is_none() {
+            let may = fires || effect == Effect::Allow;
+            if may && rule.can_cover() && miss(rule, subject, now, Sense::Cover).is_none() {
                 covered = true;
                 draft.cover(rule);
             }
@@ -74,14 +76,18 @@ impl PolicySet {
                 }
             }
             let strict = rule.effect != Some(Effect::Allow)
-                && !(rule.effect.is_none() && !rule.masks.is_empty());
+                && (rule.effect.is_some() || rule.masks.is_empty());
+            let mut fires = false;
             if strict && request_miss(rule, facts).is_none() {
                 draft.note_time(rule, subject);
-                if miss(rule, subject, now, Sense::Strict).is_none() {
+                fires = miss(rule, subject, now, Sense::Strict).is_none();
+                if fires {
                     draft.fire(rule, why(rule, facts));
                 }
             }
-            if rule.can_cover()
+            // A rule that holds lets through only what it has held.
+            if (fires || rule.effect == Some(Effect::Allow))
+                && rule.can_cover()
                 && exclusion(rule, facts).is_none()
                 && subject_miss(rule, subject, Sense::Cover).is_none()
             {

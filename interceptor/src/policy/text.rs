@@ -91,11 +91,14 @@ impl<'a> Fields<'a> {
             }
             let near = allowed
                 .iter()
-                .map(|a| (strsim::damerau_levenshtein(name, a), *a))
+                .map(|a| {
+                    let elsewhere = a.bytes().next() != name.bytes().next();
+                    (strsim::damerau_levenshtein(name, a), elsewhere, *a)
+                })
                 .min()
-                .filter(|(distance, a)| *distance <= 1 + a.len() / 4);
+                .filter(|(distance, _, a)| *distance <= 1 + a.len() / 4);
             let hint = match near {
-                Some((_, a)) => format!("unknown key; did you mean `{a}`?"),
+                Some((_, _, a)) => format!("unknown key; did you mean `{a}`?"),
                 None => format!("unknown key; known are {}", allowed.join(", ")),
             };
             return Err(fault(
