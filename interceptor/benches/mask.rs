@@ -1,4 +1,5 @@
 //! Masking of a batch of rows: 1,000 rows of four columns.
+
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;

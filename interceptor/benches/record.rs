@@ -3,6 +3,8 @@
 //! The drain runs beside it, as in the daemon, so the numbers include its share of the journal
 //! lock; at the end the events in SQLite are counted against those acknowledged.
 
+#![allow(missing_docs)] // criterion_group! makes an undocumented function
+
 use std::borrow::Cow;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! A verdict over 200 rules: what is paid when it is not kept within the session.
 
+#![allow(missing_docs)] // criterion_group! makes an undocumented function
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! A whole protected host in miniature, from its network to its daemon.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -29,12 +30,18 @@ pub fn installed(program: &str) -> bool {
     Cmd::new("which").arg(program).run().is_ok_and(|o| o.success())
 }
 
+/// Says on the terminal itself that something is left out: the test harness would swallow what
+/// a passing test prints.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
 /// Leaves a test early, saying why, where beds cannot be made.
 #[macro_export]
 macro_rules! skip_unless_possible {
     () => {
         if let Some(why) = $crate::bed::cannot_run() {
-            eprintln!("SKIPPED: {why}");
+            $crate::bed::skipped(&why);
             return Ok(());
         }
     };

@@ -1,5 +1,6 @@
 //! The local issuer that answers as an Okta custom authorization server, and its tokens.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,8 +43,15 @@ impl Issuer {
         let mut issuer = Self { process, state };
         wait_for("the issuer to answer", Duration::from_secs(15), || {
             issuer.process.still_runs()?;
-            let answers = net.inside(Place::Host, || Ok(TcpStream::connect(("127.0.0.1", PORT))?));
-            Ok(answers.is_ok().then_some(()))
+            let answer = net.inside(Place::Host, || {
+                let mut http = TcpStream::connect(("127.0.0.1", PORT))?;
+                http.set_read_timeout(Some(Duration::from_secs(5)))?;
+                http.write_all(b"GET /oauth2/default/v1/keys HTTP/1.0\r\nHost: bed\r\n\r\n")?;
+                let mut answer = String::new();
+                http.read_to_string(&mut answer)?;
+                Ok(answer)
+            });
+            Ok(answer.is_ok_and(|a| a.contains("\"keys\"")).then_some(()))
         })?;
         Ok(issuer)
     }

@@ -121,7 +121,7 @@ fn the_benchmark_can_measure_the_ways_beside_the_daemon() -> Result<()> {
     use interceptor_tests::bench::targets::{Rivals, Way};
     skip_unless_possible!();
     if ["haproxy", "pgbouncer"].iter().any(|p| !interceptor_tests::bed::installed(p)) {
-        eprintln!("SKIPPED: no haproxy or pgbouncer: run `cargo xtask setup proxies`");
+        interceptor_tests::bed::skipped("no haproxy or pgbouncer: run `cargo xtask setup proxies`");
         return Ok(());
     }
     let plan = interceptor_tests::bench::Plan::quick();

@@ -12,7 +12,7 @@ use lru::LruCache;
 use crate::mask::{Detectors, HashKey, LiteralMask, Method, scrub_statement};
 use crate::policy::sql::ring::MaskedColumns;
 use crate::policy::sql::{Analysis, Analyzer, Context, SqlError, StatementAnalysis, ring};
-use crate::policy::{Ask, ColumnName, Effect, MaskRule, Name, PolicySet, StatementClass, Verdict};
+use crate::policy::{Ask, ColumnName, Effect, MaskRule, PolicySet, StatementClass, Verdict};
 
 use super::catalogs::Snapshot;
 use super::{Admitted, Session, rule_names};
@@ -45,8 +45,7 @@ pub type Rows = Vec<Vec<Option<String>>>;
 
 /// Makes a catalog of the answers to [`catalog_queries`].
 pub fn build_catalog(answers: Vec<Rows>) -> Result<Catalog, String> {
-    let named = Catalog::QUERIES.iter().map(|query| query.name).zip(answers).collect();
-    Catalog::build(named).map_err(|e| e.to_string())
+    Catalog::build(answers).map_err(|e| e.to_string())
 }
 
 /// What protects the values of a database from this session.
@@ -63,15 +62,12 @@ pub struct Shield {
 impl Shield {
     /// Whether a column of the catalog is masked, by its table's OID and its number.
     pub fn is_masked(&self, table: u32, attnum: i16) -> bool {
-        table != 0 && self.masked.method(table, attnum).is_some()
+        table != 0 && self.masked.is_masked(table, attnum)
     }
 
     /// How a column is masked, by its name.
     fn method_of(&self, column: &ColumnName) -> Option<Method> {
-        let Name { schema, name } = &column.table;
-        let relation = self.catalog.lookup(schema, name, &[])?;
-        let known = relation.columns.iter().find(|c| c.name == column.column)?;
-        self.masked.method(relation.oid, known.attnum).cloned()
+        self.masked.method(column).cloned()
     }
 
     /// Whether masked columns are in reach, so that only known shapes of statements pass.

@@ -36,7 +36,7 @@ fn script(client: clients::Script) -> Result<()> {
     skip_unless_possible!();
     let bed = Bed::new()?;
     match clients::run(&bed, &bed.login("app_ro")?, client)? {
-        Run::Absent(why) => eprintln!("SKIPPED: {why}"),
+        Run::Absent(why) => interceptor_tests::bed::skipped(&why),
         Run::Printed(out) => judge(&serde_json::from_str(&out).context(out)?),
     }
     Ok(())

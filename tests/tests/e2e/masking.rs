@@ -131,7 +131,11 @@ fn errors_do_not_print_masked_values() -> Result<()> {
 #[test]
 fn large_rows_pass_and_too_large_ones_fail_alone() -> Result<()> {
     skip_unless_possible!();
+    let policy = "[[rule]]\nname = \"all\"\neffect = \"allow\"\nstatement = \"any\"\n\
+                  masks = [{ columns = [\"customers.email\"], method = \"redact\" }]\n\
+                  [[rule]]\nname = \"in\"\non = \"connect\"\neffect = \"allow\"\n";
     let spec = interceptor_tests::bed::Spec::default()
+        .policies(&[("large.toml", policy)])
         .service(|s| s.settings = "row_buffer = 1048576".into());
     let bed = Bed::with(spec)?;
     bed.db().admin(

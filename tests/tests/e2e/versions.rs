@@ -10,7 +10,9 @@ use crate::{SOON, assert_masked};
 fn works_on(major: u32) -> Result<()> {
     skip_unless_possible!();
     let Some(server) = Server::from_npm(major) else {
-        eprintln!("SKIPPED: no PostgreSQL {major} below target/npm: run `cargo xtask setup npm`");
+        interceptor_tests::bed::skipped(&format!(
+            "no PostgreSQL {major}: run `cargo xtask setup npm`"
+        ));
         return Ok(());
     };
     let bed = Bed::with(Spec { server: Some(server), ..Spec::default() })?;

@@ -48,7 +48,7 @@ pub(super) fn look_into(draft: &mut Draft<'_>, inside: &NodeEnum) {
                 },
                 Some("plpgsql") => {
                     let text = draft.text.text.get(draft.range.clone());
-                    plpgsql(draft, &text.unwrap_or_default().to_owned());
+                    plpgsql(draft, text.unwrap_or_default());
                 }
                 _ => unseen(draft, "code in another language"),
             }

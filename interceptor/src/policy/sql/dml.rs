@@ -200,7 +200,7 @@ impl Walker<'_> {
         self.with(with_clause.as_ref());
         let target = self.target_relation(relation.as_ref());
         self.level().items.push(target.clone());
-        self.from_beside(from_clause);
+        self.sources_beside(from_clause);
         self.assignments(target_list, &target);
         self.clause(where_clause.as_deref(), "in WHERE");
         self.found.without_where |= where_clause.is_none();
@@ -208,7 +208,7 @@ impl Walker<'_> {
     }
 
     /// FROM and USING of a write: its entries do not see the target.
-    fn from_beside(&mut self, list: &[Node]) {
+    fn sources_beside(&mut self, list: &[Node]) {
         let target = std::mem::take(&mut self.level().items);
         self.from(list);
         let others = std::mem::replace(&mut self.level().items, target);
@@ -221,7 +221,7 @@ impl Walker<'_> {
         self.with(with_clause.as_ref());
         let target = self.target_relation(relation.as_ref());
         self.level().items.push(target.clone());
-        self.from_beside(using_clause);
+        self.sources_beside(using_clause);
         self.clause(where_clause.as_deref(), "in WHERE");
         self.found.without_where |= where_clause.is_none();
         self.end(returning_clause.as_ref(), &target)
@@ -239,7 +239,7 @@ impl Walker<'_> {
         self.begin(StatementClass::Merge);
         self.with(with_clause.as_ref());
         let target = self.target_relation(relation.as_ref());
-        let source = source_relation.as_deref().map(|n| self.from_item(n)).unwrap_or_default();
+        let source = source_relation.as_deref().map(|n| self.source_item(n)).unwrap_or_default();
         self.level().items = source;
         self.level().items.push(target.clone());
         self.clause(join_condition.as_deref(), "in MERGE ON");

@@ -19,12 +19,12 @@ impl Walker<'_> {
     /// A FROM list: every entry sees those before it, if it is LATERAL.
     pub fn from(&mut self, list: &[Node]) {
         for node in list {
-            let items = self.from_item(node);
+            let items = self.source_item(node);
             self.level().items.extend(items);
         }
     }
 
-    pub fn from_item(&mut self, node: &Node) -> Vec<Item> {
+    pub fn source_item(&mut self, node: &Node) -> Vec<Item> {
         match &node.node {
             Some(NodeEnum::RangeVar(r)) => vec![self.relation(r, false)],
             Some(NodeEnum::RangeSubselect(s)) => vec![self.subselect(s)],
@@ -294,7 +294,7 @@ impl Walker<'_> {
 
     fn sample(&mut self, s: &protobuf::RangeTableSample) -> Vec<Item> {
         let protobuf::RangeTableSample { relation, method, args, repeatable, location: _ } = s;
-        let items = relation.as_deref().map(|r| self.from_item(r)).unwrap_or_default();
+        let items = relation.as_deref().map(|r| self.source_item(r)).unwrap_or_default();
         let method = names::strings(method);
         let name = method.last().map(String::as_str);
         if !matches!(name, Some("bernoulli" | "system")) {
@@ -347,10 +347,10 @@ impl Walker<'_> {
             alias,
             rtindex: _,
         } = j;
-        let left = larg.as_deref().map(|n| self.from_item(n)).unwrap_or_default();
+        let left = larg.as_deref().map(|n| self.source_item(n)).unwrap_or_default();
         let visible = self.level().items.len();
         self.level().items.extend(left.iter().cloned());
-        let right = rarg.as_deref().map(|n| self.from_item(n)).unwrap_or_default();
+        let right = rarg.as_deref().map(|n| self.source_item(n)).unwrap_or_default();
         self.level().items.truncate(visible);
         let (lcols, lopen) = bare_columns(&left);
         let (rcols, ropen) = bare_columns(&right);

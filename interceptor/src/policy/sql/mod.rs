@@ -34,3 +34,10 @@ pub use masked::MaskedColumns;
 pub use parse::{MAX_DEPTH, MAX_TEXT};
 pub use pool::{Analyzer, Context};
 pub use types::*;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod testing;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

@@ -531,7 +531,7 @@ impl<'a> Walker<'a> {
     pub fn used(&mut self, meaning: Meaning, how: &str) {
         match meaning {
             Meaning::Column(col) => self.record(&col, how),
-            Meaning::Other { name: _ } => {}
+            Meaning::Other => {}
             Meaning::Row { name, relation, cols, open } => {
                 let whole = format!("in the whole row {name}");
                 for col in &cols {
@@ -542,7 +542,7 @@ impl<'a> Walker<'a> {
                 }
                 self.found.whole_rows.extend(relation);
             }
-            Meaning::Unknown { name: _, why, candidates } => {
+            Meaning::Unknown { why, candidates } => {
                 self.found.problem(why);
                 for col in &candidates {
                     self.record(col, how);

@@ -83,9 +83,9 @@ pub(super) enum Meaning {
     /// A whole row of an entry of FROM.
     Row { name: String, relation: Option<Name>, cols: Vec<Col>, open: bool },
     /// A value that no column holds, or a column of an entry whose columns are not known.
-    Other { name: String },
+    Other,
     /// Not certain; the words say why.
-    Unknown { name: String, why: String, candidates: Vec<Col> },
+    Unknown { why: String, candidates: Vec<Col> },
 }
 
 const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
@@ -97,7 +97,6 @@ pub(super) fn resolve(levels: &[Level], parts: &[&str]) -> Meaning {
         [item, column] => qualified(levels, None, item, column),
         [schema, item, column] => qualified(levels, Some(schema), item, column),
         _ => Meaning::Unknown {
-            name: parts.last().map(|p| (*p).to_owned()).unwrap_or_default(),
             why: format!("reference {}", parts.join(".")),
             candidates: Vec::new(),
         },
@@ -123,35 +122,32 @@ fn bare(levels: &[Level], column: &str) -> Meaning {
             1 if !open_below => return Meaning::Column(found.remove(0)),
             1 => {
                 return Meaning::Unknown {
-                    name: column.to_owned(),
                     why: format!("column {column}, which more than one relation may have"),
                     candidates: found,
                 };
             }
             _ => {
                 return Meaning::Unknown {
-                    name: column.to_owned(),
                     why: format!("column {column}, which is ambiguous"),
                     candidates: found,
                 };
             }
         }
         if SYSTEM_COLUMNS.contains(&column) && level.items.iter().any(|i| i.stored) {
-            return Meaning::Other { name: column.to_owned() };
+            return Meaning::Other;
         }
         open_below |= open;
     }
     if open_below {
         let candidates = open_candidates(levels, column);
         if candidates.is_empty() {
-            return Meaning::Other { name: column.to_owned() };
+            return Meaning::Other;
         }
         return Meaning::Column(candidates[0].clone());
     }
     match item_named(levels, None, column) {
         Some(item) => row(item, column),
         None => Meaning::Unknown {
-            name: column.to_owned(),
             why: format!("column {column}, which is not known"),
             candidates: Vec::new(),
         },
@@ -177,8 +173,7 @@ pub(super) fn unresolved(relation: &Name, column: &str) -> Col {
 }
 
 fn qualified(levels: &[Level], schema: Option<&str>, item: &str, column: &str) -> Meaning {
-    let unknown =
-        |why: String, candidates| Meaning::Unknown { name: column.to_owned(), why, candidates };
+    let unknown = |why: String, candidates| Meaning::Unknown { why, candidates };
     let Some(found) = item_named(levels, schema, item) else {
         return unknown(format!("reference {item}.{column}, which is not known"), Vec::new());
     };
@@ -191,11 +186,9 @@ fn qualified(levels: &[Level], schema: Option<&str>, item: &str, column: &str) -
         ),
         (None, _) if found.open => match &found.source {
             Some(relation) => Meaning::Column(unresolved(relation, column)),
-            None => Meaning::Other { name: column.to_owned() },
+            None => Meaning::Other,
         },
-        (None, _) if found.stored && SYSTEM_COLUMNS.contains(&column) => {
-            Meaning::Other { name: column.to_owned() }
-        }
+        (None, _) if found.stored && SYSTEM_COLUMNS.contains(&column) => Meaning::Other,
         // The server would try a function of that name on the whole row.
         (None, _) => unknown(format!("attribute notation {item}.{column}"), found.cols.clone()),
     }

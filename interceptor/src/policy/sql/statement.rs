@@ -485,9 +485,9 @@ impl Draft<'_> {
 
     /// Where an unqualified new object goes.
     pub fn creation_schema(&self) -> String {
-        let path = self.text.context.search_path.iter();
+        let mut path = self.text.context.search_path.iter();
         let implicit = |s: &&String| s.as_str() != "pg_catalog" && !s.starts_with("pg_temp");
-        path.filter(|s| implicit(s)).next().cloned().unwrap_or_default()
+        path.find(|s| implicit(s)).cloned().unwrap_or_default()
     }
 
     /// A statement that is none the product knows.

@@ -293,7 +293,7 @@ impl Server {
         Ok(judge)
     }
 
-    async fn relay(self, mut session: Session<Admitted>, startup: Startup, ready: Ready) {
+    async fn relay(self, session: Session<Admitted>, startup: Startup, ready: Ready) {
         let Ready { service, judge, snapshot, settings, encoding, prefix } = ready;
         let (sender, cancels) = mpsc::channel(4);
         // Poolers that give no process id still get a key of their own.

@@ -842,7 +842,7 @@ fn treatment(running: &Running, fields: &[Field]) -> Result<Rows, Report> {
     let plan = running.ruling.plan(running.statement).unwrap_or(&empty);
     let masks = agreed(shield, plan, fields)
         .ok_or_else(|| withheld("it is not the result that was judged"))?;
-    let columns: Vec<crate::mask::Field> = fields.iter().map(|f| mask_field(f)).collect();
+    let columns: Vec<crate::mask::Field> = fields.iter().map(mask_field).collect();
     let compiled =
         RowPlan::compile(&columns, &masks, shield.detectors.clone(), Arc::clone(&shield.key))
             .map_err(|_| withheld("it cannot be masked"))?;

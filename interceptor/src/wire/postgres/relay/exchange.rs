@@ -217,7 +217,7 @@ impl Exchange {
     }
 
     /// How many answers are owed.
-    pub fn len(&self) -> usize {
+    pub fn owed(&self) -> usize {
         self.slots.len()
     }
 

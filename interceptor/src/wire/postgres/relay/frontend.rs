@@ -238,7 +238,7 @@ impl Relay {
             Ok(columns) => columns,
             Err(next) => return Ok(next),
         };
-        let Some(request) = self.permit(&ruling, &text, "simple", || Vec::new(), header)? else {
+        let Some(request) = self.permit(&ruling, &text, "simple", Vec::new, header)? else {
             return Ok(Next::Wait);
         };
         let request = match request {
@@ -499,7 +499,7 @@ impl Relay {
         let oid = Body::new(b'F', self.peek(header)).u32("function").map_err(Fault::Agent)?;
         let ruling = self.judge.rule_function_call(&self.session, oid);
         let text = Arc::clone(&ruling.recorded);
-        match self.permit(&ruling, &text, "function", || Vec::new(), header)? {
+        match self.permit(&ruling, &text, "function", Vec::new, header)? {
             None => Ok(Next::Wait),
             Some(Permit::Refused(denial)) => {
                 self.consume(header);

@@ -294,7 +294,7 @@ impl Relay {
         let blocked = self.wants_quiet
             || self.parked.is_some()
             || self.cancelling.is_some()
-            || self.exchange.len() > MAX_OWED;
+            || self.exchange.owed() > MAX_OWED;
         // A blocked agent is still read a little, so that its end is noticed.
         let client = if blocked { self.io.from_client.len() < 64 * 1024 } else { true };
         Wants { client: client && !self.terminated, upstream: true }
