@@ -20,7 +20,7 @@ fn observe_records_what_it_would_have_done_and_changes_nothing() -> Result<()> {
     let shown = bed.interceptor()?.session(&session_that(&bed, "DROP TABLE spare")?)?.to_string();
     assert!(shown.contains("never-drop") && shown.contains("observed"), "{shown}");
     let status = bed.interceptor()?.cli(["status"]).ok()?;
-    assert!(status.contains("observe"), "{status}");
+    assert!(status.contains("OBSERVE"), "{status}");
     Ok(())
 }
 

@@ -49,7 +49,7 @@ const GAMES: &[&[&str]] = &[
     ],
     &["SET ROLE app_ro;", "SELECT email FROM customers LIMIT 3;"],
     &["SET SESSION AUTHORIZATION postgres;", "SELECT email FROM customers LIMIT 3;"],
-    &["SET standard_conforming_strings = off;", "SELECT 'a\\' || email FROM customers --';"],
+    &["SET standard_conforming_strings = off;", "SELECT 'a\\' || email FROM customers --'\n;"],
     &["SET client_encoding = 'SJIS';", "SELECT email FROM customers LIMIT 3;"],
 ];
 
