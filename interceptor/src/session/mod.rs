@@ -371,6 +371,18 @@ impl Session<Admitted> {
         }
     }
 
+    /// Whether the passthrough of this role names the operating system user that owns the
+    /// client's socket, and the kernel said it is that one.
+    pub fn names_os_user(&self, role: &str) -> bool {
+        self.service.passthrough.iter().any(|p| {
+            p.role == role
+                && match (&p.os_user, self.source.uid) {
+                    (Some(name), Some(uid)) => user_is(name, uid),
+                    _ => false,
+                }
+        })
+    }
+
     /// The subject with another role, as after SET ROLE.
     pub fn assume_role(&mut self, role: &str) {
         if self.state.subject.role != role {

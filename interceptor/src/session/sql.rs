@@ -11,14 +11,15 @@ use lru::LruCache;
 
 use crate::mask::{Detectors, HashKey, LiteralMask, Method, scrub_statement};
 use crate::policy::sql::ring::MaskedColumns;
-use crate::policy::sql::{Analysis, Analyzer, Context, SqlError, StatementAnalysis, ring};
+use crate::policy::sql::{Analysis, Analyzer, Context, SqlError, ring};
 use crate::policy::{Ask, ColumnName, Effect, MaskRule, PolicySet, StatementClass, Verdict};
 
 use super::catalogs::Snapshot;
 use super::{Admitted, Session, rule_names};
 
 pub use crate::policy::sql::{
-    Catalog, CopyFormat, CopyKind, CopySource, SetValue, StatementKind, TransactionKind,
+    Catalog, CopyFormat, CopyKind, CopySource, SetValue, StatementAnalysis, StatementKind,
+    TransactionKind,
 };
 
 /// Rulings kept per session.
@@ -126,6 +127,11 @@ pub struct Ruling {
     pub recorded: Arc<str>,
     /// Class of the first statement, for the record.
     pub class: &'static str,
+    /// What names mean may be different after it: it sets a search path or role, or runs
+    /// something of which that cannot be ruled out.
+    pub changes_settings: bool,
+    /// It changes the catalog, or may.
+    pub changes_catalog: bool,
     stamp: Stamp,
     reusable: bool,
 }
@@ -275,6 +281,8 @@ impl Judge {
             recorded: Arc::from(""),
             text: Arc::from(""),
             class: "refused",
+            changes_settings: false,
+            changes_catalog: false,
             stamp: self.stamp.clone(),
             reusable: false,
         })
@@ -351,7 +359,12 @@ impl Judge {
         let mut plans = Vec::with_capacity(analysis.statements.len());
         let mut denial = self.batch_denial(&analysis);
         let mut reusable = true;
+        let mut changes = Changes::default();
         for statement in &analysis.statements {
+            changes.add(statement);
+            if let Some(inner) = named(statement, known) {
+                inner.analysis.statements.iter().for_each(|s| changes.add(s));
+            }
             let one = self.policies.judge(session.subject(), &Ask::Sql(&statement.facts), now);
             let mut judged = Judged { verdict: one, denial: None, plan: Plan::default() };
             self.by_kind(session, statement, known, &mut judged, &mut reusable);
@@ -369,7 +382,10 @@ impl Judge {
         reusable &= verdict.cacheable;
         let denial = denial.or_else(|| (verdict.effect == Effect::Deny).then(|| denied(&verdict)));
         let wanted = if denial.is_some() { Effect::Deny } else { verdict.effect };
-        self.ruling(session, Parts { wanted, denial, verdict, plans, analysis, text, reusable })
+        self.ruling(
+            session,
+            Parts { wanted, denial, verdict, plans, analysis, text, changes, reusable },
+        )
     }
 
     fn ruling(&self, session: &Session<Admitted>, parts: Parts<'_>) -> Ruling {
@@ -393,6 +409,8 @@ impl Judge {
             recorded: self.recordable(&parts.analysis, parts.text),
             text: Arc::clone(parts.text),
             class,
+            changes_settings: parts.changes.settings,
+            changes_catalog: parts.changes.catalog,
             analysis: parts.analysis,
             stamp: self.stamp.clone(),
             reusable: parts.reusable,
@@ -423,7 +441,21 @@ impl Judge {
         let (_, earlier) = analysis.statements.split_last()?;
         let governs =
             self.shield.as_ref().is_some_and(|s| s.has_columns()) || self.policies.names_tables();
-        if !governs || !earlier.iter().any(|s| s.lineage.changes_resolution) {
+        // The end of a transaction takes back what was set in it.
+        let ends = |s: &StatementAnalysis| {
+            matches!(
+                s.kind,
+                StatementKind::Transaction(
+                    TransactionKind::Commit { .. }
+                        | TransactionKind::Rollback { .. }
+                        | TransactionKind::RollbackTo(_)
+                )
+            )
+        };
+        let changes = |s: &StatementAnalysis| {
+            s.lineage.changes_resolution || s.facts.unseen.is_some() || ends(s)
+        };
+        if !governs || !earlier.iter().any(changes) {
             return None;
         }
         Some(Denial {
@@ -529,6 +561,7 @@ impl Judge {
                 plans: Vec::new(),
                 analysis: Arc::new(Analysis { statements: Vec::new() }),
                 text,
+                changes: Changes::default(),
                 reusable: false,
             },
         )
@@ -566,6 +599,7 @@ impl Judge {
                 plans: Vec::new(),
                 analysis: Arc::new(Analysis { statements: Vec::new() }),
                 text: &text,
+                changes: Changes { settings: true, catalog: true },
                 reusable: false,
             },
         ))
@@ -585,6 +619,34 @@ fn neutral() -> Verdict {
     }
 }
 
+/// What a text may change that has to be learnt anew.
+#[derive(Default)]
+struct Changes {
+    settings: bool,
+    catalog: bool,
+}
+
+impl Changes {
+    fn add(&mut self, statement: &StatementAnalysis) {
+        let unseen = statement.facts.unseen.is_some();
+        let encoding = matches!(
+            &statement.kind,
+            StatementKind::Set { name, .. } if name == "client_encoding" || name == "names"
+        );
+        self.settings |= statement.lineage.changes_resolution || unseen || encoding;
+        self.catalog |= statement.lineage.ddl || unseen;
+    }
+}
+
+/// The ruling of what a statement runs by name.
+fn named(statement: &StatementAnalysis, known: &dyn Known) -> Option<Arc<Ruling>> {
+    match &statement.kind {
+        StatementKind::Execute { name } => known.prepared(name),
+        StatementKind::Fetch { cursor, .. } => known.cursor(cursor),
+        _ => None,
+    }
+}
+
 struct Judged {
     verdict: Verdict,
     denial: Option<Denial>,
@@ -598,6 +660,7 @@ struct Parts<'a> {
     plans: Vec<Plan>,
     analysis: Arc<Analysis>,
     text: &'a Arc<str>,
+    changes: Changes,
     reusable: bool,
 }
 

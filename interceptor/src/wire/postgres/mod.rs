@@ -143,7 +143,9 @@ impl Server {
             Ok(proven) => Some(proven),
             Err((session, refused)) => match session.observe() {
                 Ok(unproven) => {
-                    startup.relayed_password = Some(token);
+                    // A token that was refused is not a password, and is never forwarded.
+                    let own = if is_token(&token) { zeroize::Zeroizing::default() } else { token };
+                    startup.relayed_password = Some(own);
                     Some(unproven)
                 }
                 Err(session) => {
@@ -221,6 +223,13 @@ impl Server {
                 return Err(Refusal::Own(refused));
             }
         };
+        if startup.relayed_password.is_some() && !service.checked_password {
+            // The server trusts the daemon's connection: whoever came without a token would come
+            // in without anything.
+            let why = "the server asks this connection for no password, so the client's own \
+                       cannot be relayed; give the client a token, or the service a TCP upstream";
+            return Err(Refusal::Own(session.refuse_service("NOT_AUTHENTICATED", why)));
+        }
         session.record_upstream(
             &service_facts(&self.service, &service, user, database),
             began.elapsed(),
@@ -246,23 +255,13 @@ impl Server {
         service: &mut Upstream,
         user: &str,
     ) -> Result<(), Refusal> {
-        let rows = service.rows(PRIVILEGES).await.map_err(|error| {
-            Refusal::Own(session.refuse_service("ROLE_UNKNOWN", &error.to_string()))
-        })?;
-        let row = rows.first().cloned().unwrap_or_default();
-        let allowed = self.service.roles.get(user).map(|role| &role.allow);
-        for (index, name) in PRIVILEGE_NAMES.iter().enumerate() {
-            // A missing answer counts as having the privilege.
-            let has = row.get(index).and_then(Option::as_deref) != Some("f");
-            if has && !allowed.is_some_and(|allow| allow.contains(*name)) && session.enforces() {
-                let why = format!(
-                    "role {user:?} has the privilege {name:?}; name it in [service.role.{user}] allow, \
-                     or use a lesser role"
-                );
-                return Err(Refusal::Own(session.refuse_service("ROLE_TOO_POWERFUL", &why)));
+        match relay::excess_privilege(session, service, user).await {
+            Ok(None) => Ok(()),
+            Ok(Some(why)) => Err(Refusal::Own(session.refuse_service("ROLE_TOO_POWERFUL", &why))),
+            Err(error) => {
+                Err(Refusal::Own(session.refuse_service("ROLE_UNKNOWN", &error.to_string())))
             }
         }
-        Ok(())
     }
 
     /// Startup parameters are settings: each is judged as the SET that it is.
@@ -364,16 +363,6 @@ const HARMLESS: &[&str] = &[
     "default_transaction_isolation",
     "default_transaction_read_only",
 ];
-
-const PRIVILEGE_NAMES: &[&str] =
-    &["superuser", "replication", "bypassrls", "createrole", "files", "programs"];
-
-/// In the order of [`PRIVILEGE_NAMES`].
-const PRIVILEGES: &str = "select r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolcreaterole, \
-     pg_catalog.pg_has_role(r.oid, 'pg_read_server_files', 'member') \
-       or pg_catalog.pg_has_role(r.oid, 'pg_write_server_files', 'member'), \
-     pg_catalog.pg_has_role(r.oid, 'pg_execute_server_program', 'member') \
-     from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user";
 
 /// All settings in a startup packet: its parameters and those inside `options`.
 fn settings_of(startup: &Startup) -> Vec<(String, String)> {
@@ -486,6 +475,17 @@ fn greet(io: &mut Io, key: &CancelKey, prefix: &str) {
         out.extend_from_slice(&key.secret);
     });
     codec::message(out, b'Z', |out| out.put_u8(b'I'));
+}
+
+/// Whether a password has the form of a JWT (RFC 7519): three segments of base64url.
+fn is_token(password: &[u8]) -> bool {
+    let mut segments = password.split(|b| *b == b'.');
+    let well_formed = |s: &[u8]| {
+        s.len() > 8 && s.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    segments.by_ref().take(2).filter(|s| well_formed(s)).count() == 2
+        && segments.next().is_some()
+        && segments.next().is_none()
 }
 
 fn is_off(value: &str) -> bool {

@@ -3,9 +3,10 @@
 //! and record that nobody was proven.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 
 use crate::capture::Pins;
 use crate::session::{Proven, Session};
@@ -13,6 +14,12 @@ use crate::session::{Proven, Session};
 use super::codec::{self, Report};
 use super::startup::{self, Startup};
 use super::upstream;
+
+/// Time in which the service has to answer the startup packet.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+
+/// AuthenticationOk, when nothing was asked before it.
+const AUTHENTICATION_OK: [u8; 9] = [b'R', 0, 0, 0, 8, 0, 0, 0, 0];
 
 /// Relays until either side ends, or an order to end comes.
 pub async fn serve(session: Session<Proven>, mut startup: Startup, pins: Option<&Arc<Pins>>) {
@@ -40,6 +47,22 @@ pub async fn serve(session: Session<Proven>, mut startup: Startup, pins: Option<
     };
     if upstream.write_all(&packet(&startup)).await.is_err() {
         return session.end("server", Some("the service closed during start-up"));
+    }
+    let mut first = [0u8; 9];
+    let answered = tokio::time::timeout(FIRST_ANSWER, upstream.read_exact(&mut first)).await;
+    if !matches!(answered, Ok(Ok(_))) {
+        return session.end("server", Some("the service did not answer the startup packet"));
+    }
+    if first == AUTHENTICATION_OK && !session.names_os_user(&user) {
+        // The server trusts the daemon's own connection, and nobody has vouched for the client.
+        let words = "interceptor: NOT_AUTHENTICATED: the server asks this connection for no \
+                     password, so nobody has proven anything";
+        let report = Report::fatal("28000", words);
+        let _ = startup::write_report(&mut startup.stream, &report).await;
+        return session.end("refused", Some(words));
+    }
+    if startup.stream.write_all(&first).await.is_err() {
+        return session.end("client", None);
     }
     let mut ending = session.live().ending();
     let moved = tokio::select! {

@@ -158,6 +158,8 @@ pub struct Upstream {
     pub parameters: Vec<(String, String)>,
     /// Transaction status of the last ReadyForQuery: `I`, `T` or `E`.
     pub status: u8,
+    /// Whether the server checked a password, rather than trusting the daemon's own connection.
+    pub checked_password: bool,
     /// Messages that came unasked while we asked a question: notices and notifications.
     pub unasked: BytesMut,
 }
@@ -175,6 +177,7 @@ impl Upstream {
             key: None,
             parameters: Vec::new(),
             status: b'I',
+            checked_password: false,
             unasked: BytesMut::new(),
         };
         tokio::time::timeout(CONNECT_TIMEOUT, upstream.handshake(parameters, password))
@@ -238,6 +241,7 @@ impl Upstream {
             }
             let mut fields = Body::new(b'R', &body);
             let kind = fields.i32("authentication kind")?;
+            self.checked_password |= matches!(kind, 3 | 5 | 10);
             match kind {
                 0 => return Ok(()),
                 3 => self.send_password(need(password, "a password")?.expose_secret()).await?,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 
-use crate::mask::{Method, RowPlan};
+use crate::mask::{Head, Method, RowPlan};
 use crate::session::log::event;
 use crate::session::micros;
 use crate::session::sql::{Plan, Shield, StatementKind};
@@ -59,6 +59,7 @@ impl Relay {
                 let n = self.service_pass.min(rest);
                 self.note_passed(&input[done..done + n]);
                 self.service_pass -= n;
+                self.check_tail(&input[done..done + n], self.service_pass == 0)?;
                 done += n;
                 if n == 0 || self.service_pass > 0 {
                     break;
@@ -320,14 +321,7 @@ impl Relay {
             Rows::Masked(plan) => Arc::clone(plan),
         };
         if header.body > limit {
-            let report = Report::error(
-                "54000",
-                format!(
-                    "ROW_TOO_LARGE: a row of {} bytes cannot be masked; the limit is {limit}",
-                    header.body
-                ),
-            );
-            return self.withhold(input, done, header, report);
+            return self.large_row(header, input, done, &plan);
         }
         if input.len() - *done < header.total() {
             return Ok(Fate::Incomplete);
@@ -354,6 +348,67 @@ impl Relay {
                 Ok(Fate::Done)
             }
         }
+    }
+
+    /// A row above the limit: held only up to its last governed column, streamed from there on.
+    fn large_row(
+        &mut self,
+        header: Header,
+        input: &mut BytesMut,
+        done: &mut usize,
+        plan: &RowPlan,
+    ) -> Result<Fate, Fault> {
+        self.pass(input, done);
+        let here = input.get(HEADER..).unwrap_or_default();
+        let here = &here[..here.len().min(header.body)];
+        // Looked at again only when it has doubled, so that the work stays linear.
+        if here.len() < self.row_look && here.len() < self.row_limit.min(header.body) {
+            return Ok(Fate::Incomplete);
+        }
+        self.row_look = here.len().max(1) * 2;
+        match plan.apply_head(here, header.body, &mut self.io.to_client) {
+            Ok(Head::Done { consumed, hits, tail }) => {
+                input.advance(HEADER + consumed);
+                self.row_look = 0;
+                self.service_pass = header.body - consumed;
+                self.tail = (self.service_pass > 0).then_some(tail);
+                if let Some(running) = self.exchange.running() {
+                    running.row_count += 1;
+                    running.byte_count += header.body as u64;
+                    running.masked += hits.masked + hits.found();
+                    running.truncated = true;
+                }
+                Ok(Fate::Done)
+            }
+            Ok(Head::NeedMore) if here.len() < self.row_limit => Ok(Fate::Incomplete),
+            outcome => {
+                self.row_look = 0;
+                let why = match outcome {
+                    Ok(_) => format!(
+                        "ROW_TOO_LARGE: {} bytes before the last masked or searched column; the \
+                         limit is {}",
+                        self.row_limit, self.row_limit
+                    ),
+                    Err(_) => "RESULT_WITHHELD: a row could not be masked".into(),
+                };
+                self.service_discard = header.total();
+                self.refuse_answer(Report::error("54000", why));
+                Ok(Fate::Done)
+            }
+        }
+    }
+
+    /// Checks the streamed rest of a large row; one that is not what it should be ends the
+    /// session, since its head is gone already.
+    fn check_tail(&mut self, bytes: &[u8], last: bool) -> Result<(), Fault> {
+        let Some(tail) = self.tail.as_mut() else { return Ok(()) };
+        let broken = |_| Fault::Service(CodecError::Malformed { tag: 'D', what: "value" });
+        tail.push(bytes).map_err(broken)?;
+        if last {
+            tail.finish().map_err(broken)?;
+            self.tail = None;
+        }
+        Ok(())
     }
 
     /// Ends an answer that exceeds what policy allows.

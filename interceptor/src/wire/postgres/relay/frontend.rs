@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use crate::session::Effect;
 use crate::session::hold::HeldRequest;
 use crate::session::log::event;
-use crate::session::sql::{Denial, Known, Ruling, StatementKind, set_text};
+use crate::session::sql::{Denial, Known, Ruling, StatementAnalysis, StatementKind, set_text};
 
 use super::super::codec::{self, Body, CodecError, Header, MAX_COLLECTED, Report};
 use super::exchange::{Rows, Running, Slot};
@@ -507,6 +507,7 @@ impl Relay {
                 Ok(Next::More)
             }
             Some(Permit::Granted(request)) => {
+                self.note_effects(&ruling);
                 let running = Running::new(request, ruling, None);
                 self.exchange.push(Slot::Query(Box::new(running)));
                 Ok(self.forward(header))
@@ -741,15 +742,10 @@ impl Relay {
 
     /// What a forwarded statement may change that has to be asked for before the next one.
     fn note_effects(&mut self, ruling: &Ruling) {
-        for statement in &ruling.analysis.statements {
-            let ends = matches!(statement.kind, StatementKind::Transaction(_));
-            if statement.lineage.changes_resolution || (ends && self.touched.settings) {
-                self.stale.settings = true;
-            }
-            if statement.lineage.ddl || (ends && self.touched.catalog) {
-                self.stale.catalog = true;
-            }
-        }
+        let ends = |s: &StatementAnalysis| matches!(s.kind, StatementKind::Transaction(_));
+        let ends = ruling.analysis.statements.iter().any(ends);
+        self.stale.settings |= ruling.changes_settings || (ends && self.touched.settings);
+        self.stale.catalog |= ruling.changes_catalog || (ends && self.touched.catalog);
         self.touched.settings |= self.stale.settings;
         self.touched.catalog |= self.stale.catalog;
     }

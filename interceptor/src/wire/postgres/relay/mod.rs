@@ -15,7 +15,7 @@ mod quiet;
 mod values;
 
 pub use frontend::application_name;
-pub use quiet::{Settings, ready_judge};
+pub use quiet::{Settings, excess_privilege, ready_judge};
 pub use values::bind as bind_values;
 
 use std::future::poll_fn;
@@ -131,6 +131,10 @@ pub struct Relay {
     service_discard: usize,
     /// Bytes of the service's current CopyData still to be masked.
     service_copy: usize,
+    /// Checks the streamed rest of a large masked row.
+    tail: Option<crate::mask::Tail>,
+    /// Bytes of a large row that have to be here before it is looked at again.
+    row_look: usize,
     /// A refused extended message: the agent's messages are ignored up to Sync.
     skip: bool,
     /// The agent waits until everything owed has come.
@@ -211,6 +215,8 @@ impl Relay {
             service_pass: 0,
             service_discard: 0,
             service_copy: 0,
+            tail: None,
+            row_look: 0,
             skip: false,
             wants_quiet: false,
             mute: false,

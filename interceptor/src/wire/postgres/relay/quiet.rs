@@ -26,6 +26,42 @@ const SETTINGS: &str = "select pg_catalog.array_to_json(pg_catalog.current_schem
      pg_catalog.current_setting('standard_conforming_strings'), \
      pg_catalog.current_setting('backslash_quote')";
 
+const PRIVILEGE_NAMES: &[&str] =
+    &["superuser", "replication", "bypassrls", "createrole", "files", "programs"];
+
+/// In the order of [`PRIVILEGE_NAMES`].
+const PRIVILEGES: &str = "select r.rolsuper, r.rolreplication, r.rolbypassrls, r.rolcreaterole, \
+     pg_catalog.pg_has_role(r.oid, 'pg_read_server_files', 'member') \
+       or pg_catalog.pg_has_role(r.oid, 'pg_write_server_files', 'member'), \
+     pg_catalog.pg_has_role(r.oid, 'pg_execute_server_program', 'member') \
+     from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user";
+
+/// The privilege that makes a role more than this service allows, in words; none in observe
+/// mode, which changes nothing.
+pub async fn excess_privilege(
+    session: &Session<Admitted>,
+    service: &mut Upstream,
+    role: &str,
+) -> Result<Option<String>, UpstreamError> {
+    if !session.enforces() {
+        return Ok(None);
+    }
+    let rows = service.rows(PRIVILEGES).await?;
+    let row = rows.first().cloned().unwrap_or_default();
+    let allowed = session.service().roles.get(role).map(|role| &role.allow);
+    for (index, name) in PRIVILEGE_NAMES.iter().enumerate() {
+        // A missing answer counts as having the privilege.
+        let has = row.get(index).and_then(Option::as_deref) != Some("f");
+        if has && !allowed.is_some_and(|allow| allow.contains(*name)) {
+            return Ok(Some(format!(
+                "role {role:?} has the privilege {name:?}; name it in [service.role.{role}] \
+                 allow, or use a lesser role"
+            )));
+        }
+    }
+    Ok(None)
+}
+
 /// What names mean on a connection now.
 #[derive(Debug)]
 pub struct Settings {
@@ -136,7 +172,13 @@ impl Relay {
             self.snapshot = catalog(&self.session, &mut self.io.service, private).await?;
             self.own_catalog = private;
         }
-        self.session.assume_role(&settings.role);
+        if settings.role != self.session.subject().role {
+            let excess = excess_privilege(&self.session, &mut self.io.service, &settings.role);
+            if let Some(why) = excess.await? {
+                return Err(Fault::Refused(format!("ROLE_TOO_POWERFUL: {why}")));
+            }
+            self.session.assume_role(&settings.role);
+        }
         self.path.clone_from(&settings.path);
         self.judge.resolve_by(&self.session, &self.snapshot, settings.path);
         self.stale = super::Stale::default();
