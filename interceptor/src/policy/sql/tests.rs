@@ -194,7 +194,7 @@ fn deep_statements_pass_or_are_refused_and_the_process_lives() {
 /// A tree the C side hands over must fit the stack with room to spare, or a text aborts the
 /// process. Overflowing here aborts the tests.
 #[test]
-fn the_deepest_tree_needs_a_quarter_of_the_stack() {
+fn the_deepest_tree_needs_half_of_the_stack() {
     let forms: [fn(usize) -> String; 6] = [
         |n| format!("SELECT 'a'{}", " || 'a'".repeat(n)),
         |n| format!("SELECT 1{}", "::int".repeat(n)),
@@ -216,7 +216,7 @@ fn the_deepest_tree_needs_a_quarter_of_the_stack() {
             assert!(fits > 400, "{}", form(1));
         }
     };
-    let thread = std::thread::Builder::new().stack_size(pool::STACK / 4).spawn(work);
+    let thread = std::thread::Builder::new().stack_size(pool::STACK / 2).spawn(work);
     thread.unwrap().join().unwrap();
 }
 
