@@ -178,7 +178,10 @@ fn psql_describes_tables_and_completes_names() -> Result<()> {
         "\\conninfo",
     ] {
         let answer = psql.ask(command, crate::SOON)?;
-        assert!(!answer.contains("ERROR") && !answer.trim().is_empty(), "{command}:\n{answer}");
+        assert!(!answer.contains("ERROR"), "{command}:\n{answer}");
+        // There are no functions, sequences or types of users here to be listed.
+        let some = !matches!(command, "\\df" | "\\dT" | "\\ds");
+        assert!(!some || !answer.trim().is_empty(), "{command} lists nothing");
     }
     Ok(())
 }
