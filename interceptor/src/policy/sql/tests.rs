@@ -353,6 +353,37 @@ fn settings_are_reported_whatever_way_they_are_set() {
     }
 }
 
+/// A setting that may or may not come about would make this product resolve names otherwise
+/// than the server.
+#[test]
+fn a_setting_that_is_not_sure_to_come_about_is_unknown() {
+    for sql in [
+        "SELECT set_config('search_path', 'app', false) WHERE false",
+        "SELECT set_config('search_path', 'app', false) LIMIT 0",
+        "SELECT set_config('search_path', 'app', false) FROM t",
+        "SELECT CASE WHEN now() > '2020-01-01' THEN '' ELSE set_config('search_path', 'a', true) END",
+        "SELECT coalesce('x', set_config('search_path', 'app', false))",
+        "WITH x AS (SELECT set_config('search_path', 'app', false)) SELECT 1",
+        "SELECT 1 WHERE set_config('search_path', 'app', false) = 'x'",
+        "SELECT set_config('search_path', 'app', false) UNION SELECT 'x'",
+        "PREPARE p AS SELECT set_config('search_path', 'app', false)",
+        "DECLARE c CURSOR FOR SELECT set_config('search_path', 'app', false)",
+        "EXPLAIN SELECT set_config('search_path', 'app', false)",
+        "EXPLAIN ANALYZE SELECT set_config('search_path', 'app', false)",
+        "INSERT INTO t VALUES (set_config('search_path', 'app', false))",
+        "DO $$ BEGIN PERFORM set_config('search_path', 'app', false); END $$",
+        "CREATE TABLE x AS SELECT set_config('search_path', 'app', false)",
+        "COPY (SELECT set_config('search_path', 'app', false)) TO STDOUT",
+    ] {
+        let s = bare(sql);
+        let path: Vec<_> =
+            s.settings.iter().filter(|s| s.name.as_deref() == Some("search_path")).collect();
+        assert!(!path.is_empty(), "{sql}: not reported");
+        assert!(path.iter().all(|s| s.value == SetValue::Unknown), "{sql}: {path:?}");
+        assert!(s.lineage.changes_resolution || sql.starts_with("EXPLAIN"), "{sql}");
+    }
+}
+
 #[test]
 fn statements_of_a_batch_keep_their_places_and_constants_their_columns() {
     let text = "SELECT 1; INSERT INTO t (a, b) VALUES ('x', -5), (E'y\\n', $1) ; UPDATE t SET a = 'z' WHERE b IN (7, 8)";
