@@ -5,6 +5,7 @@
 //! the thread is replaced. What is remembered is parsing and resolution, never a verdict.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,8 +18,9 @@ use super::parse::{self, MAX_TEXT};
 use super::statement;
 use super::types::{Analysis, SqlError};
 
-/// Stack of a parsing thread. The deepest tree the C side hands over took less than a quarter of it.
-pub(super) const STACK: usize = 256 << 20;
+/// Stack of a parsing thread: twice what the deepest tree needs that the C side hands over
+/// (10,000 nested messages). Only what is touched takes memory.
+pub(super) const STACK: usize = 512 << 20;
 
 /// Bytes the memory of analyses may take, estimated.
 const CACHE_BYTES: usize = 64 << 20;
@@ -55,6 +57,8 @@ struct Shared {
     cache: Mutex<Cache>,
     jobs: Mutex<Receiver<Job>>,
     limit: usize,
+    /// Threads at work; with none left every text is refused.
+    alive: AtomicUsize,
 }
 
 /// Analyses SQL texts.
@@ -79,8 +83,12 @@ impl Analyzer {
     pub fn with_text_limit(threads: usize, limit: usize) -> Self {
         let (jobs, receiver) = channel();
         let cache = Cache { entries: LruCache::unbounded(), bytes: 0 };
-        let shared =
-            Arc::new(Shared { cache: Mutex::new(cache), jobs: Mutex::new(receiver), limit });
+        let shared = Arc::new(Shared {
+            cache: Mutex::new(cache),
+            jobs: Mutex::new(receiver),
+            limit,
+            alive: AtomicUsize::new(0),
+        });
         for _ in 0..threads.max(1) {
             spawn(shared.clone());
         }
@@ -119,6 +127,9 @@ impl Analyzer {
         context: Arc<Context>,
     ) -> Result<oneshot::Receiver<Answer>, SqlError> {
         parse::check_text(&text, self.shared.limit)?;
+        if self.shared.alive.load(Ordering::Relaxed) == 0 {
+            return Err(broken());
+        }
         let (answer, receiver) = oneshot::channel();
         self.jobs.send(Job { text, context, answer }).map_err(|_| broken())?;
         Ok(receiver)
@@ -130,12 +141,16 @@ fn broken() -> SqlError {
 }
 
 fn spawn(shared: Arc<Shared>) {
-    let spawned = std::thread::Builder::new()
-        .name("sql".into())
-        .stack_size(STACK)
-        .spawn(move || serve(&shared));
+    let own = shared.clone();
+    shared.alive.fetch_add(1, Ordering::Relaxed);
+    let spawned =
+        std::thread::Builder::new().name("sql".into()).stack_size(STACK).spawn(move || {
+            serve(&own);
+            own.alive.fetch_sub(1, Ordering::Relaxed);
+        });
     if let Err(error) = spawned {
-        tracing::error!(%error, "cannot start a parsing thread");
+        shared.alive.fetch_sub(1, Ordering::Relaxed);
+        tracing::error!(%error, "cannot start a parsing thread; is address space limited?");
     }
 }
 
@@ -145,6 +160,12 @@ fn serve(shared: &Arc<Shared>) {
         let job = shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { text, context, answer }) = job else { return };
         match catch_unwind(AssertUnwindSafe(|| work(shared, &text, &context))) {
+            // A deep tree has touched much stack, which only the end of the thread gives back.
+            Ok(result @ Err(SqlError::TooDeep { .. })) => {
+                spawn(shared.clone());
+                drop(answer.send(result));
+                return;
+            }
             Ok(result) => drop(answer.send(result)),
             Err(_) => {
                 tracing::error!("a parsing thread panicked and is replaced; the text is refused");

@@ -16,7 +16,8 @@ use super::parse::Parsed;
 use super::pool::Context;
 use super::query::{Found, Shape, Walker};
 use super::types::{
-    Analysis, Lineage, Literal, Output, Setting, SqlError, StatementAnalysis, StatementKind,
+    Analysis, Lineage, Literal, Output, SetValue, Setting, SqlError, StatementAnalysis,
+    StatementKind,
 };
 use super::visit::Mentions;
 use crate::policy::facts::{ColumnName, Name, SqlFacts, StatementClass};
@@ -174,7 +175,9 @@ impl<'a> Draft<'a> {
         for problem in &inner.lineage.problems {
             self.found.problem(problem.part.clone());
         }
-        self.settings.extend(inner.settings.iter().cloned());
+        // Whether and when the inner statement runs is not known here.
+        let unsure = |s: &Setting| Setting { value: SetValue::Unknown, ..s.clone() };
+        self.settings.extend(inner.settings.iter().map(unsure));
         self.roles.extend(facts.roles_assumed.iter().cloned());
         self.unseen = self.unseen.take().or_else(|| facts.unseen.clone());
         self.changes_resolution |= inner.lineage.changes_resolution;
@@ -312,11 +315,11 @@ impl<'a> Draft<'a> {
                 "role" | "session_authorization" => {
                     self.changes_resolution = true;
                     match &setting.value {
-                        super::types::SetValue::Values(v) => {
+                        SetValue::Values(v) => {
                             let assumed = v.iter().filter(|r| *r != "none");
                             self.roles.extend(assumed.cloned());
                         }
-                        super::types::SetValue::Unknown => {
+                        SetValue::Unknown => {
                             self.roles.push("*".to_owned());
                             self.unseen.get_or_insert_with(|| "which role is assumed".to_owned());
                         }
@@ -384,8 +387,7 @@ fn check_mentions_with(
     context: &Context,
     settings: &[Setting],
 ) {
-    let constant =
-        |s: &Setting| s.name.is_some() && matches!(s.value, super::types::SetValue::Values(_));
+    let constant = |s: &Setting| s.name.is_some() && matches!(s.value, SetValue::Values(_));
     let is_set_config = |f: &Vec<String>| {
         matches!(f.as_slice(), [n] if n == "set_config")
             || matches!(f.as_slice(), [s, n] if s == "pg_catalog" && n == "set_config")
@@ -416,12 +418,54 @@ fn check_mentions_with(
     }
 }
 
+/// Parameters that change nothing about what a statement means or shows.
+const HARMLESS: [&str; 5] =
+    ["bytea_output", "extra_float_digits", "jit", "lock_timeout", "statement_timeout"];
+
+/// Whether all calls of `set_config` run exactly once when the query does: each is an output of
+/// its own, and nothing can take the one row away.
+fn sets_for_sure(node: &Node, calls: usize) -> bool {
+    let Some(NodeEnum::SelectStmt(s)) = &node.node else { return calls == 0 };
+    let plain = s.from_clause.is_empty()
+        && s.where_clause.is_none()
+        && s.group_clause.is_empty()
+        && s.having_clause.is_none()
+        && s.distinct_clause.is_empty()
+        && s.values_lists.is_empty()
+        && s.sort_clause.is_empty()
+        && s.limit_count.is_none()
+        && s.limit_offset.is_none()
+        && s.with_clause.is_none()
+        && s.into_clause.is_none()
+        && s.larg.is_none();
+    let call = |n: &&Node| match &n.node {
+        Some(NodeEnum::ResTarget(t)) => match t.val.as_ref().and_then(|v| v.node.as_ref()) {
+            Some(NodeEnum::FuncCall(f)) => {
+                names::strings(&f.funcname).last().is_some_and(|n| n == "set_config")
+                    && f.over.is_none()
+                    && f.agg_filter.is_none()
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    calls == 0 || (plain && s.target_list.iter().all(|n| call(&n)) && s.target_list.len() == calls)
+}
+
 impl Draft<'_> {
     /// A statement that is a query itself.
     pub fn plain_query(&mut self, node: &Node, class: StatementClass, command: &str) {
         self.class = class;
         self.command = command.to_owned();
         self.walk(node);
+        if !sets_for_sure(node, self.found.settings.len()) {
+            for setting in &mut self.found.settings {
+                let harmless = setting.name.as_deref().is_some_and(|n| HARMLESS.contains(&n));
+                if !harmless {
+                    setting.value = SetValue::Unknown;
+                }
+            }
+        }
         if let [only] = self.found.settings.as_slice()
             && let Some(name) = &only.name
         {

@@ -194,7 +194,7 @@ fn deep_statements_pass_or_are_refused_and_the_process_lives() {
 /// A tree the C side hands over must fit the stack with room to spare, or a text aborts the
 /// process. Overflowing here aborts the tests.
 #[test]
-fn the_deepest_tree_needs_a_quarter_of_the_stack() {
+fn the_deepest_tree_needs_half_of_the_stack() {
     let forms: [fn(usize) -> String; 6] = [
         |n| format!("SELECT 'a'{}", " || 'a'".repeat(n)),
         |n| format!("SELECT 1{}", "::int".repeat(n)),
@@ -216,7 +216,7 @@ fn the_deepest_tree_needs_a_quarter_of_the_stack() {
             assert!(fits > 400, "{}", form(1));
         }
     };
-    let thread = std::thread::Builder::new().stack_size(pool::STACK / 4).spawn(work);
+    let thread = std::thread::Builder::new().stack_size(pool::STACK / 2).spawn(work);
     thread.unwrap().join().unwrap();
 }
 
@@ -350,6 +350,37 @@ fn settings_are_reported_whatever_way_they_are_set() {
         let values = value.iter().map(|v| (*v).to_owned()).collect();
         assert_eq!(s.settings[0].value, SetValue::Values(values), "{sql}");
         assert_eq!(s.settings[0].local, local, "{sql}");
+    }
+}
+
+/// A setting that may or may not come about would make this product resolve names otherwise
+/// than the server.
+#[test]
+fn a_setting_that_is_not_sure_to_come_about_is_unknown() {
+    for sql in [
+        "SELECT set_config('search_path', 'app', false) WHERE false",
+        "SELECT set_config('search_path', 'app', false) LIMIT 0",
+        "SELECT set_config('search_path', 'app', false) FROM t",
+        "SELECT CASE WHEN now() > '2020-01-01' THEN '' ELSE set_config('search_path', 'a', true) END",
+        "SELECT coalesce('x', set_config('search_path', 'app', false))",
+        "WITH x AS (SELECT set_config('search_path', 'app', false)) SELECT 1",
+        "SELECT 1 WHERE set_config('search_path', 'app', false) = 'x'",
+        "SELECT set_config('search_path', 'app', false) UNION SELECT 'x'",
+        "PREPARE p AS SELECT set_config('search_path', 'app', false)",
+        "DECLARE c CURSOR FOR SELECT set_config('search_path', 'app', false)",
+        "EXPLAIN SELECT set_config('search_path', 'app', false)",
+        "EXPLAIN ANALYZE SELECT set_config('search_path', 'app', false)",
+        "INSERT INTO t VALUES (set_config('search_path', 'app', false))",
+        "DO $$ BEGIN PERFORM set_config('search_path', 'app', false); END $$",
+        "CREATE TABLE x AS SELECT set_config('search_path', 'app', false)",
+        "COPY (SELECT set_config('search_path', 'app', false)) TO STDOUT",
+    ] {
+        let s = bare(sql);
+        let path: Vec<_> =
+            s.settings.iter().filter(|s| s.name.as_deref() == Some("search_path")).collect();
+        assert!(!path.is_empty(), "{sql}: not reported");
+        assert!(path.iter().all(|s| s.value == SetValue::Unknown), "{sql}: {path:?}");
+        assert!(s.lineage.changes_resolution || sql.starts_with("EXPLAIN"), "{sql}");
     }
 }
 

@@ -87,7 +87,8 @@ pub struct StatementAnalysis {
 pub struct Setting {
     /// The parameter, lower case; none when it is not a constant.
     pub name: Option<String>,
-    /// The value.
+    /// The value; unknown also when it is not sure that it is set when the statement succeeds
+    /// (a condition, a cursor, a prepared statement): refuse that for what names depend on.
     pub value: SetValue,
     /// For the current transaction only.
     pub local: bool,
