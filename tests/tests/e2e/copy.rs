@@ -76,6 +76,11 @@ fn the_server_sends_one_row_in_each_message_and_so_do_we() -> Result<()> {
         .policies(&[("bench.toml", BENCH)])
         .service(|s| s.settings = "plaintext_loopback = true".into());
     let bed = Bed::with(spec)?;
+    bed.db().admin(
+        "CREATE TABLE readings AS SELECT g AS id, g % 97 AS sensor, 'reading number ' || g AS label, \
+         md5(g::text) AS note, 'x@example.com' AS email FROM generate_series(1, 20000) g; \
+         GRANT SELECT ON readings TO app_ro",
+    )?;
     let plain = bed.login("app_ro")?.from(Place::Host).host("127.0.0.1").sslmode("disable");
     for mut raw in [
         Raw::ready(bed.net(), &bed.login("app_ro")?)?,
@@ -92,6 +97,7 @@ fn rows_stay_whole(raw: &mut Raw) -> Result<()> {
         ("COPY orders (id, items) TO STDOUT", data::ORDERS),
         ("COPY customers (id, email, notes) TO STDOUT", data::CUSTOMERS),
         ("COPY (SELECT g, md5(g::text) FROM generate_series(1, 50000) g) TO STDOUT", 50_000),
+        ("COPY readings (id, sensor, label, note) TO STDOUT", 20_000),
         ("COPY (SELECT g, repeat('x', 5000) FROM generate_series(1, 2000) g) TO STDOUT", 2000),
     ] {
         let answer = raw.ask(sql)?;
