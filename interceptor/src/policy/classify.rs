@@ -10,20 +10,35 @@ use super::testing::{Classify, TestTable};
 
 /// Relations of the server itself, as far as tests name them.
 const SYSTEM: &str = include_str!("sql/relations.txt");
-/// System relations that are not on the list above, because no one should read them.
-const GUARDED: [&str; 12] = [
-    "pg_catalog.pg_authid",
-    "pg_catalog.pg_shadow",
-    "pg_catalog.pg_user_mapping",
-    "pg_catalog.pg_user_mappings",
-    "pg_catalog.pg_statistic",
-    "pg_catalog.pg_statistic_ext_data",
-    "pg_catalog.pg_stats",
-    "pg_catalog.pg_stats_ext",
-    "pg_catalog.pg_stats_ext_exprs",
-    "pg_catalog.pg_largeobject",
-    "pg_catalog.pg_hba_file_rules",
-    "pg_catalog.pg_stat_activity",
+/// System relations that are not on the list above, because no one should read them; with
+/// columns where the rules tell them apart.
+const GUARDED: [(&str, &[&str]); 15] = [
+    ("pg_authid", &[]),
+    ("pg_shadow", &[]),
+    ("pg_user_mapping", &[]),
+    ("pg_user_mappings", &["umid", "srvid", "srvname", "umuser", "usename", "umoptions"]),
+    ("pg_statistic", &[]),
+    ("pg_statistic_ext_data", &[]),
+    ("pg_stats", &[]),
+    ("pg_stats_ext", &[]),
+    ("pg_stats_ext_exprs", &[]),
+    ("pg_largeobject", &[]),
+    ("pg_hba_file_rules", &[]),
+    ("pg_stat_activity", &[]),
+    ("pg_ident_file_mappings", &[]),
+    ("pg_file_settings", &[]),
+    ("pg_subscription", &SUBSCRIPTION),
+];
+const SUBSCRIPTION: [&str; 9] = [
+    "oid",
+    "subdbid",
+    "subname",
+    "subowner",
+    "subenabled",
+    "subbinary",
+    "substream",
+    "subconninfo",
+    "subpublications",
 ];
 
 /// Classifies by the real grammar.
@@ -82,11 +97,15 @@ fn catalog(tables: &[TestTable]) -> Result<Catalog, super::sql::CatalogError> {
         .lines()
         .map(str::trim)
         .filter(|l| !l.is_empty() && !l.starts_with('#'))
-        .chain(GUARDED)
-        .filter_map(|l| l.split_once('.'));
-    let known = system.map(|(schema, name)| (schema, name, [].as_slice(), 1000));
-    let given =
-        tables.iter().map(|t| (t.schema.as_str(), t.name.as_str(), t.columns.as_slice(), 20_000));
+        .filter_map(|l| l.split_once('.'))
+        .map(|(schema, name)| (schema, name, Vec::new(), 1000));
+    let guarded =
+        GUARDED.iter().map(|(name, columns)| ("pg_catalog", *name, columns.to_vec(), 1000));
+    let given = tables.iter().map(|t| {
+        let columns = t.columns.iter().map(String::as_str).collect();
+        (t.schema.as_str(), t.name.as_str(), columns, 20_000)
+    });
+    let known = system.chain(guarded);
     for (n, (schema, name, columns, base)) in known.chain(given).enumerate() {
         let next = schemas.len() + 1;
         let schema = *schemas.entry(schema).or_insert(next);

@@ -8,7 +8,7 @@ use super::facts::{Ask, SqlFacts, Subject};
 use super::judge::miss;
 use super::load::PolicySet;
 use super::matching::{Sense, exclusion, request_miss};
-use super::model::{On, Rule};
+use super::model::{Classes, On, Rule};
 use super::verdict::{DEFAULT_DENY, Effect, Verdict};
 
 /// A verdict with what every rule had to say.
@@ -87,8 +87,11 @@ fn why_not(rule: &Rule, subject: &Subject, facts: Option<&SqlFacts>, now: Timest
     if let Some(miss) = request {
         return format!("`{miss}` does not hold");
     }
-    match rule.when.request_key() {
-        Some(key) => format!("`{key}` covers nothing of this statement"),
-        None => "covers nothing of this statement".into(),
+    let m = &rule.when;
+    let covers = m.statement.unwrap_or(Classes::ANY).covers(facts);
+    let key = if covers & facts.class_bits() == 0 { Some("statement") } else { m.names_key() };
+    match key {
+        Some(key) => format!("`{key}` has nothing of this statement"),
+        None => "allows nothing of this statement".into(),
     }
 }

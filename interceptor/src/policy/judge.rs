@@ -53,7 +53,7 @@ impl PolicySet {
             let may = fires || effect == Effect::Allow;
             if may && rule.can_cover() && miss(rule, subject, now, Sense::Cover).is_none() {
                 covered = true;
-                draft.cover(rule);
+                draft.cover(rule, "allows the connection");
             }
         }
         let missing = (!covered).then(|| {
@@ -75,8 +75,8 @@ impl PolicySet {
                     }
                 }
             }
-            let strict = rule.effect != Some(Effect::Allow)
-                && (rule.effect.is_some() || rule.masks.is_empty());
+            let masks_only = rule.effect.is_none() && !rule.masks.is_empty();
+            let strict = rule.effect != Some(Effect::Allow) && !masks_only;
             let mut fires = false;
             if strict && request_miss(rule, facts).is_none() {
                 draft.note_time(rule, subject);
@@ -93,7 +93,7 @@ impl PolicySet {
             {
                 draft.note_time(rule, subject);
                 if time_miss(rule, subject, now, Sense::Cover).is_none() && coverage.add(rule) {
-                    draft.cover(rule);
+                    draft.cover(rule, "allows what it names");
                 }
             }
         }
@@ -114,7 +114,7 @@ fn masks_apply(rule: &Rule, subject: &Subject, now: Timestamp) -> bool {
 #[derive(Default)]
 struct Draft<'r> {
     fired: Vec<(&'r Rule, String)>,
-    covering: Vec<&'r Rule>,
+    covering: Vec<(&'r Rule, &'static str)>,
     masks: Vec<Arc<MaskRule>>,
     timed: bool,
 }
@@ -131,8 +131,8 @@ impl<'r> Draft<'r> {
         self.fired.push((rule, why));
     }
 
-    fn cover(&mut self, rule: &'r Rule) {
-        self.covering.push(rule);
+    fn cover(&mut self, rule: &'r Rule, why: &'static str) {
+        self.covering.push((rule, why));
     }
 
     fn finish(self, missing: Option<String>) -> Verdict {
@@ -144,8 +144,6 @@ impl<'r> Draft<'r> {
             (Some(effect), None) => effect,
             (None, None) => Effect::Allow,
         };
-        // Deny before hold before the rest; within that by name, since rules are sorted so.
-        fired.sort_by_key(|(r, _)| std::cmp::Reverse(r.effect));
         let hit = |rule: &Rule, why: String| RuleHit {
             rule: rule.name.clone(),
             file: rule.file.to_string(),
@@ -176,12 +174,14 @@ impl<'r> Draft<'r> {
                 };
             }
         }
-        for rule in covering {
+        for (rule, why) in covering {
             limits = limits.strictest(rule.limits);
             if !fired.iter().any(|(r, _)| std::ptr::eq(*r, rule)) {
-                fired.push((rule, "covers a part of it".into()));
+                fired.push((rule, why.into()));
             }
         }
+        // Deny before hold before the rest; within that by name, since rules are sorted so.
+        fired.sort_by_key(|(r, _)| std::cmp::Reverse(r.effect));
         rules.extend(fired.into_iter().map(|(rule, why)| hit(rule, why)));
         Verdict {
             effect,

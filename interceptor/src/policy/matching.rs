@@ -77,11 +77,13 @@ fn holds(truth: Truth, negated: bool, sense: Sense) -> bool {
     }
 }
 
+/// A key, its patterns, and the value they are about.
+type Word<'a> = (&'static str, &'a Option<Vec<Pattern>>, Option<&'a str>);
+
 fn side(m: &Matchers, negated: bool, s: &Subject, sense: Sense) -> Option<&'static str> {
     let ok = |truth| holds(truth, negated, sense);
     let agent = s.agent.as_deref();
     let claims = s.claims.as_deref();
-    type Word<'a> = (&'static str, &'a Option<Vec<Pattern>>, Option<&'a str>);
     let words: [Word<'_>; 6] = [
         ("service", &m.service, Some(&s.service)),
         ("role", &m.role, Some(&s.role)),

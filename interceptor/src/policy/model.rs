@@ -91,6 +91,11 @@ impl Matchers {
         .map(|(key, _)| key)
     }
 
+    /// The first key that names tables, columns, commands or parameters.
+    pub fn names_key(&self) -> Option<&'static str> {
+        self.content_key().filter(|key| !matches!(*key, "without_where" | "text"))
+    }
+
     /// The first key that looks at what cannot be known of an unseen request.
     pub fn content_key(&self) -> Option<&'static str> {
         self.content()

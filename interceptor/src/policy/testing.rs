@@ -203,12 +203,12 @@ fn case(mut fields: Fields<'_>, defaults: Option<&Fields<'_>>) -> Read<Case> {
         source,
         client: None,
     };
-    let expect = expect(&fields)?;
+    let expect = expect(&fields, get("expect"))?;
     Ok(Case { line: fields.line(), name, subject, at, statement, facts, expect })
 }
 
-fn expect(fields: &Fields<'_>) -> Read<Expect> {
-    let node = fields.need("expect")?;
+fn expect(fields: &Fields<'_>, node: Option<Node<'_>>) -> Read<Expect> {
+    let node = node.ok_or_else(|| fields.err("`expect` is missing"))?;
     let (effect, error) = match node.str()? {
         "allow" => (Some(Effect::Allow), false),
         "hold" => (Some(Effect::Hold), false),

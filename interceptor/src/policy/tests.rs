@@ -530,7 +530,7 @@ fn an_explanation_says_which_key_kept_a_rule_out() {
     let why = |name: &str| e.rules.iter().find(|r| r.rule == name).unwrap().why.clone();
     assert_eq!(why("other"), "`role` does not hold");
     assert_eq!(why("no"), "`not.claims` does not hold");
-    assert!(why("reads").contains("covers nothing"), "{}", why("reads"));
+    assert!(why("reads").contains("`tables` has nothing"), "{}", why("reads"));
     assert_eq!(e.verdict.deciding_rule(), DEFAULT_DENY);
 }
 

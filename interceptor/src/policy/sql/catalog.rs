@@ -76,7 +76,7 @@ impl Relation {
 }
 
 /// Objects at and above this oid were made by users.
-const FIRST_USER_OID: u32 = 16_384;
+pub(super) const FIRST_USER_OID: u32 = 16_384;
 
 /// A function, operator or cast outside what the server ships.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

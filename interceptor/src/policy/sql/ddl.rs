@@ -22,6 +22,9 @@ impl Draft<'_> {
         if self.mentions.queries > 0 {
             self.found.problem(format!("a query inside {}", self.command.to_uppercase()));
         }
+        if self.mentions.nodes.contains("exclusion constraint") {
+            self.found.problem("an EXCLUDE constraint");
+        }
         let created = self.created(inside);
         let mut skipped = false;
         for [_, schema, name] in self.mentions.relations.clone() {

@@ -2,7 +2,7 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    self, CmdType, DeleteStmt, InsertStmt, MergeStmt, Node, RangeVar, UpdateStmt,
+    self, CmdType, DeleteStmt, InsertStmt, MergeStmt, Node, OnConflictAction, RangeVar, UpdateStmt,
 };
 
 use super::names;
@@ -113,8 +113,11 @@ impl Walker<'_> {
     }
 
     fn on_conflict(&mut self, clause: &protobuf::OnConflictClause, target: &Item) {
-        let protobuf::OnConflictClause { action: _, infer, target_list, where_clause, location: _ } =
+        let protobuf::OnConflictClause { action, infer, target_list, where_clause, location: _ } =
             clause;
+        if *action == OnConflictAction::OnconflictUpdate as i32 {
+            self.found.classes.push(StatementClass::Update);
+        }
         if let Some(infer) = infer {
             let protobuf::InferClause { index_elems, where_clause, conname, location: _ } =
                 infer.as_ref();

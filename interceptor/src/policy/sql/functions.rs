@@ -9,13 +9,14 @@ use std::sync::LazyLock;
 
 use super::catalog::Foreign;
 use super::pool::Context;
-use crate::policy::facts::Name;
+use crate::policy::facts::{ColumnName, Name};
 
 struct Lists {
     /// `schema.name` → columns in FROM.
     functions: HashMap<&'static str, Vec<&'static str>>,
     extensions: HashSet<&'static str>,
-    relations: HashSet<&'static str>,
+    /// `schema.name` → columns that may not be read all the same.
+    relations: HashMap<&'static str, Vec<&'static str>>,
 }
 
 /// Names the server ships, not listed, that trusted extensions also use: none is known.
@@ -29,7 +30,13 @@ static LISTS: LazyLock<Lists> = LazyLock::new(|| {
     let mut lists = Lists {
         functions: HashMap::new(),
         extensions: HashSet::new(),
-        relations: lines(include_str!("relations.txt")).collect(),
+        relations: lines(include_str!("relations.txt"))
+            .filter_map(|line| {
+                let mut words = line.split_whitespace();
+                let hidden = |w: &'static str| w.strip_prefix('-');
+                Some((words.next()?, words.filter_map(hidden).collect()))
+            })
+            .collect(),
     };
     for line in lines(include_str!("functions.txt")) {
         if let Some(extension) = line.strip_prefix("@extension ") {
@@ -45,7 +52,14 @@ static LISTS: LazyLock<Lists> = LazyLock::new(|| {
 
 /// Whether a system relation describes objects only.
 pub(super) fn relation_listed(name: &Name) -> bool {
-    LISTS.relations.contains(format!("{}.{}", name.schema, name.name).as_str())
+    LISTS.relations.contains_key(format!("{}.{}", name.schema, name.name).as_str())
+}
+
+/// Whether a column of a listed system relation holds what may not be read.
+pub(super) fn column_hidden(column: &ColumnName) -> bool {
+    let relation = format!("{}.{}", column.table.schema, column.table.name);
+    let hidden = LISTS.relations.get(relation.as_str());
+    hidden.is_some_and(|h| h.contains(&column.column.as_str()))
 }
 
 /// The name columns of a function in FROM, if it has several.

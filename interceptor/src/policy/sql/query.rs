@@ -11,6 +11,8 @@ use std::sync::Arc;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{self, Node, SelectStmt};
 
+use super::catalog::FIRST_USER_OID;
+use super::functions;
 use super::names;
 use super::pool::Context;
 use super::scope::{self, Col, Cte, Level, Meaning};
@@ -74,7 +76,7 @@ pub(super) struct Walker<'a> {
     pub view_depth: usize,
     pub found: Found,
     /// The recursive WITH query whose first arm is about to be known.
-    recursive: Option<String>,
+    recursive: Option<(String, Vec<String>)>,
 }
 
 impl<'a> Walker<'a> {
@@ -146,7 +148,8 @@ impl<'a> Walker<'a> {
         let mut shape = Shape { cols: Vec::new(), open: true };
         if let Some(query) = ctequery {
             let union = matches!(&query.node, Some(NodeEnum::SelectStmt(s)) if s.larg.is_some());
-            self.recursive = (recursive && union).then(|| ctename.clone());
+            let aliases = names::strings(aliascolnames);
+            self.recursive = (recursive && union).then(|| (ctename.clone(), aliases));
             shape = self.query(query);
             self.recursive = None;
         }
@@ -168,7 +171,11 @@ impl<'a> Walker<'a> {
         shape
     }
 
-    fn select_in_level(&mut self, s: &SelectStmt, recursive: Option<String>) -> Shape {
+    fn select_in_level(
+        &mut self,
+        s: &SelectStmt,
+        recursive: Option<(String, Vec<String>)>,
+    ) -> Shape {
         let SelectStmt {
             distinct_clause,
             into_clause,
@@ -248,16 +255,18 @@ impl<'a> Walker<'a> {
         &mut self,
         larg: &SelectStmt,
         rarg: &SelectStmt,
-        recursive: Option<String>,
+        recursive: Option<(String, Vec<String>)>,
     ) -> Shape {
         let left = self.select(larg);
         let names: Vec<_> = left.cols.iter().map(|c| Col::computed(c.name.clone())).collect();
-        if let Some(name) = recursive {
+        if let Some((name, aliases)) = recursive {
+            let mut own = names.clone();
+            names::rename(&mut own, &aliases);
             let found = self.levels.iter_mut().rev().find_map(|level| {
                 level.ctes.iter_mut().find(|c| c.name == name && c.cols.is_none())
             });
             if let Some(cte) = found {
-                cte.cols = Some(names.clone());
+                cte.cols = Some(own);
                 cte.open = left.open;
             }
         }
@@ -504,6 +513,11 @@ impl<'a> Walker<'a> {
     /// Notes that a column's value is read.
     pub fn read(&mut self, col: &Col) {
         if let Some(base) = &col.base {
+            if (1..FIRST_USER_OID).contains(&base.relation)
+                && functions::column_hidden(&base.column)
+            {
+                self.found.problem(format!("column {} of the server", base.column));
+            }
             for column in base.chain() {
                 if !self.found.columns_read.contains(&column.column) {
                     self.found.columns_read.insert(column.column.clone());

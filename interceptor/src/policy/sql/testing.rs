@@ -1,6 +1,7 @@
 //! A real PostgreSQL for tests of this module: a throw-away cluster on a Unix socket.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -110,6 +111,64 @@ impl Cluster {
         let rows = Catalog::QUERIES.iter().map(|q| self.rows(q.sql)).collect();
         Arc::new(Catalog::build(rows).unwrap())
     }
+}
+
+/// As much of a client as asking the server to describe a statement takes.
+pub struct Client(UnixStream);
+
+impl Client {
+    pub fn connect(cluster: &Cluster) -> Self {
+        let stream = UnixStream::connect(cluster.dir.join(".s.PGSQL.5432")).unwrap();
+        let mut client = Self(stream);
+        let mut body = 196_608_u32.to_be_bytes().to_vec();
+        body.extend(b"user\0postgres\0database\0postgres\0\0");
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        client.0.write_all(&[&length, body.as_slice()].concat()).unwrap();
+        while client.read().0 != b'Z' {}
+        client
+    }
+
+    fn read(&mut self) -> (u8, Vec<u8>) {
+        let mut head = [0; 5];
+        self.0.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut body = vec![0; length - 4];
+        self.0.read_exact(&mut body).unwrap();
+        (head[0], body)
+    }
+
+    fn send(&mut self, tag: u8, body: &[u8]) {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        self.0.write_all(&[&[tag], &length[..], body].concat()).unwrap();
+    }
+
+    /// Name, relation and number of every column of the result, or the server's error.
+    pub fn describe(&mut self, sql: &str) -> Result<Vec<(String, u32, i16)>, String> {
+        self.send(b'P', &[b"\0", sql.as_bytes(), b"\0\0\0"].concat());
+        self.send(b'D', b"S\0");
+        self.send(b'S', b"");
+        let mut result = Ok(Vec::new());
+        loop {
+            match self.read() {
+                (b'Z', _) => return result,
+                (b'E', body) => result = Err(String::from_utf8_lossy(&body).into_owned()),
+                (b'T', body) => result = Ok(fields(&body[2..])),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn fields(mut body: &[u8]) -> Vec<(String, u32, i16)> {
+    let mut found = Vec::new();
+    while let Some(end) = body.iter().position(|b| *b == 0) {
+        let name = String::from_utf8_lossy(&body[..end]).into_owned();
+        let rest = &body[end + 1..];
+        let oid = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
+        found.push((name, oid, i16::from_be_bytes([rest[4], rest[5]])));
+        body = &rest[18..];
+    }
+    found
 }
 
 /// A context over a catalog with a search path.

@@ -332,6 +332,10 @@ impl Draft<'_> {
                 self.found.problem(problem.part);
             }
         }
+        // What the snapshot does not hold may have been made since, and may be anything.
+        if relation.oid == 0 && !self.command.starts_with("drop ") {
+            self.found.problem(format!("relation {}, which is not known", relation.name));
+        }
         self.found.relations.push(relation);
     }
 }

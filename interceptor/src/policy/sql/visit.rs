@@ -39,6 +39,19 @@ pub struct Mentions {
     depth: usize,
 }
 
+/// Nodes of constructs that look like calls.
+const SYNTAX_CALLS: [(&str, &str); 9] = [
+    ("JsonObjectConstructor", "json_object"),
+    ("JsonArrayConstructor", "json_array"),
+    ("JsonArrayQueryConstructor", "json_array"),
+    ("JsonParseExpr", "json"),
+    ("JsonScalarExpr", "json_scalar"),
+    ("JsonSerializeExpr", "json_serialize"),
+    ("JsonObjectAgg", "json_objectagg"),
+    ("JsonArrayAgg", "json_arrayagg"),
+    ("MergeSupportFunc", "merge_action"),
+];
+
 /// Stops the visit.
 #[derive(Debug)]
 pub struct Stop;
@@ -73,6 +86,10 @@ impl Mentions {
             "CaseExpr" | "JoinExpr" | "SubLink" | "MinMaxExpr" => self.implied_comparison = true,
             _ => {}
         }
+        // On servers older than the grammar these words are ordinary function names.
+        if let Some((_, function)) = SYNTAX_CALLS.iter().find(|(node, _)| *node == name) {
+            self.functions.push(vec![(*function).to_owned()]);
+        }
         self.nodes.insert(name);
     }
 
@@ -90,6 +107,11 @@ impl Mentions {
                     self.implied_comparison = true;
                 } else if !name.is_empty() {
                     self.operators.push(name);
+                }
+            }
+            ("Constraint", "exclusions") => {
+                if !words(value)?.is_empty() {
+                    self.nodes.insert("exclusion constraint");
                 }
             }
             ("TypeName", "names") => self.types.push(words(value)?),
