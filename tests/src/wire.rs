@@ -78,7 +78,7 @@ impl Message {
 /// What an answer amounts to.
 #[derive(Debug, Clone, Default)]
 pub struct Skimmed {
-    /// DataRow messages, and CopyData messages that end a row.
+    /// DataRow and CopyData messages; a server sends one row in each.
     pub rows: u64,
     /// Bytes in them.
     pub bytes: u64,
@@ -91,8 +91,7 @@ impl Skimmed {
     fn count(&mut self, tag: u8, body: &[u8]) {
         match tag {
             b'D' | b'd' => {
-                // However a copy is cut into messages, its rows end with a newline.
-                self.rows += u64::from(tag == b'D' || body.last() == Some(&b'\n'));
+                self.rows += 1;
                 self.bytes += body.len() as u64;
             }
             b'E' => self.error = Message { tag, body: body.to_vec() }.field(b'M'),

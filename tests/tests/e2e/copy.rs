@@ -3,7 +3,9 @@
 use anyhow::Result;
 use interceptor_tests::bed::{Bed, Spec};
 use interceptor_tests::data;
+use interceptor_tests::net::Place;
 use interceptor_tests::story::session_that;
+use interceptor_tests::wire::Raw;
 
 use crate::{SOON, assert_masked};
 
@@ -70,12 +72,32 @@ fn copy_in_arrives_whole_and_can_fail_without_losing_the_connection() -> Result<
 fn the_server_sends_one_row_in_each_message_and_so_do_we() -> Result<()> {
     skip_unless_possible!();
     // No kinds of data to look for: rows without masked columns are streamed as they come.
-    let bed = Bed::with(Spec::default().policies(&[("bench.toml", BENCH)]))?;
-    let mut raw = interceptor_tests::wire::Raw::ready(bed.net(), &bed.login("app_ro")?)?;
+    let spec = Spec::default()
+        .policies(&[("bench.toml", BENCH)])
+        .service(|s| s.settings = "plaintext_loopback = true".into());
+    let bed = Bed::with(spec)?;
+    bed.db().admin(
+        "CREATE TABLE readings AS SELECT g AS id, g % 97 AS sensor, 'reading number ' || g AS label, \
+         md5(g::text) AS note, 'x@example.com' AS email FROM generate_series(1, 20000) g; \
+         GRANT SELECT ON readings TO app_ro",
+    )?;
+    let plain = bed.login("app_ro")?.from(Place::Host).host("127.0.0.1").sslmode("disable");
+    for mut raw in [
+        Raw::ready(bed.net(), &bed.login("app_ro")?)?,
+        interceptor_tests::bench::cases::connect(&bed, &plain)?,
+    ] {
+        rows_stay_whole(&mut raw)?;
+    }
+    Ok(())
+}
+
+fn rows_stay_whole(raw: &mut Raw) -> Result<()> {
     for (sql, rows) in [
         ("COPY orders (id, customer_id) TO STDOUT", data::ORDERS),
         ("COPY orders (id, items) TO STDOUT", data::ORDERS),
         ("COPY customers (id, email, notes) TO STDOUT", data::CUSTOMERS),
+        ("COPY (SELECT g, md5(g::text) FROM generate_series(1, 50000) g) TO STDOUT", 50_000),
+        ("COPY readings (id, sensor, label, note) TO STDOUT", 20_000),
         ("COPY (SELECT g, repeat('x', 5000) FROM generate_series(1, 2000) g) TO STDOUT", 2000),
     ] {
         let answer = raw.ask(sql)?;
