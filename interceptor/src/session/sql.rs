@@ -484,11 +484,15 @@ impl Judge {
                 *reusable = false;
                 self.by_name(session, known.cursor(cursor), "cursor", cursor, judged);
             }
-            StatementKind::Set { name, value, .. } => {
-                judged.denial = setting_denial(name, value);
-            }
             _ => {}
         }
+        // Whether by SET or by set_config: what is not certain could be any of them.
+        judged.denial = judged.denial.take().or_else(|| {
+            statement.settings.iter().find_map(|setting| match &setting.name {
+                Some(name) => setting_denial(name, &setting.value),
+                None => Some(unreadable_setting("which setting it changes cannot be seen")),
+            })
+        });
     }
 
     /// What runs under a name is judged as if it stood here.
@@ -703,17 +707,25 @@ fn denied(verdict: &Verdict) -> Denial {
     Denial { code: "42501", message, hint: None, rule }
 }
 
+fn unreadable_setting(message: impl Into<String>) -> Denial {
+    Denial {
+        code: "42501",
+        message: message.into(),
+        hint: None,
+        rule: "settings-that-change-how-sql-is-read".into(),
+    }
+}
+
+/// Settings on which the meaning of names depends.
+const NAMING: &[&str] = &["search_path", "role", "session_authorization"];
+
 /// Settings that change how SQL is read, which nothing may change.
 fn setting_denial(name: &str, value: &SetValue) -> Option<Denial> {
-    let deny = |message: String| {
-        Some(Denial {
-            code: "42501",
-            message,
-            hint: None,
-            rule: "settings-that-change-how-sql-is-read".into(),
-        })
-    };
+    let deny = |message: String| Some(unreadable_setting(message));
     let name = name.to_ascii_lowercase();
+    if NAMING.contains(&name.as_str()) && matches!(value, SetValue::Unknown) {
+        return deny(format!("the value that {name} will have cannot be seen"));
+    }
     match name.as_str() {
         "standard_conforming_strings" | "backslash_quote" | "transform_null_equals" => {
             match set_text(value).map(str::to_ascii_lowercase).as_deref() {
@@ -728,7 +740,8 @@ fn setting_denial(name: &str, value: &SetValue) -> Option<Denial> {
             Some(encoding) => {
                 deny(format!("client_encoding {encoding} can hide ASCII in its bytes"))
             }
-            None => None,
+            None if matches!(value, SetValue::Default) => None,
+            None => deny("the value that client_encoding will have cannot be seen".into()),
         },
         _ => None,
     }

@@ -60,15 +60,21 @@ impl Relay {
                 self.note_passed(&input[done..done + n]);
                 self.service_pass -= n;
                 self.check_tail(&input[done..done + n], self.service_pass == 0)?;
+                if self.passing_copy {
+                    self.digest_passed(&input[done..done + n]);
+                }
                 done += n;
                 if n == 0 || self.service_pass > 0 {
                     break;
                 }
                 continue;
             }
-            if self.service_discard > 0 || self.service_copy > 0 {
+            if self.service_discard > 0 {
                 self.pass(input, &mut done);
-                if !self.take_part(input)? {
+                let n = self.service_discard.min(input.len());
+                input.advance(n);
+                self.service_discard -= n;
+                if n == 0 {
                     break;
                 }
                 continue;
@@ -81,6 +87,10 @@ impl Relay {
                         self.note_passed(&input[done..done + n]);
                     }
                     self.service_pass = header.total() - n;
+                    self.passing_copy = header.tag == b'd';
+                    if self.passing_copy {
+                        self.digest_passed(&input[done + HEADER..done + n]);
+                    }
                     done += n;
                 }
                 Fate::Done => {}
@@ -114,22 +124,11 @@ impl Relay {
         }
     }
 
-    /// Throws away or masks a piece of the current message; false when more bytes are needed.
-    fn take_part(&mut self, input: &mut BytesMut) -> Result<bool, Fault> {
-        if input.is_empty() {
-            return Ok(false);
+    /// Adds passed copy data to its running digest.
+    fn digest_passed(&mut self, data: &[u8]) {
+        if let Some(digest) = self.exchange.running().and_then(|r| r.digest.as_mut()) {
+            digest.update(data);
         }
-        if self.service_discard > 0 {
-            let n = self.service_discard.min(input.len());
-            input.advance(n);
-            self.service_discard -= n;
-            return Ok(true);
-        }
-        let n = self.service_copy.min(input.len());
-        let chunk = input.split_to(n);
-        self.service_copy -= n;
-        self.mask_copy(&chunk)?;
-        Ok(true)
     }
 
     fn fate(
@@ -145,7 +144,7 @@ impl Relay {
                 return Ok(Fate::Done);
             }
             b'D' => return self.data_row(header, input, done),
-            b'd' => return Ok(self.copy_data_out(header, input, done)),
+            b'd' => return self.copy_data_out(header, input, done),
             _ => {}
         }
         if header.body > MAX_CONTROL {
@@ -542,28 +541,40 @@ impl Relay {
         }
     }
 
-    fn copy_data_out(&mut self, header: Header, input: &mut BytesMut, done: &mut usize) -> Fate {
-        let Some(running) = self.exchange.running() else { return Fate::Pass };
-        if let Some(digest) = running.digest.as_mut() {
-            digest.messages += 1;
-        }
+    fn copy_data_out(
+        &mut self,
+        header: Header,
+        input: &mut BytesMut,
+        done: &mut usize,
+    ) -> Result<Fate, Fault> {
+        let Some(running) = self.exchange.running() else { return Ok(Fate::Pass) };
         if matches!(running.rows, Rows::Withheld) {
             self.pass(input, done);
             self.service_discard = header.total();
-            return Fate::Done;
+            return Ok(Fate::Done);
         }
         if running.copy.is_none() {
             running.row_count += 1;
             running.byte_count += header.body as u64;
             if let Some(digest) = running.digest.as_mut() {
-                digest.bytes += header.body as u64;
+                digest.messages += 1;
             }
-            return Fate::Pass;
+            self.copy_progress()?;
+            return Ok(Fate::Pass);
+        }
+        if header.body > self.row_limit {
+            let why =
+                format!("ROW_TOO_LARGE: {} bytes; the limit is {}", header.body, self.row_limit);
+            return self.withhold(input, done, header, Report::error("54000", why));
+        }
+        // The server sends one row in a message, and so do we.
+        if input.len() - *done < header.total() {
+            return Ok(Fate::Incomplete);
         }
         self.pass(input, done);
-        input.advance(HEADER);
-        self.service_copy = header.body;
-        Fate::Done
+        let message = input.split_to(header.total());
+        self.mask_copy(&message[HEADER..])?;
+        Ok(Fate::Done)
     }
 
     fn mask_copy(&mut self, chunk: &[u8]) -> Result<(), Fault> {
@@ -571,6 +582,9 @@ impl Relay {
         let Some(running) = self.exchange.running() else { return Ok(()) };
         if matches!(running.rows, Rows::Withheld) {
             return Ok(());
+        }
+        if let Some(digest) = running.digest.as_mut() {
+            digest.messages += 1;
         }
         let Some(plan) = running.copy.as_mut() else { return Ok(()) };
         match plan.push(chunk, &mut masked) {

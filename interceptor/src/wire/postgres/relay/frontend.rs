@@ -662,7 +662,7 @@ impl Relay {
             Some(message) => format!("held for approval, id={}: {message}", waiting.id()),
             None => format!("held for approval, id={}", waiting.id()),
         };
-        if self.service_pass == 0 && self.service_copy == 0 {
+        if self.service_pass == 0 {
             Report::notice(self.words(&words)).write(&mut self.io.to_client);
         }
         self.parked = Some(Parked { waiting, text: Arc::clone(text) });

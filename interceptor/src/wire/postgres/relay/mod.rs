@@ -127,10 +127,10 @@ pub struct Relay {
     client_discard: usize,
     /// Bytes of the service's current message still to be passed through.
     service_pass: usize,
+    /// What is passed through is CopyData.
+    passing_copy: bool,
     /// Bytes of the service's current message still to be thrown away.
     service_discard: usize,
-    /// Bytes of the service's current CopyData still to be masked.
-    service_copy: usize,
     /// Checks the streamed rest of a large masked row.
     tail: Option<crate::mask::Tail>,
     /// Bytes of a large row that have to be here before it is looked at again.
@@ -213,8 +213,8 @@ impl Relay {
             client_pass: 0,
             client_discard: 0,
             service_pass: 0,
+            passing_copy: false,
             service_discard: 0,
-            service_copy: 0,
             tail: None,
             row_look: 0,
             skip: false,
