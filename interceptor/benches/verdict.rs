@@ -12,8 +12,9 @@ use interceptor::policy::{
     Ask, ColumnName, Name, PolicySet, Source, SqlFacts, StatementClass, Subject,
 };
 
-/// Rules for ten services, of every effect, with masks.
-fn rules(count: usize) -> PolicySet {
+/// Rules of every effect, with masks. With `one_team`, most are about other agents, as in a
+/// set that serves many teams; else more than half of them match.
+fn rules(count: usize, one_team: bool) -> PolicySet {
     let mut text = String::new();
     for n in 0..count {
         let service = if n % 2 == 0 { "orders-db".into() } else { format!("db-{}", n % 10) };
@@ -26,7 +27,8 @@ fn rules(count: usize) -> PolicySet {
                 "effect='allow'\nclaims={groups={glob='team-*'}}\nrole=['app','app_*']\ntables='public.t*'"
             }
         };
-        let _ = writeln!(text, "[[rule]]\nname='r{n}'\nservice='{service}'\n{body}\n");
+        let agent = if one_team && n >= 20 { "agent=['other','other-*']\n" } else { "" };
+        let _ = writeln!(text, "[[rule]]\nname='r{n}'\nservice='{service}'\n{agent}{body}\n");
     }
     match PolicySet::from_sources(&[Source { name: "bench.toml".into(), text }]) {
         Ok(set) => set,
@@ -68,12 +70,14 @@ fn verdict(c: &mut Criterion) {
     let (subject, facts) = (subject(), facts());
     let now = jiff::Timestamp::constant(1_772_445_700, 0);
     let mut group = c.benchmark_group("verdict");
-    for count in [10, 200] {
-        let rules = rules(count);
-        group.bench_function(format!("cold, {count} rules"), |b| {
+    for (count, one_team) in [(10, false), (200, true), (200, false)] {
+        let rules = rules(count, one_team);
+        let count =
+            if one_team { format!("{count} rules, few match") } else { format!("{count} rules") };
+        group.bench_function(format!("cold, {count}"), |b| {
             b.iter(|| rules.judge(black_box(&subject), &Ask::Sql(black_box(&facts)), now));
         });
-        group.bench_function(format!("masks in reach, {count} rules"), |b| {
+        group.bench_function(format!("masks in reach, {count}"), |b| {
             b.iter(|| rules.mask_rules(black_box(&subject), now));
         });
     }
