@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use interceptor_tests::bed::{Bed, Spec};
+use interceptor_tests::daemon::UpstreamKind;
 use interceptor_tests::data;
 use interceptor_tests::net::Place;
 use interceptor_tests::story::session_that;
@@ -27,11 +28,31 @@ fn observe_records_what_it_would_have_done_and_changes_nothing() -> Result<()> {
 #[test]
 fn observe_relays_the_clients_own_password_when_there_is_no_token() -> Result<()> {
     skip_unless_possible!();
-    let bed = Bed::with(Spec::default().service(|s| s.observe = true))?;
+    let bed = Bed::with(Spec::default().service(|s| {
+        s.observe = true;
+        s.upstream = UpstreamKind::Tcp;
+    }))?;
     let out = bed.psql(&bed.direct("app_ro"), "SELECT 'own password'")?;
     assert_eq!(out.ok()?.trim(), "own password");
+    let wrong = bed.psql(&bed.direct("app_ro").password("wrong"), "SELECT 1")?;
+    assert!(!wrong.success() && wrong.stderr.contains("password authentication failed"), "{wrong}");
     let shown = bed.interceptor()?.session(&session_that(&bed, "own password")?)?.to_string();
     assert!(!shown.contains("ro-service-password"), "{shown}");
+    Ok(())
+}
+
+/// Over the socket the server trusts the daemon: nobody may come in behind its back.
+#[test]
+fn nobody_comes_in_on_the_daemons_own_credit() -> Result<()> {
+    skip_unless_possible!();
+    let observed = Bed::with(Spec::default().service(|s| s.observe = true))?;
+    let passed = Bed::with(Spec::default().service(|s| {
+        s.tables = "[[service.passthrough]]\nrole = \"app_ro\"\nnetwork = \"10.77.0.0/24\"".into();
+    }))?;
+    for bed in [&observed, &passed] {
+        let out = bed.psql(&bed.direct("app_ro").password("anything"), "SELECT 1")?;
+        assert!(!out.success() && out.stderr.contains("NOT_AUTHENTICATED"), "{out}");
+    }
     Ok(())
 }
 
@@ -39,6 +60,7 @@ fn observe_relays_the_clients_own_password_when_there_is_no_token() -> Result<()
 fn passthrough_is_for_its_role_and_network_only() -> Result<()> {
     skip_unless_possible!();
     let spec = Spec::default().service(|s| {
+        s.upstream = UpstreamKind::Tcp;
         s.tables =
             "[[service.passthrough]]\nrole = \"backup_job\"\nnetwork = \"10.78.0.0/24\"".into();
     });
