@@ -7,6 +7,17 @@ use nix::sys::signal::Signal;
 
 use crate::SOON;
 
+/// A cancel request that comes before its statement cancels nothing.
+fn running(bed: &Bed) -> Result<()> {
+    interceptor_tests::proc::wait_for("the statement to run", SOON, || {
+        let running = bed.db().admin(
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+             AND query LIKE '%orders b%' AND usename = 'app_ro'",
+        )?;
+        Ok((running.trim() == "1").then_some(()))
+    })
+}
+
 #[test]
 fn ctrl_c_in_psql_stops_the_statement_and_nothing_else() -> Result<()> {
     skip_unless_possible!();
@@ -17,13 +28,7 @@ fn ctrl_c_in_psql_stops_the_statement_and_nothing_else() -> Result<()> {
         // Reading from a pipe, psql ends after a cancelled statement.
         let mut psql = bed.live_psql(&login)?;
         psql.send("SELECT count(*) FROM orders a, orders b, orders c;")?;
-        interceptor_tests::proc::wait_for("the statement to run", SOON, || {
-            let running = bed.db().admin(
-                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
-                 AND query LIKE '%orders b%' AND usename = 'app_ro'",
-            )?;
-            Ok((running.trim() == "1").then_some(()))
-        })?;
+        running(&bed)?;
         psql.signal(Signal::SIGINT)?;
         psql.expect("canceling statement due to user request", SOON)?;
         assert_eq!(other.ask("SELECT 'next';", SOON)?.trim(), "next");
@@ -48,6 +53,7 @@ fn only_the_right_secret_cancels() -> Result<()> {
     let request =
         |key: &[u8]| [&16_u32.to_be_bytes()[..], &80_877_102_u32.to_be_bytes(), key].concat();
     raw.query("SELECT count(*) FROM orders a, orders b, orders c")?;
+    running(&bed)?;
     let mut wrong = key.clone();
     wrong[7] ^= 1;
     for bad in [&wrong[..], &key[..6]] {
@@ -62,6 +68,7 @@ fn only_the_right_secret_cancels() -> Result<()> {
     assert_eq!(answer.iter().find(|m| m.tag == b'E').map(|m| m.field(b'C')), Some("57014".into()));
 
     raw.query("SELECT count(*) FROM orders a, orders b, orders c")?;
+    running(&bed)?;
     let mut plain = Raw::tcp(bed.net(), &login)?;
     plain.raw(&request(&key))?;
     assert!(plain.rest().is_empty());
