@@ -478,6 +478,23 @@ impl Judge {
         match &statement.kind {
             StatementKind::Execute { name } => {
                 *reusable = false;
+                if let Some(inner) = known.prepared(name)
+                    && self.needs_catalog()
+                    && (inner.stamp.epoch, &inner.stamp.path)
+                        != (self.stamp.epoch, &self.stamp.path)
+                {
+                    // The server reads it anew with the names of now; what was judged is stale.
+                    judged.denial = Some(Denial {
+                        code: "0A000",
+                        message: format!(
+                            "prepared statement \"{name}\" was made while its names meant \
+                             something else: prepare it again"
+                        ),
+                        hint: None,
+                        rule: "known-statements".into(),
+                    });
+                    return;
+                }
                 self.by_name(session, known.prepared(name), "prepared statement", name, judged);
             }
             StatementKind::Fetch { cursor, .. } => {

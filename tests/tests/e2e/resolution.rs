@@ -96,3 +96,19 @@ fn a_statement_of_another_session_changes_what_this_one_sees() -> Result<()> {
     assert_masked(&answer, 1..20);
     Ok(())
 }
+
+/// The server reads a prepared statement anew when the search path changes, and so its old
+/// judgement says nothing any more.
+#[test]
+fn a_prepared_statement_does_not_outlive_what_its_names_meant() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let mut psql = bed.live_psql(&bed.login("app_ro")?)?;
+    psql.ask("PREPARE p AS SELECT id FROM customers WHERE id = 1;", crate::SOON)?;
+    let before = psql.ask("EXECUTE p;", crate::SOON)?;
+    assert!(before.contains('1') && !before.contains("ERROR"), "{before}");
+    psql.ask("SET search_path = information_schema, public;", crate::SOON)?;
+    let after = psql.ask("EXECUTE p;", crate::SOON)?;
+    assert!(after.contains("prepare it again"), "{after}");
+    Ok(())
+}
