@@ -19,11 +19,7 @@ fn main() {
         }
         None => {
             println!("cargo::rerun-if-env-changed=CARGO_TARGET_DIR");
-            let target = env::var_os("CARGO_TARGET_DIR").map_or_else(
-                || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
-                PathBuf::from,
-            );
-            let dir = target.join("bpf");
+            let dir = target().join("bpf");
             // A directory that is not there would make cargo run this every time.
             fs::create_dir_all(&dir).ok();
             println!("cargo::rerun-if-changed={}", dir.display());
@@ -37,4 +33,13 @@ fn main() {
             Err(e) => println!("cargo::warning={}: {e}; not embedded", object.display()),
         }
     }
+}
+
+/// The build directory: the one above us that cargo has tagged, since `CARGO_TARGET_DIR` may be
+/// relative to a directory that a build script is not told.
+fn target() -> PathBuf {
+    let out = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default();
+    out.ancestors()
+        .find(|dir| dir.join("CACHEDIR.TAG").is_file())
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
 }

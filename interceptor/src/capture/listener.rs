@@ -26,6 +26,14 @@ pub struct Captured {
     pub peer_uid: Option<u32>,
 }
 
+impl Captured {
+    /// The same connection, driven from here on by the runtime that this is called in.
+    pub fn adopt(self) -> io::Result<Self> {
+        let stream = TcpStream::from_std(self.stream.into_std()?)?;
+        Ok(Self { stream, ..self })
+    }
+}
+
 /// Accepts the connections to one protected port.
 ///
 /// The socket is bound to a loopback address and a port of the kernel's choice, so that nothing

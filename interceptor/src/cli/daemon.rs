@@ -14,6 +14,7 @@ use crate::capture::{Listener, Pins};
 use crate::config::{Config, Mode};
 use crate::control;
 use crate::session::handler::Handler;
+use crate::session::workers::Workers;
 use crate::session::{Ending, Gate};
 use crate::wire::postgres::{Server, cancel::CancelKeys};
 
@@ -54,8 +55,11 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
             }
         });
     }
+    // The database wants the other half; more threads of ours cost it more than they bring.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() / 2);
+    let workers = Arc::new(Workers::start(threads).context("start the threads for sessions")?);
     for (server, listener) in listeners {
-        tasks.spawn(accept(server, listener));
+        tasks.spawn(accept(server, listener, Arc::clone(&workers)));
     }
     tasks.spawn(remind(Arc::clone(&gate)));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -87,11 +91,17 @@ fn listen(gate: &Arc<Gate>) -> anyhow::Result<Vec<(Server, Listener)>> {
     Ok(listeners)
 }
 
-async fn accept(server: Server, listener: Listener) {
+async fn accept(server: Server, listener: Listener, workers: Arc<Workers>) {
     loop {
         match listener.accept().await {
             Ok(captured) => {
-                tokio::spawn(server.clone().serve(captured));
+                let server = server.clone();
+                workers.spawn(async move {
+                    match captured.adopt() {
+                        Ok(captured) => server.serve(captured).await,
+                        Err(error) => tracing::error!(%error, "cannot serve a connection"),
+                    }
+                });
             }
             Err(error) => {
                 // Out of descriptors or memory: wait for sessions to end rather than spin.

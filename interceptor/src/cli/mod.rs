@@ -74,13 +74,8 @@ pub fn main() -> ExitCode {
     log(serving);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // Statements are parsed on these threads: the grammar recurses (see policy::sql).
-        .thread_stack_size(STACK)
-        .worker_threads(if serving {
-            std::thread::available_parallelism().map_or(2, usize::from)
-        } else {
-            1
-        })
+        // Sessions have threads of their own (see session::workers).
+        .worker_threads(1)
         .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(cli.run()),
@@ -91,9 +86,6 @@ pub fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
-
-/// Stack of the threads that serve sessions. Reserved, not resident.
-const STACK: usize = 64 << 20;
 
 impl Cli {
     async fn run(self) -> anyhow::Result<ExitCode> {

@@ -5,7 +5,7 @@
 //! with all integers little-endian and all lengths 64 bits. The first event is the opening, so
 //! `h_1` covers it. Nothing here needs a key: the seal and the checkpoints sign the head.
 
-use aws_lc_rs::digest;
+use sha2::{Digest, Sha256};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -14,34 +14,34 @@ const SESSION: &[u8] = b"interceptor session record v1\0";
 
 /// Where a session's chain stands before its first event.
 pub fn start(host: &Hash, session: ulid::Ulid, number: u64) -> Hash {
-    let mut c = digest::Context::new(&digest::SHA256);
+    let mut c = Sha256::new();
     c.update(SESSION);
     c.update(host);
-    c.update(&session.to_bytes());
-    c.update(&number.to_le_bytes());
+    c.update(session.to_bytes());
+    c.update(number.to_le_bytes());
     finish(c)
 }
 
 /// The chain's next value.
 pub fn step(previous: &Hash, seq: u64, ts_us: i64, kind: &str, body: &[u8], data: &[u8]) -> Hash {
-    let mut c = digest::Context::new(&digest::SHA256);
+    let mut c = Sha256::new();
     let mut head = [0u8; 56];
     head[..32].copy_from_slice(previous);
     head[32..40].copy_from_slice(&seq.to_le_bytes());
     head[40..48].copy_from_slice(&ts_us.to_le_bytes());
     head[48..].copy_from_slice(&(kind.len() as u64).to_le_bytes());
-    c.update(&head);
+    c.update(head);
     c.update(kind.as_bytes());
-    c.update(&(body.len() as u64).to_le_bytes());
+    c.update((body.len() as u64).to_le_bytes());
     c.update(body);
-    c.update(&(data.len() as u64).to_le_bytes());
+    c.update((data.len() as u64).to_le_bytes());
     c.update(data);
     finish(c)
 }
 
 /// SHA-256 of several parts after a domain.
 pub fn hash(domain: &[u8], parts: &[&[u8]]) -> Hash {
-    let mut c = digest::Context::new(&digest::SHA256);
+    let mut c = Sha256::new();
     c.update(domain);
     for part in parts {
         c.update(part);
@@ -49,19 +49,19 @@ pub fn hash(domain: &[u8], parts: &[&[u8]]) -> Hash {
     finish(c)
 }
 
-fn finish(c: digest::Context) -> Hash {
-    let mut out = [0; 32];
-    out.copy_from_slice(c.finish().as_ref());
-    out
+fn finish(c: Sha256) -> Hash {
+    c.finalize().into()
 }
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
-        let _ = write!(s, "{b:02x}");
-        s
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
 }
 
 /// Reads a hash back from [`hex`].

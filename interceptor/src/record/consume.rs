@@ -10,11 +10,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::RecordError;
-use super::frame::{self, Frame, Parsed};
+use super::frame::{self, EventFrame, Frame, Parsed};
 use super::journal::{self, Position, SEGMENT_HEADER};
 use super::keys::PublicKey;
 use super::ledger::Damage;
 use super::store::Store;
+
+const OTHER_EVENT: &str = "another event stands in its place";
 
 /// Most bytes read and committed at a time.
 const BATCH: usize = 1 << 20;
@@ -40,6 +42,9 @@ pub struct Pass {
     /// Bytes that were left out.
     pub damage: Vec<Damage>,
 }
+
+/// Events with their place in the buffer and the length of their frames.
+type Run<'a> = Vec<(usize, usize, EventFrame<'a>)>;
 
 /// What follows in a segment.
 enum Step {
@@ -86,11 +91,8 @@ impl Consumer {
         end: Option<Position>,
         pass: &mut Pass,
     ) -> Result<(), RecordError> {
-        if self.careful {
-            store.shrink_wal();
-            self.reclaim(store)?;
-        }
         while !self.stopped && self.advance(end)? {
+            self.make_room(store)?;
             let before = self.at;
             let mut damage = Vec::new();
             let result = store.begin().and_then(|()| {
@@ -102,10 +104,6 @@ impl Consumer {
                 Ok(events) => {
                     pass.events += events;
                     pass.damage.append(&mut damage);
-                    if self.careful {
-                        store.shrink_wal();
-                        self.reclaim(store)?;
-                    }
                 }
                 Err(e) => {
                     store.rollback();
@@ -113,6 +111,17 @@ impl Consumer {
                     return Err(e);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Where the disk is nearly full, what is in the store twice must go before more comes: a
+    /// write-ahead log that there is no room to bring home never shrinks again.
+    fn make_room(&mut self, store: &Store) -> Result<(), RecordError> {
+        self.careful |= store.is_tight(BATCH as u64);
+        if self.careful {
+            store.shrink_wal();
+            self.reclaim(store)?;
         }
         Ok(())
     }
@@ -232,9 +241,18 @@ impl Consumer {
         events: &mut u64,
         damage: &mut Vec<Damage>,
     ) -> Result<Step, RecordError> {
-        while *used < bytes.len() && !self.stopped {
+        let mut run = Run::new();
+        let outcome = loop {
+            if *used >= bytes.len() || self.stopped {
+                break Step::On;
+            }
             match frame::parse(&bytes[*used..]) {
+                Parsed::Whole(Frame::Event(event), len) if !self.strict => {
+                    run.push((*used, len, event));
+                    *used += len;
+                }
                 Parsed::Whole(frame, len) => {
+                    self.store_run(store, &mut run, events, damage)?;
                     if let Some(why) = self.take(store, &frame, events)? {
                         self.report(damage, *used, len as u64, why, false);
                     }
@@ -242,7 +260,7 @@ impl Consumer {
                         *used += len;
                     }
                 }
-                Parsed::Short(_) if !whole => return Ok(Step::More),
+                Parsed::Short(_) if !whole => break Step::More,
                 other => {
                     let (why, torn) = match other {
                         Parsed::Damaged { why, .. } => (why, false),
@@ -252,7 +270,7 @@ impl Consumer {
                     if next.is_none() && !whole {
                         // The damage may end behind this buffer; do not guess before it is read.
                         if *used > 0 || bytes.len() < frame::MAX_PAYLOAD {
-                            return Ok(Step::More);
+                            break Step::More;
                         }
                     }
                     let skipped = next.unwrap_or(bytes.len() - *used);
@@ -263,8 +281,28 @@ impl Consumer {
                     }
                 }
             }
+        };
+        self.store_run(store, &mut run, events, damage)?;
+        Ok(outcome)
+    }
+
+    /// Stores events that follow each other, session by session: those of one session lie
+    /// together in the store, so that most of them find their page at hand.
+    fn store_run(
+        &mut self,
+        store: &mut Store,
+        run: &mut Run<'_>,
+        events: &mut u64,
+        damage: &mut Vec<Damage>,
+    ) -> Result<(), RecordError> {
+        run.sort_by_key(|(.., event)| (event.number, event.seq));
+        for (at, len, event) in run.drain(..) {
+            *events += 1;
+            if !store.event(&event)? {
+                self.report(damage, at, len as u64, OTHER_EVENT, false);
+            }
         }
-        Ok(Step::On)
+        Ok(())
     }
 
     fn is_last_segment(&self) -> Result<bool, RecordError> {
@@ -280,7 +318,7 @@ impl Consumer {
         Ok(match frame {
             Frame::Event(e) => {
                 *events += 1;
-                (!store.event(e)?).then_some("another event stands in its place")
+                (!store.event(e)?).then_some(OTHER_EVENT)
             }
             Frame::Ledger(s) => {
                 (!store.ledger(&self.key, s)?).then_some("ledger entry without valid signature")

@@ -16,7 +16,8 @@ use super::ledger::{Deletion, Entry};
 use super::recorder::Shared;
 use super::store::Store;
 
-const POLL: Duration = Duration::from_millis(50);
+/// Rarer passes store more at a time, which costs SQLite less for each event.
+const POLL: Duration = Duration::from_millis(200);
 const MEASURE: Duration = Duration::from_secs(1);
 const CHECKPOINT: Duration = Duration::from_secs(10);
 /// An unchanged host signs less often.

@@ -377,6 +377,15 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the disk may soon lack the room that bringing the write-ahead log home takes,
+    /// after a batch of that many bytes more.
+    pub fn is_tight(&self, batch: u64) -> bool {
+        let wal = std::fs::metadata(self.wal()).map_or(0, |m| m.len());
+        let free = nix::sys::statvfs::statvfs(&self.path)
+            .map_or(u64::MAX, |s| s.blocks_available().saturating_mul(s.fragment_size()));
+        free < wal.saturating_add(batch.saturating_mul(8))
+    }
+
     /// Gives the room of the write-ahead log back, as far as readers allow.
     pub fn shrink_wal(&self) {
         let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

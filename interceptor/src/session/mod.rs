@@ -14,6 +14,7 @@ pub mod live;
 pub mod log;
 pub mod metrics;
 pub mod sql;
+pub mod workers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

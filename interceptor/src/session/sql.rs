@@ -318,10 +318,7 @@ impl Judge {
         {
             return Arc::clone(kept);
         }
-        let analysis = match self.analyzer.cached(text, &self.context) {
-            Some(analysis) => Ok(analysis),
-            None => self.analyzer.analyze(Arc::clone(text), Arc::clone(&self.context)).await,
-        };
+        let analysis = self.analyzer.analyze(Arc::clone(text), Arc::clone(&self.context)).await;
         let ruling = Arc::new(match analysis {
             Ok(analysis) => self.decide(session, analysis, text, known),
             Err(error) => self.unreadable(session, text, &error),

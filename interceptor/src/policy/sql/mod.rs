@@ -26,6 +26,7 @@ mod query;
 pub mod ring;
 mod scope;
 mod statement;
+mod template;
 mod types;
 mod utility;
 mod visit;
@@ -33,7 +34,7 @@ mod visit;
 pub use catalog::{Catalog, CatalogError, CatalogQuery};
 pub use masked::MaskedColumns;
 pub use parse::{MAX_DEPTH, MAX_TEXT};
-pub use pool::{Analyzer, Context};
+pub use pool::{Analyzer, Context, deep_thread, on_deep_stack};
 pub use types::*;
 
 #[cfg(test)]

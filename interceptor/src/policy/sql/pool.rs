@@ -1,13 +1,18 @@
 //! The threads that parse, and the memory of what they found.
 //!
-//! Syntax trees are decoded, walked and dropped on these threads only, because they have the
-//! stack for it. Callers wait without blocking. A panic here is a refusal for that text, and
-//! the thread is replaced. What is remembered is parsing and resolution, never a verdict.
+//! Syntax trees are decoded, walked and dropped only on threads that have the stack for it: on
+//! these, where callers wait without blocking, or for a short text on the caller's own thread
+//! where that is deep too ([`on_deep_stack`]), since waking another costs more than the work.
+//! A panic here is a refusal for that text. What is remembered is parsing and resolution, never
+//! a verdict.
 
+use std::cell::Cell;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use sha2::{Digest, Sha256};
@@ -16,11 +21,34 @@ use tokio::sync::oneshot;
 use super::catalog::Catalog;
 use super::parse::{self, MAX_TEXT};
 use super::statement;
+use super::template::Template;
 use super::types::{Analysis, SqlError};
 
 /// Stack of a parsing thread: twice what the deepest tree needs that the C side hands over
 /// (10,000 nested messages). Only what is touched takes memory.
 pub(super) const STACK: usize = 512 << 20;
+
+/// Texts up to this many bytes are analysed by the caller, where its stack is deep: they can
+/// neither hold it up for long nor touch much of its stack, which it would not give back.
+const SHORT_TEXT: usize = 2 << 10;
+
+thread_local! {
+    static DEEP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A thread with the stack that analysis needs; its body runs inside [`on_deep_stack`].
+pub fn deep_thread(name: String) -> std::thread::Builder {
+    std::thread::Builder::new().name(name).stack_size(STACK)
+}
+
+/// Declares that the calling thread was made by [`deep_thread`], so that short texts may be
+/// analysed on it.
+pub fn on_deep_stack<T>(body: impl FnOnce() -> T) -> T {
+    DEEP.set(true);
+    let result = body();
+    DEEP.set(false);
+    result
+}
 
 /// Bytes the memory of analyses may take, estimated.
 const CACHE_BYTES: usize = 64 << 20;
@@ -50,8 +78,21 @@ struct Job {
 
 struct Cache {
     entries: LruCache<Key, (Arc<Analysis>, usize)>,
+    /// By frame: an analysis that carries over, and the numbers of its text.
+    frames: LruCache<Key, Arc<Frame>>,
     bytes: usize,
 }
+
+struct Frame {
+    analysis: Arc<Analysis>,
+    numbers: Vec<Range<usize>>,
+}
+
+/// Frames that are remembered.
+const FRAMES: NonZeroUsize = match NonZeroUsize::new(4096) {
+    Some(n) => n,
+    None => NonZeroUsize::MIN,
+};
 
 struct Shared {
     cache: Mutex<Cache>,
@@ -59,6 +100,12 @@ struct Shared {
     limit: usize,
     /// Threads at work; with none left every text is refused.
     alive: AtomicUsize,
+}
+
+impl Shared {
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Analyses SQL texts.
@@ -82,7 +129,8 @@ impl Analyzer {
     /// The same with another limit on the length of a text.
     pub fn with_text_limit(threads: usize, limit: usize) -> Self {
         let (jobs, receiver) = channel();
-        let cache = Cache { entries: LruCache::unbounded(), bytes: 0 };
+        let cache =
+            Cache { entries: LruCache::unbounded(), frames: LruCache::new(FRAMES), bytes: 0 };
         let shared = Arc::new(Shared {
             cache: Mutex::new(cache),
             jobs: Mutex::new(receiver),
@@ -96,13 +144,23 @@ impl Analyzer {
     }
 
     /// What is already known about a text; costs a hash and a short lock.
-    pub fn cached(&self, text: &str, context: &Context) -> Option<Arc<Analysis>> {
+    pub(super) fn cached(&self, text: &Arc<str>, context: &Context) -> Option<Arc<Analysis>> {
         if text.len() > CACHE_TEXT {
             return None;
         }
-        let key = key(text, context);
-        let mut cache = self.shared.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.entries.get(&key).map(|(analysis, _)| analysis.clone())
+        if text.len() <= SHORT_TEXT
+            && let Some(template) = Template::of(text)
+        {
+            let key = key(&template.frame, context);
+            let frame = self.shared.cache().frames.get(&key).cloned();
+            let applied =
+                frame.and_then(|f| template.apply(&f.analysis, &f.numbers, text)).map(Arc::new);
+            if applied.is_some() {
+                return applied;
+            }
+        }
+        let key = key(text.as_bytes(), context);
+        self.shared.cache().entries.get(&key).map(|(analysis, _)| analysis.clone())
     }
 
     /// Analyses a text.
@@ -110,15 +168,20 @@ impl Analyzer {
         if let Some(known) = self.cached(&text, &context) {
             return Ok(known);
         }
+        if text.len() <= SHORT_TEXT && DEEP.get() {
+            parse::check_text(&text, self.shared.limit)?;
+            return caught(&self.shared, &text, &context).unwrap_or_else(|| Err(broken()));
+        }
         self.submit(text, context)?.await.unwrap_or_else(|_| Err(broken()))
     }
 
     /// The same for callers outside a runtime; blocks.
     pub fn analyze_blocking(&self, text: &str, context: Arc<Context>) -> Answer {
-        if let Some(known) = self.cached(text, &context) {
+        let text = Arc::from(text);
+        if let Some(known) = self.cached(&text, &context) {
             return Ok(known);
         }
-        self.submit(text.into(), context)?.blocking_recv().unwrap_or_else(|_| Err(broken()))
+        self.submit(text, context)?.blocking_recv().unwrap_or_else(|_| Err(broken()))
     }
 
     fn submit(
@@ -143,11 +206,10 @@ fn broken() -> SqlError {
 fn spawn(shared: Arc<Shared>) {
     let own = shared.clone();
     shared.alive.fetch_add(1, Ordering::Relaxed);
-    let spawned =
-        std::thread::Builder::new().name("sql".into()).stack_size(STACK).spawn(move || {
-            serve(&own);
-            own.alive.fetch_sub(1, Ordering::Relaxed);
-        });
+    let spawned = deep_thread("sql".into()).spawn(move || {
+        serve(&own);
+        own.alive.fetch_sub(1, Ordering::Relaxed);
+    });
     if let Err(error) = spawned {
         shared.alive.fetch_sub(1, Ordering::Relaxed);
         tracing::error!(%error, "cannot start a parsing thread; is address space limited?");
@@ -159,16 +221,15 @@ fn serve(shared: &Arc<Shared>) {
     loop {
         let job = shared.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { text, context, answer }) = job else { return };
-        match catch_unwind(AssertUnwindSafe(|| work(shared, &text, &context))) {
+        match caught(shared, &text, &context) {
             // A deep tree has touched much stack, which only the end of the thread gives back.
-            Ok(result @ Err(SqlError::TooDeep { .. })) => {
+            Some(result @ Err(SqlError::TooDeep { .. })) => {
                 spawn(shared.clone());
                 drop(answer.send(result));
                 return;
             }
-            Ok(result) => drop(answer.send(result)),
-            Err(_) => {
-                tracing::error!("a parsing thread panicked and is replaced; the text is refused");
+            Some(result) => drop(answer.send(result)),
+            None => {
                 spawn(shared.clone());
                 drop(answer.send(Err(broken())));
                 return;
@@ -177,10 +238,28 @@ fn serve(shared: &Arc<Shared>) {
     }
 }
 
+/// [`work`], with nothing where it panicked.
+fn caught(shared: &Shared, text: &Arc<str>, context: &Context) -> Option<Answer> {
+    let result = catch_unwind(AssertUnwindSafe(|| work(shared, text, context)));
+    if result.is_err() {
+        tracing::error!("an analysis panicked; the text is refused");
+    }
+    result.ok()
+}
+
 fn work(shared: &Shared, text: &Arc<str>, context: &Context) -> Answer {
     let analysis = Arc::new(analyze_here(text, context)?);
-    if text.len() <= CACHE_TEXT {
-        remember(shared, key(text, context), &analysis, weight(text, &analysis));
+    let template = if text.len() <= SHORT_TEXT { Template::of(text) } else { None };
+    match template {
+        Some(template) if template.carries(&analysis) => {
+            let frame = Frame { analysis: Arc::clone(&analysis), numbers: template.numbers };
+            shared.cache().frames.put(key(&template.frame, context), Arc::new(frame));
+        }
+        _ if text.len() <= CACHE_TEXT => {
+            let weight = weight(text, &analysis);
+            remember(shared, key(text.as_bytes(), context), &analysis, weight);
+        }
+        _ => {}
     }
     Ok(analysis)
 }
@@ -209,7 +288,7 @@ fn weight(text: &str, analysis: &Analysis) -> usize {
 }
 
 fn remember(shared: &Shared, key: Key, analysis: &Arc<Analysis>, weight: usize) {
-    let mut cache = shared.cache.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cache = shared.cache();
     cache.bytes += weight;
     if let Some((_, old)) = cache.entries.push(key, (analysis.clone(), weight)).map(|(_, v)| v) {
         cache.bytes -= old;
@@ -220,7 +299,7 @@ fn remember(shared: &Shared, key: Key, analysis: &Arc<Analysis>, weight: usize) 
     }
 }
 
-fn key(text: &str, context: &Context) -> Key {
+fn key(text: &[u8], context: &Context) -> Key {
     let mut hash = Sha256::new();
     hash.update(context.epoch.to_le_bytes());
     hash.update([u8::from(context.catalog.is_some())]);
@@ -229,6 +308,6 @@ fn key(text: &str, context: &Context) -> Key {
         hash.update(schema.as_bytes());
     }
     hash.update(u64::MAX.to_le_bytes());
-    hash.update(text.as_bytes());
+    hash.update(text);
     hash.finalize().into()
 }

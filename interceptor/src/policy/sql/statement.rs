@@ -206,7 +206,7 @@ impl<'a> Draft<'a> {
         }
         let (literals, params) = self.constants();
         let facts = self.facts();
-        let shape = shape_of(&facts.text, self.class);
+        let shape = self.shape_of();
         let lineage = self.lineage();
         Ok(StatementAnalysis {
             facts,
@@ -332,13 +332,32 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The statement with its constants replaced by parameters, and its class.
+    fn shape_of(&self) -> String {
+        let text = &self.text.text;
+        let mut shape = format!("{}: ", self.class);
+        let mut at = self.range.start;
+        let mut number = self.mentions.max_param;
+        for constant in self.text.constants.iter().filter(|r| self.holds(r)) {
+            number = number.saturating_add(1);
+            shape.push_str(text.get(at..constant.start).unwrap_or_default());
+            shape.push_str(&format!("${number}"));
+            at = constant.end;
+        }
+        shape.push_str(text.get(at..self.range.end).unwrap_or_default());
+        shape
+    }
+
+    fn holds(&self, place: &Range<usize>) -> bool {
+        place.start >= self.range.start && place.end <= self.range.end
+    }
+
     fn constants(&self) -> (Vec<Literal>, Vec<Option<ColumnName>>) {
-        let inside = |r: &&Range<usize>| r.start >= self.range.start && r.end <= self.range.end;
         let mut literals: Vec<Literal> = self
             .text
             .constants
             .iter()
-            .filter(inside)
+            .filter(|r| self.holds(r))
             .map(|r| Literal { range: r.clone(), column: None })
             .collect();
         for (at, column) in &self.found.ties {
@@ -364,12 +383,6 @@ fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
     if !list.contains(&item) {
         list.push(item);
     }
-}
-
-/// The text with its constants replaced, and its class.
-fn shape_of(text: &str, class: StatementClass) -> String {
-    let normal = pg_query::normalize(text).unwrap_or_else(|_| text.to_owned());
-    format!("{class}: {normal}")
 }
 
 /// Refuses functions, operators and types that are not the server's own or known.

@@ -237,14 +237,14 @@ fn texts_that_cannot_be_judged_are_refused_with_the_right_code() {
 
 #[test]
 fn what_is_known_is_found_again_only_under_the_same_names() {
-    let text = "SELECT id FROM cache_me";
+    let text: Arc<str> = "SELECT id FROM cache_me".into();
     let path = |p: &str, epoch| Context { catalog: None, search_path: vec![p.to_owned()], epoch };
-    assert!(ANALYZER.cached(text, &path("a", 1)).is_none());
-    analyze(text, &Arc::new(path("a", 1))).unwrap();
-    assert!(ANALYZER.cached(text, &path("a", 1)).is_some());
-    assert!(ANALYZER.cached(text, &path("b", 1)).is_none());
-    assert!(ANALYZER.cached(text, &path("a", 2)).is_none());
-    assert!(ANALYZER.cached("SELECT id FROM cache_me ", &path("a", 1)).is_none());
+    assert!(ANALYZER.cached(&text, &path("a", 1)).is_none());
+    analyze(&text, &Arc::new(path("a", 1))).unwrap();
+    assert!(ANALYZER.cached(&text, &path("a", 1)).is_some());
+    assert!(ANALYZER.cached(&text, &path("b", 1)).is_none());
+    assert!(ANALYZER.cached(&text, &path("a", 2)).is_none());
+    assert!(ANALYZER.cached(&Arc::from("SELECT id FROM cache_me "), &path("a", 1)).is_none());
 }
 
 #[test]
