@@ -25,6 +25,12 @@ pub fn cannot_run() -> Option<String> {
         .map(|p| format!("needs {p}: run `cargo xtask setup`"))
 }
 
+/// Where libfaketime lies, preloaded to give a daemon a clock of its own.
+pub const DAEMON_CLOCK: [&str; 2] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+];
+
 /// Whether a program is on the path.
 pub fn installed(program: &str) -> bool {
     Cmd::new("which").arg(program).run().is_ok_and(|o| o.success())

@@ -111,6 +111,7 @@ pub struct Interceptor {
     pins: PathBuf,
     netns: String,
     attached: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Interceptor {
@@ -140,6 +141,7 @@ impl Interceptor {
             pins,
             netns: netns.into(),
             attached: false,
+            environment: Vec::new(),
         };
         for (name, text) in &spec.policies {
             me.write_policy(name, text)?;
@@ -171,14 +173,22 @@ impl Interceptor {
         Ok(())
     }
 
+    /// Gives the daemon a variable of its environment from its next start on.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.into(), value.into()));
+    }
+
     /// Starts the daemon and waits until it says it is ready.
     pub fn start(&mut self) -> Result<()> {
         let path = self.dir.join("run/notify.sock");
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path)?;
         notify.set_nonblocking(true)?;
-        let mut process = self
-            .cli(["daemon"])
+        let mut daemon = self.cli(["daemon"]);
+        for (name, value) in &self.environment {
+            daemon = daemon.env(name, value);
+        }
+        let mut process = daemon
             .env("NOTIFY_SOCKET", &path)
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
             .daemonize(&self.dir.join("daemon.log"))?;

@@ -19,6 +19,7 @@ pub mod net;
 pub mod paths;
 pub mod proc;
 pub mod story;
+pub mod suites;
 pub mod tls;
 pub mod tokens;
 pub mod wire;

@@ -19,6 +19,8 @@ pub enum Group {
     Ebpf,
     /// Network namespaces and looking into them.
     Net,
+    /// A clock that tests can set.
+    Clock,
     /// PostgreSQL with its clients.
     Postgres,
     /// What is compared with in benchmarks.
@@ -33,10 +35,11 @@ pub enum Group {
     Npm,
 }
 
-const GROUPS: [(&str, Group); 9] = [
+const GROUPS: [(&str, Group); 10] = [
     ("build", Group::Build),
     ("ebpf", Group::Ebpf),
     ("net", Group::Net),
+    ("clock", Group::Clock),
     ("postgres", Group::Postgres),
     ("proxies", Group::Proxies),
     ("deny", Group::Deny),
@@ -45,7 +48,9 @@ const GROUPS: [(&str, Group); 9] = [
     ("npm", Group::Npm),
 ];
 
-const PYTHON: [&str; 2] = ["psycopg[binary]>=3.2,<4", "psycopg2-binary>=2.9,<3"];
+const PYTHON: [&str; 2] = ["psycopg[binary]>=3.2,<4", "psycopg2-binary==2.9.13"];
+/// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
+const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];
 /// Directory below `node_modules`, package, version.
 const NPM: [(&str, &str, &str); 3] = [
     ("pg", "pg", "^8"),
@@ -81,7 +86,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             Group::Fuzz => cargo_install("cargo-fuzz")?,
             Group::Python => python()?,
             Group::Npm => npm()?,
-            Group::Build | Group::Net | Group::Postgres | Group::Proxies => {}
+            Group::Build | Group::Net | Group::Clock | Group::Postgres | Group::Proxies => {}
         }
     }
     Ok(())
@@ -105,11 +110,15 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
             ("zlib1g-dev", "/usr/include/zlib.h"),
         ],
         Group::Net => &[("iproute2", "ip"), ("util-linux", "nsenter")],
+        Group::Clock => &[("libfaketime", "/usr/share/doc/libfaketime")],
         Group::Postgres => {
             &[("postgresql", "/usr/share/doc/postgresql"), ("postgresql-client", "psql")]
         }
         Group::Proxies => &[("haproxy", "haproxy"), ("pgbouncer", "pgbouncer")],
-        Group::Python => &[("python3-venv", "/usr/share/doc/python3-venv")],
+        // pip reads a source distribution's metadata by running it, and psycopg2's looks for libpq.
+        Group::Python => {
+            &[("python3-venv", "/usr/share/doc/python3-venv"), ("libpq-dev", "pg_config")]
+        }
         Group::Npm => &[("nodejs", "node"), ("npm", "npm")],
         Group::Deny | Group::Fuzz => &[],
     }
@@ -222,13 +231,34 @@ fn cargo() -> Command {
 
 fn python() -> Result<()> {
     let venv = target().join("venv");
-    with_stamp(&venv, &PYTHON.join("\n"), || {
+    let suites = SUITES.map(|(_, source)| source);
+    let wanted = [PYTHON.as_slice(), suites.as_slice()].concat().join("\n");
+    with_stamp(&venv, &wanted, || {
         let mut make = Command::new("/usr/bin/python3");
         step("Making a Python environment", make.args(["-m", "venv"]).arg(&venv))?;
         let mut pip = Command::new(venv.join("bin/pip"));
         pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON);
-        step("Installing Python clients", &mut pip)
+        step("Installing Python clients", &mut pip)?;
+        SUITES.iter().try_for_each(|(name, source)| suite(&venv, name, source))
     })
+}
+
+/// Fetches a client's source distribution, of which only the tests are used.
+fn suite(venv: &Path, name: &str, source: &str) -> Result<()> {
+    let dir = venv.join("suites").join(name);
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--no-binary", ":all:", "--dest"]).arg(&dir).arg(source);
+    step(&format!("Fetching the tests of {name}"), &mut pip)?;
+    let archive = std::fs::read_dir(&dir)
+        .ok()
+        .and_then(|mut files| files.find_map(|f| f.ok()))
+        .ok_or_else(|| format!("pip left nothing in {}", dir.display()))?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--strip-components=1", "--directory"]).arg(&dir).arg("--file");
+    step(&format!("Unpacking the tests of {name}"), tar.arg(archive.path()))
 }
 
 fn npm() -> Result<()> {

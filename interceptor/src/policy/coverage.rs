@@ -47,7 +47,7 @@ impl<'a> Coverage<'a> {
         Self {
             facts,
             bits,
-            reading: if facts.tables_read.is_empty() { 0 } else { StatementClass::Select.bit() },
+            reading: if reads_beside(facts, bits) { StatementClass::Select.bit() } else { 0 },
             planned,
             writing: if planned & DML == 0 { writing(bits) } else { planned & DML },
             classes_left: if by_role { bits & !set } else { bits },
@@ -75,7 +75,8 @@ impl<'a> Coverage<'a> {
         let way = Way { m, f, covers, bits: self.bits, content, writing: self.writing };
         let reads: Vec<bool> = f.tables_read.iter().map(|t| way.reads(t)).collect();
         let writes: Vec<bool> = f.tables_written.iter().map(|t| way.writes(t)).collect();
-        if restricts(m) && !reads.iter().chain(&writes).any(|c| *c) {
+        let columns: Vec<bool> = f.columns_read.iter().map(|c| way.column(c, false)).collect();
+        if restricts(m) && !reads.iter().chain(&writes).chain(&columns).any(|c| *c) {
             return false;
         }
         let commands: Vec<bool> = f.commands.iter().map(|c| way.command(c)).collect();
@@ -92,7 +93,8 @@ impl<'a> Coverage<'a> {
         // something may have it explained.
         let helps = m.commands.is_none()
             && (covers & self.planned != 0
-                || (covers & self.reading != 0 && reads.contains(&true)));
+                || (covers & self.reading != 0
+                    && (reads.contains(&true) || columns.contains(&true))));
         if classes == 0 && !helps {
             return false;
         }
@@ -101,7 +103,7 @@ impl<'a> Coverage<'a> {
         merge(&mut self.settings, settings);
         merge(&mut self.reads, reads);
         merge(&mut self.writes, writes);
-        merge(&mut self.columns_read, f.columns_read.iter().map(|c| way.column(c, false)));
+        merge(&mut self.columns_read, columns);
         merge(&mut self.columns_written, f.columns_written.iter().map(|c| way.column(c, true)));
         merge(&mut self.functions, f.functions.iter().map(|n| way.function(n)));
         if m.unseen == Some(true) && classes & f.class.bit() != 0 {
@@ -152,6 +154,13 @@ fn merge(into: &mut [bool], from: impl IntoIterator<Item = bool>) {
     for (a, b) in into.iter_mut().zip(from) {
         *a |= b;
     }
+}
+
+/// Whether a request reads beside what its own class reads: other tables, or what `RETURNING`
+/// shows of the rows it inserts.
+fn reads_beside(facts: &SqlFacts, bits: u32) -> bool {
+    let inserts = bits & DML == StatementClass::Insert.bit();
+    !facts.tables_read.is_empty() || (inserts && !facts.columns_read.is_empty())
 }
 
 /// Whether a rule covers only requests that touch what it names.

@@ -186,6 +186,29 @@ fn several_rules_share_the_work_but_not_the_way_a_table_is_written() {
 }
 
 #[test]
+fn what_an_insert_returns_is_read() {
+    let insert = "[[rule]]\nname='i'\neffect='allow'\nstatement='insert'\n";
+    let select = "[[rule]]\nname='s'\neffect='allow'\nstatement='select'\nreads='logs'\n";
+    for (rules, passes) in [
+        (insert.to_owned(), false),
+        (select.to_owned(), false),
+        (format!("{insert}{select}"), true),
+        ("[[rule]]\nname='a'\neffect='allow'\nstatement='any'\n".to_owned(), true),
+    ] {
+        let rules = set(&rules);
+        let verdict = judged(&rules, "insert w:logs c:logs.id");
+        assert_eq!(verdict.effect == Effect::Allow, passes, "{:?}", verdict.rules);
+        let other = judged(&rules, "insert w:logs c:secrets.id");
+        assert_eq!(other.effect == Effect::Allow, rules_any(&rules), "{:?}", other.rules);
+    }
+}
+
+/// Whether rules allow anything at all to be read.
+fn rules_any(rules: &PolicySet) -> bool {
+    judged(rules, "select r:anything").effect == Effect::Allow
+}
+
+#[test]
 fn rules_that_deny_need_one_match_only() {
     let one = |body: &str| {
         set(&format!(

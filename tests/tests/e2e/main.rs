@@ -5,6 +5,7 @@ extern crate interceptor_tests;
 
 mod bad_input;
 mod cancel;
+mod clock;
 mod copy;
 mod death;
 mod drivers;
@@ -16,6 +17,7 @@ mod record;
 mod reload;
 mod resolution;
 mod story;
+mod suite;
 mod tokens;
 mod transport;
 mod versions;

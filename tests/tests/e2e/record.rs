@@ -3,6 +3,8 @@
 use anyhow::Result;
 use interceptor_tests::bed::{Bed, Spec};
 use interceptor_tests::data;
+use interceptor_tests::live::Live;
+use interceptor_tests::proc::{Cmd, wait_for};
 use interceptor_tests::story::session_that;
 
 use crate::SOON;
@@ -89,5 +91,39 @@ fn every_statement_sent_is_stored_even_when_the_daemon_is_killed() -> Result<()>
         }
         bed.interceptor()?.cli(["sessions", "verify"]).ok()?;
     }
+    Ok(())
+}
+
+/// Holds the store's write lock until it is told a line.
+const LOCK: &str = "import sqlite3, sys
+store = sqlite3.connect(sys.argv[1], isolation_level=None)
+store.execute('BEGIN IMMEDIATE')
+print('locked', flush=True)
+sys.stdin.readline()
+store.execute('ROLLBACK')
+print('released', flush=True)
+";
+
+#[test]
+fn a_store_that_somebody_locks_refuses_in_time_and_loses_nothing() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let login = bed.login("app_ro")?;
+    let store = bed.interceptor()?.state().join("records.db");
+    let mut locker = Live::start(&Cmd::new("python3").args(["-c", LOCK]).arg(&store))?;
+    locker.expect("locked", SOON)?;
+    bed.psql(&login, "SELECT 'while-locked'")?.ok()?;
+    wait_for("a refusal", SOON, || {
+        let out = bed.psql(&login, "SELECT 1")?;
+        Ok(out.all().contains("RECORD_UNAVAILABLE").then_some(()))
+    })?;
+    locker.send("go")?;
+    locker.expect("released", SOON)?;
+    wait_for("service again", SOON, || {
+        Ok(bed.psql(&login, "SELECT 'after-the-lock'")?.success().then_some(()))
+    })?;
+    session_that(&bed, "while-locked")?;
+    session_that(&bed, "after-the-lock")?;
+    bed.interceptor()?.cli(["sessions", "verify"]).ok()?;
     Ok(())
 }

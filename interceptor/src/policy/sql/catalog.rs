@@ -121,6 +121,8 @@ const INHERITS: CatalogQuery = CatalogQuery {
     name: "inherits",
     sql: "SELECT inhrelid, inhparent FROM pg_catalog.pg_inherits",
 };
+/// Views as text with all names qualified. The path is put back in any case, also where there is
+/// no view: the left side of the join is always computed, and it needs the count of the views.
 const VIEWS: CatalogQuery = CatalogQuery {
     name: "views",
     sql: "WITH p AS MATERIALIZED (SELECT pg_catalog.current_setting('search_path') AS old, \
@@ -130,7 +132,7 @@ const VIEWS: CatalogQuery = CatalogQuery {
           AND c.oid OPERATOR(pg_catalog.>=) 16384), n AS MATERIALIZED (\
           SELECT pg_catalog.count(v.def) AS n FROM v), r AS MATERIALIZED (\
           SELECT pg_catalog.set_config('search_path', p.old, true) AS back FROM p, n \
-          WHERE n.n IS NOT NULL) SELECT v.oid, v.def FROM v, r WHERE r.back IS NOT NULL",
+          WHERE n.n IS NOT NULL) SELECT v.oid, v.def FROM r LEFT JOIN v ON r.back IS NOT NULL",
 };
 const GENERATED: CatalogQuery = CatalogQuery {
     name: "generated",
@@ -230,6 +232,9 @@ impl Catalog {
             Some(())
         })?;
         take(VIEWS)?.each(|r| {
+            if r.optional(0).is_none() {
+                return Some(());
+            }
             let oid: u32 = r.number(0)?;
             // No definition: the relation vanished or is not ours to see; it stays unknown.
             if let (Some(relation), Some(text)) = (relations.get_mut(&oid), r.optional(1)) {

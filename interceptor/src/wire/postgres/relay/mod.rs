@@ -262,6 +262,11 @@ impl Relay {
         let mut armed = far();
         loop {
             self.backend()?;
+            if self.clock_says_expired()
+                && let Some(finish) = self.tick().await?
+            {
+                return Ok(finish);
+            }
             self.frontend().await?;
             self.commit().await?;
             if self.terminated && self.io.to_upstream.is_empty() && self.exchange.is_quiet() {
@@ -294,6 +299,18 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// The deadline counts time that passes; a clock that was set forward counts too, for what
+    /// the agent asks from then on.
+    fn clock_says_expired(&mut self) -> bool {
+        let expired = !self.terminated
+            && !self.io.from_client.is_empty()
+            && self.session.expires_at().is_some_and(|at| at <= SystemTime::now());
+        if expired {
+            self.expires = Some(Instant::now());
+        }
+        expired
     }
 
     fn wants(&self) -> Wants {
