@@ -80,9 +80,9 @@ impl GrantRef {
             && Instant::now() < self.until
     }
 
-    /// Resolves when the grant is withdrawn (not when its time ends).
-    pub async fn withdrawn(&mut self) {
-        let _ = self.withdrawn.wait_for(|gone| *gone).await;
+    /// Resolves to true when the grant is withdrawn, and to false when its time has ended.
+    pub async fn withdrawn(&mut self) -> bool {
+        self.withdrawn.wait_for(|gone| *gone).await.is_ok()
     }
 }
 

@@ -62,6 +62,9 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
         tasks.spawn(accept(server, listener, Arc::clone(&workers)));
     }
     tasks.spawn(remind(Arc::clone(&gate)));
+    if let Some(patience) = sd_notify::watchdog_enabled() {
+        tasks.spawn(watchdog(workers, patience));
+    }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(services = gate.config.services.len(), "serving");
     wait(&handler).await?;
@@ -109,6 +112,17 @@ async fn accept(server: Server, listener: Listener, workers: Arc<Workers>) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// Tells systemd that we live, as long as all threads that serve sessions do: one that hangs
+/// holds up its sessions for good, and a restart does not.
+async fn watchdog(workers: Arc<Workers>, patience: Duration) {
+    let mut beat = tokio::time::interval(patience / 3);
+    loop {
+        beat.tick().await;
+        workers.answer().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
     }
 }
 

@@ -40,6 +40,11 @@ impl PolicySet {
             .collect()
     }
 
+    /// The masks of all rules about a service, whoever they are for.
+    pub fn all_mask_rules(&self, service: &str) -> Vec<Arc<MaskRule>> {
+        self.rules_for(service, On::Request).flat_map(|rule| rule.masks.iter().cloned()).collect()
+    }
+
     fn judge_connect(&self, subject: &Subject, now: Timestamp) -> Verdict {
         let mut draft = Draft::default();
         let mut covered = false;

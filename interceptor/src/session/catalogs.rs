@@ -50,6 +50,12 @@ impl Catalogs {
         newest.get(&(service.to_owned(), database.to_owned())).cloned()
     }
 
+    /// The newest snapshot of every database, with its service.
+    pub fn all(&self) -> Vec<((String, String), Snapshot)> {
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.iter().map(|(place, snapshot)| (place.clone(), snapshot.clone())).collect()
+    }
+
     /// Makes a snapshot that only its session uses.
     pub fn private(&self, catalog: Catalog) -> Snapshot {
         Snapshot {

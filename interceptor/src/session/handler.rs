@@ -14,6 +14,7 @@ use crate::control::protocol::{
 use crate::record::now_us;
 
 use super::Gate;
+use super::sql::warn_of_missing_columns;
 
 /// Answers for a gate.
 pub struct Handler {
@@ -38,6 +39,10 @@ impl Handler {
                 drop(error);
                 self.loaded_us.store(now_us(), Ordering::Relaxed);
                 tracing::info!(version, "policies loaded");
+                let policies = self.gate.policies();
+                for ((service, database), snapshot) in self.gate.catalogs.all() {
+                    warn_of_missing_columns(&policies, &service, &database, &snapshot.catalog);
+                }
                 Ok(self.policy())
             }
             Err(errors) => {

@@ -14,7 +14,7 @@ use crate::record::event;
 
 use super::{Admitted, Session, Who, deadline_us, micros};
 
-pub use crate::approval::{Outcome, Scope};
+pub use crate::approval::{GrantRef, Outcome, Scope};
 
 /// A request that waits.
 #[derive(Debug)]
@@ -61,9 +61,9 @@ fn owners(agent: &Agent) -> Vec<(String, String)> {
 }
 
 impl Session<Admitted> {
-    /// Whether a standing grant covers a request of this shape.
-    pub fn standing_grant(&self, shape: &str) -> bool {
-        let Who::Token(proven) = self.who() else { return false };
+    /// The standing grant that covers a request of this shape.
+    pub fn standing_grant(&self, shape: &str) -> Option<GrantRef> {
+        let Who::Token(proven) = self.who() else { return None };
         let agent = proven.agent();
         let key = GrantKey {
             shape: shape.to_owned(),
@@ -72,10 +72,20 @@ impl Session<Admitted> {
             database: self.subject().database.clone(),
             role: self.subject().role.clone(),
         };
-        self.gate
-            .approvals
-            .standing_grant(&key, &proven.claims().principal_ids(), &owners(agent))
-            .is_some()
+        self.gate.approvals.standing_grant(&key, &proven.claims().principal_ids(), &owners(agent))
+    }
+
+    /// Records the grant under which a request runs that would have waited.
+    pub fn grant_used(&mut self, request: u64, grant: &GrantRef) -> Result<(), RecordError> {
+        self.log.append(&event::HoldDecided {
+            n: request,
+            id: Cow::Borrowed(grant.id()),
+            outcome: Cow::Borrowed("granted"),
+            by: Some(Cow::Owned(grant.by().to_string())),
+            scope: Some(Cow::Borrowed("standing grant")),
+            reason: None,
+            waited_us: 0,
+        })
     }
 
     /// Puts a request before the approvers. Nothing of it may be forwarded before the answer.

@@ -49,6 +49,24 @@ pub fn build_catalog(answers: Vec<Rows>) -> Result<Catalog, String> {
     Catalog::build(answers).map_err(|e| e.to_string())
 }
 
+/// Logs which columns that rules want masked are not in the catalog though their table is.
+pub fn warn_of_missing_columns(
+    policies: &PolicySet,
+    service: &str,
+    database: &str,
+    catalog: &Catalog,
+) {
+    for (rule, column) in MaskedColumns::missing(catalog, &policies.all_mask_rules(service)) {
+        tracing::warn!(
+            service,
+            database,
+            rule,
+            column,
+            "a mask names a column that its table does not have: nothing is masked by it"
+        );
+    }
+}
+
 /// What protects the values of a database from this session.
 #[derive(Debug)]
 pub struct Shield {

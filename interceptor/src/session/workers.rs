@@ -36,6 +36,14 @@ impl Workers {
         Ok(Self { list })
     }
 
+    /// Returns when every thread has taken up something new; while one hangs it does not.
+    pub async fn answer(&self) {
+        for worker in &self.list {
+            // A runtime that is gone answers with an error: only the end of the process does that.
+            let _ = worker.runtime.spawn(async {}).await;
+        }
+    }
+
     /// Runs a session to its end on the thread that has the fewest.
     pub fn spawn(&self, session: impl Future<Output = ()> + Send + 'static) {
         let Some(worker) = self.list.iter().min_by_key(|w| w.busy.load(Ordering::Relaxed)) else {
@@ -100,6 +108,20 @@ mod tests {
         while workers.list.iter().any(|w| w.busy.load(Ordering::Relaxed) > 0) {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_hangs_does_not_answer() {
+        let workers = Workers::start(1).unwrap();
+        workers.answer().await;
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        workers.spawn(async move {
+            let _ = wait.recv();
+        });
+        let patience = std::time::Duration::from_millis(50);
+        tokio::time::timeout(patience, workers.answer()).await.unwrap_err();
+        drop(go);
+        workers.answer().await;
     }
 
     #[tokio::test]

@@ -78,6 +78,24 @@ fn a_server_that_dies_in_the_middle_is_an_error_and_the_daemon_lives() -> Result
 }
 
 #[test]
+fn a_server_process_that_dies_between_answers_is_told() -> Result<()> {
+    skip_unless_possible!();
+    let mut bed = Bed::new()?;
+    let mut psql = bed.live_psql(&bed.login("app_ro")?)?;
+    let pid = "SELECT pid FROM pg_stat_activity WHERE usename = 'app_ro'";
+    psql.ask("SELECT 1;", SOON)?;
+    let pid: i32 = bed.db().admin(pid)?.trim().parse()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    interceptor_tests::proc::wait_for("the session to be closed", SOON, || {
+        let sessions = bed.interceptor()?.sessions()?;
+        Ok(sessions.iter().all(|s| !s["closed_us"].is_null()).then_some(()))
+    })?;
+    psql.send("SELECT 2;")?;
+    psql.expect("SERVICE_ENDED", SOON)?;
+    bed.interceptor_mut()?.still_runs()
+}
+
+#[test]
 fn a_client_that_dies_in_a_copy_leaves_a_session_that_says_so() -> Result<()> {
     skip_unless_possible!();
     let mut bed = Bed::new()?;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use interceptor_tests::bed::{Bed, Spec};
-use interceptor_tests::daemon::STRANGER;
-use interceptor_tests::story::held;
+use interceptor_tests::daemon::{STRANGER, items};
+use interceptor_tests::live::Live;
+use interceptor_tests::net::Place;
+use interceptor_tests::story::{held, session_that};
 use nix::sys::signal::Signal;
 
 use crate::SOON;
@@ -53,6 +55,35 @@ fn a_grant_of_the_shape_lets_the_same_shape_pass() -> Result<()> {
     psql.send("UPDATE orders SET total = 1 WHERE id = 12;")?;
     let other = interceptor.next_hold(SOON)?;
     assert!(other != id);
+    Ok(())
+}
+
+#[test]
+fn a_withdrawn_grant_ends_what_runs_under_it_and_the_record_names_it() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let (mut psql, id) = held(&bed, "app_rw", SQL)?;
+    let interceptor = bed.interceptor()?;
+    let user = interceptor_tests::daemon::APPROVER;
+    interceptor.cli_as(user, ["approvals", "approve", &id, "--for", "10m"]).ok()?;
+    psql.expect("UPDATE 1", SOON)?;
+    let grant = items(interceptor.json(["approvals", "grants"])?).remove(0);
+    let grant = grant["id"].as_str().unwrap_or_default().to_owned();
+
+    let admin = bed.db().admin_tool("psql").args(["-X", "-At"]);
+    let admin = admin.as_user("postgres", "postgres").in_netns(&bed.net().name(Place::Host));
+    let mut locker = Live::start(&admin)?;
+    locker.ask("BEGIN; UPDATE orders SET total = 1 WHERE id = 12;", SOON)?;
+    psql.send("UPDATE orders SET status = 'under-a-grant' WHERE id = 12;")?;
+    interceptor_tests::proc::wait_for("the statement to wait for the lock", SOON, || {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        Ok((bed.db().admin(waits)?.trim() == "1").then_some(()))
+    })?;
+    interceptor.cli_as(user, ["approvals", "revoke", &grant]).ok()?;
+    psql.expect("canceling statement due to user request", SOON)?;
+    let session = session_that(&bed, "under-a-grant")?;
+    let shown = interceptor.session(&session)?.to_string();
+    assert!(shown.contains("standing grant") && shown.contains(&grant), "{shown}");
     Ok(())
 }
 

@@ -59,3 +59,21 @@ fn one_text_two_principals_two_verdicts() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_mask_of_a_column_that_is_not_there_is_told() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    bed.psql(&bed.login("app_ro")?, "SELECT 1")?.ok()?;
+    let interceptor = bed.interceptor()?;
+    interceptor.write_policy(
+        "slip.toml",
+        "[[rule]]\nname = \"slip\"\n\
+         masks = [{ columns = [\"customers.emial\", \"nowhere.email\"], method = \"null\" }]\n",
+    )?;
+    interceptor.reload()?.ok()?;
+    let log = interceptor.log();
+    assert!(log.contains("customers.emial"), "{log}");
+    assert!(!log.contains("nowhere.email"), "a table of another database is no slip: {log}");
+    Ok(())
+}

@@ -57,6 +57,28 @@ impl MaskedColumns {
         masked
     }
 
+    /// The columns, as rules name them, whose table is there while they are not: a slip of the
+    /// pen, or a column that has a new name, and its values pass unmasked.
+    pub fn missing(catalog: &Catalog, rules: &[Arc<MaskRule>]) -> Vec<(String, String)> {
+        let mut missing = Vec::new();
+        for rule in rules {
+            for pattern in &rule.columns {
+                let mut tables = catalog
+                    .relations()
+                    .filter(|relation| pattern.table().must_match(&relation.name))
+                    .peekable();
+                let there = tables.peek().is_some();
+                let named = tables.any(|relation| {
+                    relation.columns.iter().any(|column| pattern.column().matches(&column.name))
+                });
+                if there && !named {
+                    missing.push((rule.rule.clone(), pattern.to_string()));
+                }
+            }
+        }
+        missing
+    }
+
     /// Adds a column; false when that changed nothing.
     fn add(&mut self, id: Id, method: &Method) -> bool {
         let stricter = match self.columns.get(&id) {

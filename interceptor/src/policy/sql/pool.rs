@@ -30,15 +30,20 @@ pub(super) const STACK: usize = 512 << 20;
 
 /// Texts up to this many bytes are analysed by the caller, where its stack is deep: they can
 /// neither hold it up for long nor touch much of its stack, which it would not give back.
-const SHORT_TEXT: usize = 2 << 10;
+pub(super) const SHORT_TEXT: usize = 1 << 10;
+
+/// Stack of threads that analyse short texts only: more than the deepest of them needs in a
+/// build without optimisation (46 MiB). Reserved, not resident; where the kernel does not
+/// overcommit, as PostgreSQL advises, what is reserved counts.
+const SHORT_STACK: usize = 64 << 20;
 
 thread_local! {
     static DEEP: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A thread with the stack that analysis needs; its body runs inside [`on_deep_stack`].
+/// A thread with the stack that short texts need; its body runs inside [`on_deep_stack`].
 pub fn deep_thread(name: String) -> std::thread::Builder {
-    std::thread::Builder::new().name(name).stack_size(STACK)
+    std::thread::Builder::new().name(name).stack_size(SHORT_STACK)
 }
 
 /// Declares that the calling thread was made by [`deep_thread`], so that short texts may be
@@ -206,7 +211,8 @@ fn broken() -> SqlError {
 fn spawn(shared: Arc<Shared>) {
     let own = shared.clone();
     shared.alive.fetch_add(1, Ordering::Relaxed);
-    let spawned = deep_thread("sql".into()).spawn(move || {
+    let thread = std::thread::Builder::new().name("sql".into()).stack_size(STACK);
+    let spawned = thread.spawn(move || {
         serve(&own);
         own.alive.fetch_sub(1, Ordering::Relaxed);
     });

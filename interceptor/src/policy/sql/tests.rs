@@ -236,6 +236,35 @@ fn texts_that_cannot_be_judged_are_refused_with_the_right_code() {
 }
 
 #[test]
+fn short_texts_never_outgrow_the_stack_of_their_caller() {
+    let context = Arc::new(Context { catalog: None, search_path: Vec::new(), epoch: 0 });
+    for (open, close) in [
+        ("-+", ""),
+        ("NOT ", ""),
+        ("(", ")"),
+        ("f(", ")"),
+        ("ARRAY[", "]"),
+        ("ROW(", ")"),
+        ("(SELECT ", ")"),
+        ("EXISTS(SELECT ", ")"),
+        ("CASE WHEN ", " THEN 1 END"),
+        ("1||", ""),
+        ("1 IN (", ")"),
+    ] {
+        let n = (pool::SHORT_TEXT - 8) / (open.len() + close.len());
+        let text: Arc<str> = format!("SELECT {}1{}", open.repeat(n), close.repeat(n)).into();
+        assert!(text.len() <= pool::SHORT_TEXT);
+        let context = Arc::clone(&context);
+        let caller = deep_thread("short".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            on_deep_stack(|| runtime.block_on(ANALYZER.analyze(text, context))).map(drop)
+        });
+        // Understood or refused: the thread lives.
+        let _ = caller.unwrap().join().unwrap();
+    }
+}
+
+#[test]
 fn what_is_known_is_found_again_only_under_the_same_names() {
     let text: Arc<str> = "SELECT id FROM cache_me".into();
     let path = |p: &str, epoch| Context { catalog: None, search_path: vec![p.to_owned()], epoch };

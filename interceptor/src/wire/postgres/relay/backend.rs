@@ -761,6 +761,8 @@ impl Relay {
 
     fn error(&mut self, body: &[u8]) -> Result<(), Fault> {
         let code = codec::report_field(body, b'C').unwrap_or_default();
+        self.told_fatal |=
+            matches!(codec::report_field(body, b'V').as_deref(), Some("FATAL" | "PANIC"));
         if let Some(Slot::Refused(report)) = self.exchange.front() {
             report.clone().write(&mut self.io.to_client);
         } else if let Some(running) = self.exchange.running() {

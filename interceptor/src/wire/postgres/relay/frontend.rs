@@ -595,16 +595,17 @@ impl Relay {
         if let Some(decided) = self.decided.take_if(|d| d.text == *text) {
             return Ok(Some(self.after_hold(ruling, decided)?));
         }
-        let shape;
-        let effect = match ruling.effect {
-            Effect::Hold => {
-                shape = ruling.shape();
-                if self.session.standing_grant(&shape) { Effect::Allow } else { Effect::Hold }
-            }
-            other => other,
+        let grant = match ruling.effect {
+            Effect::Hold => self.session.standing_grant(&ruling.shape()),
+            Effect::Allow | Effect::Deny => None,
         };
+        let effect = if grant.is_some() { Effect::Allow } else { ruling.effect };
         let shown = shown();
         let request = self.record_request(ruling, text, via, &shown, effect)?;
+        if let Some(grant) = grant {
+            self.session.grant_used(request, &grant)?;
+            self.grant = Some(grant);
+        }
         match effect {
             Effect::Allow => Ok(Some(Permit::Granted(request))),
             Effect::Deny => Ok(Some(Permit::Refused(denial_of(ruling)))),

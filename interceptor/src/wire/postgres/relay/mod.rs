@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use crate::session::catalogs::Snapshot;
-use crate::session::hold::{Outcome, Scope, Waiting};
+use crate::session::hold::{GrantRef, Outcome, Scope, Waiting};
 use crate::session::live::Ending;
 use crate::session::log::{Commit, RecordError};
 use crate::session::sql::{Denial, Judge};
@@ -147,6 +147,8 @@ pub struct Relay {
     decided: Option<Decided>,
     /// A text whose execution a human granted, until the batch's Sync, with its request.
     batch_grant: Option<(Arc<str>, u64)>,
+    /// The standing grant under which what runs was let run.
+    grant: Option<GrantRef>,
     stale: Stale,
     /// What the open transaction changed, and its end may change back.
     touched: Stale,
@@ -167,7 +169,10 @@ pub struct Relay {
     /// When the running statement must be over.
     limit: Option<Instant>,
     expires: Option<Instant>,
+    /// The agent has ended the session, or its time has.
     terminated: bool,
+    /// The service has said itself that it ends the session.
+    told_fatal: bool,
 }
 
 /// What a relay starts with.
@@ -224,6 +229,7 @@ impl Relay {
             parked: None,
             decided: None,
             batch_grant: None,
+            grant: None,
             stale: Stale::default(),
             touched: Stale::default(),
             snapshot,
@@ -238,6 +244,7 @@ impl Relay {
             limit: None,
             expires,
             terminated: false,
+            told_fatal: false,
         }
     }
 
@@ -262,6 +269,9 @@ impl Relay {
         let mut armed = far();
         loop {
             self.backend()?;
+            if self.grant.is_some() && self.exchange.is_quiet() && self.decided.is_none() {
+                self.grant = None;
+            }
             if self.clock_says_expired()
                 && let Some(finish) = self.tick().await?
             {
@@ -284,6 +294,12 @@ impl Relay {
                 }
                 () = delivered(&mut self.cancelling) => self.cancelling = None,
                 outcome = decided(&mut self.parked) => self.unpark(&outcome)?,
+                gone = withdrawn(&mut self.grant) => {
+                    self.grant = None;
+                    if gone && !self.exchange.is_quiet() {
+                        self.cancel_upstream();
+                    }
+                }
                 Some(()) = cancels.recv() => self.cancel()?,
                 Ok(()) = ending.changed() => {
                     let order = *ending.borrow_and_update();
@@ -331,19 +347,28 @@ impl Relay {
                 detail: Some("the agent closed without Terminate".into()),
             }),
             Ok(Moved::UpstreamEnd) => {
-                self.backend()?;
-                self.flush_client().await;
+                self.service_gone().await?;
                 Some(Finish::because("server"))
             }
             Err(IoFailure::Client(e)) => {
                 Some(Finish { reason: "client", detail: Some(e.to_string()) })
             }
             Err(IoFailure::Upstream(e)) => {
-                self.backend()?;
-                self.flush_client().await;
+                self.service_gone().await?;
                 Some(Finish { reason: "server", detail: Some(e.to_string()) })
             }
         })
+    }
+
+    /// Hands on what the service still said, and says that it is gone if it did not say so.
+    async fn service_gone(&mut self) -> Result<(), Fault> {
+        self.backend()?;
+        if !self.terminated && !self.told_fatal && self.service_pass == 0 {
+            let words = self.words("SERVICE_ENDED: the service closed the connection");
+            Report::fatal("08006", words).write(&mut self.io.to_client);
+        }
+        self.flush_client().await;
+        Ok(())
     }
 
     /// Makes what is staged durable and then, only then, gives it to the transport.
@@ -497,7 +522,8 @@ impl Relay {
         let Some(parked) = self.parked.take() else { return Ok(()) };
         let id = parked.waiting.id().to_owned();
         let denial = match outcome {
-            Outcome::Granted { by, scope, reason, .. } => {
+            Outcome::Granted { by, scope, reason, grant, .. } => {
+                self.grant.clone_from(grant);
                 let scope = match scope {
                     Scope::Once => "once".to_owned(),
                     Scope::ShapeFor(time) => format!("shape for {} s", time.as_secs()),
@@ -576,6 +602,14 @@ async fn delivered(cancelling: &mut Option<JoinHandle<()>>) {
         Some(handle) => {
             let _ = handle.await;
         }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a grant was withdrawn, once it no longer stands.
+async fn withdrawn(grant: &mut Option<GrantRef>) -> bool {
+    match grant {
+        Some(grant) => grant.withdrawn().await,
         None => std::future::pending().await,
     }
 }

@@ -123,6 +123,7 @@ pub async fn catalog(
     // The fingerprint is taken first: a change in between makes the snapshot look old, not new.
     let fingerprint = fingerprint(service).await?;
     let loaded = load(service).await?;
+    sql::warn_of_missing_columns(&session.gate().policies(), name, database, &loaded);
     Ok(catalogs.publish(name, database, loaded, fingerprint))
 }
 
