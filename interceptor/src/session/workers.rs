@@ -50,6 +50,8 @@ impl Workers {
             return;
         };
         let place = Place::take(&worker.busy);
+        // In a box: a future that is awaited by another takes its room twice.
+        let session = Box::pin(session);
         worker.runtime.spawn(async move {
             session.await;
             drop(place);
