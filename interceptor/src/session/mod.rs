@@ -14,6 +14,7 @@ pub mod live;
 pub mod log;
 pub mod metrics;
 pub mod sql;
+pub mod ssh;
 pub mod workers;
 
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use crate::record::event;
 
 pub use crate::policy::Effect;
 pub use gate::Gate;
+pub use hold::Waiting;
 pub use live::{Ending, Live};
 pub use log::Log;
 
