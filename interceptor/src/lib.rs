@@ -17,4 +17,5 @@ pub mod policy;
 pub mod present;
 pub mod record;
 pub mod session;
+pub mod sshd;
 pub mod wire;

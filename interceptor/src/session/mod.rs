@@ -15,6 +15,7 @@ pub mod log;
 pub mod metrics;
 mod prove;
 pub mod sql;
+pub mod ssh;
 pub mod workers;
 
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ use crate::record::event;
 
 pub use crate::policy::Effect;
 pub use gate::Gate;
+pub use hold::Waiting;
 pub use live::{Ending, Live};
 pub use log::Log;
 
