@@ -14,12 +14,7 @@ type Attempt = Result<Session<Proven>, (Session<Arrived>, Refused)>;
 
 impl Session<Arrived> {
     /// Checks the token that came, pins it to its source, and records its claims.
-    pub async fn prove(
-        self,
-        token: &[u8],
-        client_key: Option<ProvenKey<'_>>,
-        way: Way,
-    ) -> Attempt {
+    pub async fn prove(self, token: &[u8], client_key: Option<ProvenKey<'_>>, way: Way) -> Attempt {
         let presented = Presented {
             token,
             service: &self.service,
@@ -54,9 +49,7 @@ impl Session<Arrived> {
     /// comes of it; every check is made again.
     pub async fn redeem(self, ticket: &[u8], client_key: Option<ProvenKey<'_>>) -> Attempt {
         let outcome = match self.gate.presented.redeem(ticket, &self.service, &self.source) {
-            Ok(kept) => {
-                self.gate.identity.prove_kept(&kept, self.occasion(client_key)).await
-            }
+            Ok(kept) => self.gate.identity.prove_kept(&kept, self.occasion(client_key)).await,
             Err(refusal) => Err(refusal),
         };
         self.conclude(outcome, Way::Ticket)
