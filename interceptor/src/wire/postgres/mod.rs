@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::capture::Captured;
 use crate::config::Service;
+use crate::identity::{ProvenKey, Way};
 use crate::session::{Admitted, Arrived, Gate, Proven, Refused, RefusedKind, Session, sql};
 
 use cancel::{CancelKey, CancelKeys};
@@ -138,8 +139,8 @@ impl Server {
                 return None;
             }
         };
-        let key = tls.as_ref().and_then(|tls| tls.client_key.as_deref());
-        match session.prove(&token, key).await {
+        let key = tls.as_ref().and_then(|tls| tls.client_key.as_deref()).map(ProvenKey::Spki);
+        match session.prove(&token, key, Way::Password).await {
             Ok(proven) => Some(proven),
             Err((session, refused)) => match session.observe() {
                 Ok(unproven) => {
