@@ -89,10 +89,15 @@ impl Acting {
 
     /// Takes a place among the channels that run, unless there are too many.
     pub fn enter(self: &Arc<Self>) -> Option<Place> {
-        let limit = self.parts.service.ssh.max_channels as usize;
+        let limit = self.limit();
         let before = self.running.fetch_add(1, Ordering::Relaxed);
         let place = Place { acting: Arc::clone(self) };
         (before < limit).then_some(place)
+    }
+
+    /// Most channels at a time.
+    pub fn limit(&self) -> usize {
+        self.parts.service.ssh.max_channels as usize
     }
 
     /// Ends the connection for everybody on it; the first reason stands.

@@ -22,7 +22,8 @@ use zeroize::Zeroizing;
 use super::Parts;
 use super::acting::Acting;
 use super::flow::{Event, Flow};
-use crate::session::{Arrived, Ending, Session};
+use crate::policy::{SshFacts, ssh};
+use crate::session::{Arrived, Effect, Ending, Session};
 
 /// Time in which a connection that was let in by a registered key has to show its token.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
@@ -49,8 +50,6 @@ enum Standing {
     /// A key was proven that is registered for an agent; its token has yet to come.
     Quarantined {
         session: Session<Arrived>,
-        /// Name of the agent.
-        agent: String,
         key: Box<PublicKey>,
     },
     /// A token was proven and policy let the connection in.
@@ -67,8 +66,10 @@ pub struct Connection {
     /// The user name that the last authentication was for (RFC 4252, section 5).
     user: String,
     channels: HashMap<ChannelId, Waiting>,
-    /// What is said with the next refusal.
+    /// What is said with the next refusal of a proof.
     banner: Option<String>,
+    /// Why a token in a variable was refused; said when something is to run.
+    refusal: Option<String>,
     proofs: usize,
     variables_before_token: usize,
     /// The parts of a token that comes in several answers.
@@ -113,6 +114,7 @@ impl Connection {
             user: String::new(),
             channels: HashMap::new(),
             banner: None,
+            refusal: None,
             proofs: 0,
             variables_before_token: 0,
             answers: Zeroizing::new(Vec::new()),
@@ -162,6 +164,18 @@ impl Connection {
         tokio::time::sleep(LAST_WORDS).await;
         hang_up(&handle, &words).await;
         drain(running).await;
+    }
+
+    /// Whether a terminal may be had, as far as that can be said yet.
+    fn terminal_allowed(&self, term: &str) -> bool {
+        let Standing::Acting(acting) = &self.standing else { return true };
+        acting.with(|s| s.rule_ssh(&ssh::pty(term)).effect == Effect::Allow).unwrap_or(false)
+    }
+
+    /// Records the refusal of something that is never carried out.
+    fn refuse(&self, facts: &SshFacts) {
+        let Standing::Acting(acting) = &self.standing else { return };
+        acting.with(|session| session.refuse_ssh(facts, "this version never carries it out"));
     }
 
     /// Leaves the connection to nobody: what is running ends by itself.

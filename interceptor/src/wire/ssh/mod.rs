@@ -14,8 +14,10 @@
 mod acting;
 mod channel;
 mod connection;
+mod files;
 mod flow;
 mod forward;
+mod permit;
 mod relay;
 mod settings;
 mod tape;

@@ -54,13 +54,13 @@ impl Connection {
     /// A key that is not known is refused before the client signs with it, so that the
     /// certificate of the same key, or another way, follows at once.
     pub(super) fn offered(&self, offer: PublicKeyOffer<'_>) -> Auth {
+        let Standing::Arrived(session) = &self.standing else { return reject() };
         if matches!(offer.algorithm, Algorithm::Rsa { hash: None }) {
             return reject();
         }
-        let identity = self.parts.gate.identity();
         let known = offer.in_certificate
-            || identity.agent_of_key(offer.public_key).is_some()
-            || identity.is_presented(offer.public_key);
+            || self.parts.gate.identity().agent_of_key(offer.public_key).is_some()
+            || session.is_presented(offer.public_key);
         if known { Auth::Accept } else { reject() }
     }
 
@@ -68,21 +68,16 @@ impl Connection {
     pub(super) async fn key(&mut self, user: &str, key: &PublicKey) -> Auth {
         self.user = user.to_owned();
         let Some(session) = self.take_arrived() else { return reject() };
-        if self.parts.gate.identity().is_presented(key) {
+        if session.is_presented(key) {
             let proven = session.prove_presented(key).await;
             return self.proven(proven);
         }
-        match self.parts.gate.identity().agent_of_key(key) {
-            Some(agent) => {
-                let agent = agent.name.clone();
-                self.standing = Standing::Quarantined { session, agent, key: Box::new(key.clone()) };
-                Auth::Accept
-            }
-            None => {
-                self.standing = Standing::Arrived(session);
-                reject()
-            }
+        if self.parts.gate.identity().agent_of_key(key).is_some() {
+            self.standing = Standing::Quarantined { session, key: Box::new(key.clone()) };
+            return Auth::Accept;
         }
+        self.standing = Standing::Arrived(session);
+        reject()
     }
 
     /// A certificate whose key signed: its token must be bound to that very key.
@@ -99,7 +94,7 @@ impl Connection {
             (None, Some(_)) => None,
         };
         if let Some(why) = refused {
-            let _ = session.credential_refused("CERTIFICATE_REFUSED", &why);
+            session.credential_refused("CERTIFICATE_REFUSED", &why);
             self.say(&session, &why);
             self.standing = Standing::Arrived(session);
             return reject();
@@ -216,8 +211,8 @@ impl Connection {
     /// A token in a variable, for a connection in quarantine. The error is for the agent.
     pub(super) async fn token_in_variable(&mut self, token: &str) -> Result<(), String> {
         let standing = std::mem::replace(&mut self.standing, Standing::Gone);
-        let (session, agent, key) = match standing {
-            Standing::Quarantined { session, agent, key } => (session, agent, key),
+        let (session, key) = match standing {
+            Standing::Quarantined { session, key } => (session, key),
             other => {
                 // Whoever is proven already gets nothing by another token; it is dropped.
                 self.standing = other;
@@ -225,27 +220,16 @@ impl Connection {
             }
         };
         if self.proofs >= MAX_PROOFS {
-            self.standing = Standing::Quarantined { session, agent, key };
+            self.standing = Standing::Quarantined { session, key };
             return Err("too many tokens were refused on this connection".into());
         }
         self.proofs += 1;
-        let proven = session.prove(token.as_bytes(), Some(ProvenKey::Ssh(&key)), Way::Env).await;
-        match proven {
-            Ok(session) => {
-                let same = matches!(session.who(), crate::session::Who::Token(p) if p.agent().name == agent);
-                if !same {
-                    let why = format!(
-                        "TOKEN_AGENT: the key of this connection is registered for agent {agent:?}, \
-                         and the token is another's"
-                    );
-                    let words = format!("interceptor: {why} (session {})", session.id());
-                    session.end("refused", Some(&why));
-                    return Err(words);
-                }
-                self.admit(session).map_err(|refused| refused.message)
-            }
+        // That the key is registered for the very agent of the token is one of the checks.
+        let way = Way::RegisteredKey;
+        match session.prove(token.as_bytes(), Some(ProvenKey::Ssh(&key)), way).await {
+            Ok(session) => self.admit(session).map_err(|refused| refused.message),
             Err((session, refused)) => {
-                self.standing = Standing::Quarantined { session, agent, key };
+                self.standing = Standing::Quarantined { session, key };
                 Err(refused.message)
             }
         }
