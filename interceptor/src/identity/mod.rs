@@ -38,7 +38,7 @@ pub use inspect::{Inspection, Inspector, ServiceInspection, Step, StepState};
 pub use issuer::{IssuerStatus, Pace};
 pub use refusal::{Code, IdentityError, Refusal};
 pub use source::Source;
-pub use token::{MAX_TOKEN, hash_token};
+pub use token::{MAX_TOKEN, hash_token, is_token};
 pub use way::Way;
 
 use replay::{Ledger, Outcome, Use};

@@ -55,6 +55,22 @@ impl Session<Arrived> {
         self.conclude(outcome, Way::Ticket)
     }
 
+    /// Records that what came beside a token was refused before the token was looked at: a
+    /// certificate that is not fit.
+    pub fn credential_refused(&mut self, code: &str, message: &str) {
+        self.gate.metrics.refused(&self.service.name, code);
+        let refused = crate::record::event::IdentityRefused {
+            code: code.into(),
+            message: message.into(),
+            claims: None,
+            alert: false,
+            observed: false,
+        };
+        if let Err(error) = self.log.append(&refused).and_then(|()| self.log.commit().map(drop)) {
+            tracing::error!(session = %self.id(), %error, "record");
+        }
+    }
+
     fn occasion<'a>(&'a self, client_key: Option<ProvenKey<'a>>) -> Occasion<'a> {
         let (service, source) = (self.service.as_ref(), self.source);
         Occasion { service, source, client_key, now: SystemTime::now() }
