@@ -18,6 +18,7 @@ pub mod login;
 pub mod net;
 pub mod paths;
 pub mod proc;
+pub mod provider;
 pub mod story;
 pub mod suites;
 pub mod tls;

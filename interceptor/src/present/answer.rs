@@ -19,7 +19,7 @@ use crate::identity::{
 
 use super::check::Wrong;
 use super::http::{App, Event};
-use super::memory::{Full, TICKET_LIFE};
+use super::memory::Full;
 
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
@@ -158,7 +158,7 @@ pub(super) async fn ticket(
         Ok(json!({
             "service": service.name,
             "ticket": *ticket,
-            "expires_in": TICKET_LIFE.as_secs(),
+            "expires_in": app.parts.presented.ticket_life().as_secs(),
         }))
     };
     answer(&app, source, &headers, body, "/v1/ticket", grant).await
