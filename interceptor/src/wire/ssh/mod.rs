@@ -20,6 +20,7 @@ mod forward;
 mod permit;
 mod relay;
 mod settings;
+mod sftp;
 mod tape;
 mod typed;
 mod upstream;
