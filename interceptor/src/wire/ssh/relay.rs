@@ -204,8 +204,8 @@ impl Masker {
     fn masked(&self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Text(masker) => masker.hits().total(),
-            Self::Terminal(masker) => masker.hits().total(),
+            Self::Text(masker) => masker.hits().found(),
+            Self::Terminal(masker) => masker.hits().found(),
         }
     }
 }
