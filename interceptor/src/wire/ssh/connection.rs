@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::Parts;
 use super::acting::Acting;
 use super::flow::{Event, Flow};
+use super::startups::Startup;
 use crate::policy::{SshFacts, ssh};
 use crate::session::{Arrived, Effect, Ending, Session};
 
@@ -104,7 +105,12 @@ pub struct Terminal {
 
 impl Connection {
     /// Serves a connection to its end.
-    pub async fn serve(parts: Arc<Parts>, mut session: Session<Arrived>, stream: TcpStream) {
+    pub async fn serve(
+        parts: Arc<Parts>,
+        mut session: Session<Arrived>,
+        stream: TcpStream,
+        place: Startup,
+    ) {
         let peer = session.peer();
         let mut ending = session.live().ending();
         let (proven, when_proven) = oneshot::channel();
@@ -139,6 +145,7 @@ impl Connection {
                 Err(_) => return drain(running, &breaker).await,
             },
         };
+        drop(place);
         let expiry = acting.with(|s| s.time_left()).flatten();
         let expired = async {
             match expiry {

@@ -21,6 +21,7 @@ mod permit;
 mod relay;
 mod settings;
 mod sftp;
+mod startups;
 mod tape;
 mod typed;
 mod upstream;
@@ -37,6 +38,7 @@ use crate::session::Gate;
 use crate::sshd::{self, CaError, HostKeyError, UserCa};
 
 use connection::Connection;
+use startups::Startups;
 
 /// Threads that read commands.
 const READERS: usize = 2;
@@ -62,6 +64,7 @@ pub struct Parts {
     ca: UserCa,
     reader: ShellAnalyzer,
     serial: AtomicU64,
+    startups: Startups,
 }
 
 impl Parts {
@@ -87,6 +90,7 @@ impl Server {
             ca,
             reader: ShellAnalyzer::new(READERS),
             serial: AtomicU64::new(acting::first_serial()),
+            startups: Startups::default(),
             gate,
             service,
         };
@@ -96,7 +100,11 @@ impl Server {
     /// Serves one captured connection to its end.
     pub async fn serve(self, captured: Captured) {
         // Without a session there is no way to say why: the protocol has none before its keys.
+        let Some(startup) = self.parts.startups.enter(captured.peer.ip()) else {
+            self.parts.gate.metrics.refused(&self.parts.service.name, "TOO_MANY_STARTUPS");
+            return;
+        };
         let Ok(session) = self.parts.gate.arrive(&captured, &self.parts.service) else { return };
-        Connection::serve(self.parts, session, captured.stream).await;
+        Connection::serve(self.parts, session, captured.stream, startup).await;
     }
 }
