@@ -111,7 +111,7 @@ impl Files {
                 over = acting.over() => return Err(Stop::Words(over.words)),
                 Some(judged) = self.judging.join_next() => {
                     if let Ok((ticket, operation, answer)) = judged {
-                        self.decided(ticket, &operation, answer);
+                        self.decided(ticket, &operation, answer)?;
                     }
                 }
                 event = self.relay.upstream.flow.next() => {
@@ -133,7 +133,7 @@ impl Files {
             match step {
                 Step::ToServer(bytes) => self.relay.upstream.write.data_bytes(bytes).await?,
                 Step::ToAgent(bytes) => self.to_agent(bytes).await?,
-                Step::Judge { ticket, operation } => self.judge(ticket, operation).await,
+                Step::Judge { ticket, operation } => self.judge(ticket, operation).await?,
                 Step::Ended(transfer) => self.transferred(transfer),
             }
         }
@@ -146,7 +146,7 @@ impl Files {
     }
 
     /// Judges an operation: at once unless it has to wait for a human or the disk.
-    async fn judge(&mut self, ticket: Ticket, operation: Operation) {
+    async fn judge(&mut self, ticket: Ticket, operation: Operation) -> Result<(), Stop> {
         let (acting, flow) = (Arc::clone(&self.relay.acting), Arc::clone(&self.relay.flow));
         let ch = self.relay.ch;
         let mut judging = Box::pin(async move {
@@ -156,7 +156,10 @@ impl Files {
         });
         match poll_fn(|cx| Poll::Ready(judging.as_mut().poll(cx))).await {
             Poll::Ready((ticket, operation, answer)) => self.decided(ticket, &operation, answer),
-            Poll::Pending => drop(self.judging.spawn(judging)),
+            Poll::Pending => {
+                self.judging.spawn(judging);
+                Ok(())
+            }
         }
     }
 
@@ -165,7 +168,7 @@ impl Files {
         ticket: Ticket,
         operation: &Operation,
         answer: Result<Permitted, Denied>,
-    ) {
+    ) -> Result<(), Stop> {
         let decision = match answer {
             Ok(permitted) => {
                 if operation.verb == Verb::Open && self.opened.len() < MAX_OPENED {
@@ -179,7 +182,9 @@ impl Files {
             }
             Err(Denied::Gone) => Decision::Refuse { message: String::new() },
         };
-        self.guard.decide(ticket, decision);
+        let acting = &self.relay.acting;
+        let broken = |error| Stop::Words(acting.words(&format!("SFTP_MALFORMED: {error}")));
+        self.guard.decide(ticket, decision).map_err(broken)
     }
 
     fn transferred(&mut self, transfer: Transfer) {
