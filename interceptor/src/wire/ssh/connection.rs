@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::Parts;
 use super::acting::Acting;
 use super::flow::{Event, Flow};
+use super::startups::Startup;
 use crate::policy::{SshFacts, ssh};
 use crate::session::{Arrived, Effect, Ending, Session};
 
@@ -30,6 +31,9 @@ const TOKEN_TIME: Duration = Duration::from_secs(20);
 
 /// Time that channels get to say why the connection ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Time that the protocol gets to end by itself.
+const LAST_TIME: Duration = Duration::from_secs(3);
 
 /// Environment requests of a connection before its token.
 const MAX_ENV_BEFORE_TOKEN: usize = 32;
@@ -101,7 +105,12 @@ pub struct Terminal {
 
 impl Connection {
     /// Serves a connection to its end.
-    pub async fn serve(parts: Arc<Parts>, mut session: Session<Arrived>, stream: TcpStream) {
+    pub async fn serve(
+        parts: Arc<Parts>,
+        mut session: Session<Arrived>,
+        stream: TcpStream,
+        place: Startup,
+    ) {
         let peer = session.peer();
         let mut ending = session.live().ending();
         let (proven, when_proven) = oneshot::channel();
@@ -121,6 +130,7 @@ impl Connection {
             rounds: 0,
             proven: Some(proven),
         };
+        let Ok((stream, breaker)) = breakable(stream) else { return };
         let started = tokio::time::timeout(startup, server::run_stream(settings, stream, connection));
         let Ok(Ok(mut running)) = started.await else { return };
         let handle = running.handle();
@@ -128,13 +138,14 @@ impl Connection {
             _ = &mut running => return,
             () = tokio::time::sleep(startup) => {
                 hang_up(&handle, "no token was shown in time").await;
-                return drain(running).await;
+                return drain(running, &breaker).await;
             }
             acting = when_proven => match acting {
                 Ok(acting) => acting,
-                Err(_) => return drain(running).await,
+                Err(_) => return drain(running, &breaker).await,
             },
         };
+        drop(place);
         let expiry = acting.with(|s| s.time_left()).flatten();
         let expired = async {
             match expiry {
@@ -163,7 +174,7 @@ impl Connection {
         // What runs tells its client on its own channel first.
         tokio::time::sleep(LAST_WORDS).await;
         hang_up(&handle, &words).await;
-        drain(running).await;
+        drain(running, &breaker).await;
     }
 
     /// Whether a terminal may be had, as far as that can be said yet.
@@ -205,10 +216,16 @@ async fn hang_up(handle: &server::Handle, words: &str) {
     let _ = tokio::time::timeout(LAST_WORDS, handle.disconnect(reason, words, String::new())).await;
 }
 
+/// The connection, and a second hand on its socket by which it can be cut off.
+fn breakable(stream: TcpStream) -> std::io::Result<(TcpStream, std::net::TcpStream)> {
+    let stream = stream.into_std()?;
+    let breaker = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, breaker))
+}
+
 /// Waits for the protocol's own end, but not for ever: a client that reads nothing is cut off.
-async fn drain(running: server::RunningSession<Connection>) {
-    let abort = running.abort_handle();
-    if tokio::time::timeout(Duration::from_secs(5), running).await.is_err() {
-        abort.abort();
+async fn drain(running: server::RunningSession<Connection>, breaker: &std::net::TcpStream) {
+    if tokio::time::timeout(LAST_TIME, running).await.is_err() {
+        let _ = breaker.shutdown(std::net::Shutdown::Both);
     }
 }

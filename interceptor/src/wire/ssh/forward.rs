@@ -17,7 +17,7 @@ use russh::{ChannelOpenFailure, ChannelWriteHalf};
 use super::acting::{Acting, Place};
 use super::channel::note;
 use super::flow::Flow;
-use super::permit::{Denied, Silent, permit};
+use super::permit::{Denied, Permitted, Silent, permit};
 use super::relay::{Relay, Shape};
 use super::upstream::UpstreamChannel;
 use crate::config::{Config, Upstream as UpstreamConfig};
@@ -67,10 +67,9 @@ impl Target {
     }
 }
 
-/// Why there is no forward.
-enum Refusal {
-    Denied,
-    Failed,
+/// A refusal with its reason, which the client shows.
+fn denied(words: String) -> ChannelOpenFailure {
+    ChannelOpenFailure::Other { code: 1, reason: words }
 }
 
 /// Judges a forward, opens it, and relays it to its end.
@@ -95,13 +94,12 @@ pub async fn run(
         Ok((upstream, permitted)) => {
             reply.accept().await;
             let permitted = Some(permitted);
-            let shape = Shape::Binary;
-            Relay { acting, ch, flow, write, upstream, permitted, shape, began }.run().await;
+            let (shape, machine) = (Shape::Binary, None);
+            Relay { acting, ch, flow, write, upstream, permitted, shape, machine, began }
+                .run()
+                .await;
         }
-        Err(Refusal::Denied) => {
-            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
-        }
-        Err(Refusal::Failed) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+        Err(failure) => reply.reject(failure).await,
     }
     drop(place);
 }
@@ -112,10 +110,10 @@ async fn open(
     target: &Target,
     facts: &SshFacts,
     flow: &Flow,
-) -> Result<(UpstreamChannel, super::permit::Permitted), Refusal> {
+) -> Result<(UpstreamChannel, Permitted), ChannelOpenFailure> {
     let refuse = |why: &str| {
         acting.with(|session| session.refuse_ssh(facts, why));
-        Refusal::Denied
+        denied(acting.words(why))
     };
     let address = match target {
         Target::Tcp { host, port } => match resolve(host, *port).await {
@@ -123,7 +121,7 @@ async fn open(
                 return Err(refuse("FORWARD_PROTECTED: it leads to a protected port of this host"));
             }
             Some(address) => Some(address),
-            None => return Err(Refusal::Failed),
+            None => return Err(ChannelOpenFailure::ConnectFailed),
         },
         Target::Unix { path } if is_protected_socket(&acting.parts.gate.config, path) => {
             return Err(refuse("FORWARD_PROTECTED: it leads to a protected socket of this host"));
@@ -132,17 +130,18 @@ async fn open(
     };
     let permitted = match permit(acting, ch, "forward", facts, flow, &Silent).await {
         Ok(permitted) => permitted,
-        Err(Denied::Refused(_) | Denied::Gone) => return Err(Refusal::Denied),
+        Err(Denied::Refused(why)) => return Err(denied(acting.words(&why))),
+        Err(Denied::Gone) => return Err(ChannelOpenFailure::AdministrativelyProhibited),
     };
     let failed = |error: String| {
         tracing::warn!(session = %acting.id(), error, "forward not opened");
-        Refusal::Failed
+        ChannelOpenFailure::ConnectFailed
     };
     let upstream = acting.upstream().await.map_err(failed)?;
     let opened = match (target, address) {
         (_, Some(address)) => upstream.direct_tcpip(address, acting.peer).await,
         (Target::Unix { path }, None) => upstream.direct_streamlocal(path).await,
-        (Target::Tcp { .. }, None) => return Err(Refusal::Failed),
+        (Target::Tcp { .. }, None) => return Err(ChannelOpenFailure::ConnectFailed),
     };
     Ok((opened.map_err(|e| failed(e.to_string()))?, permitted))
 }

@@ -17,10 +17,16 @@ mod connection;
 mod files;
 mod flow;
 mod forward;
+mod machine;
 mod permit;
 mod relay;
+pub mod scp;
 mod settings;
+pub mod sftp;
+mod startups;
 mod tape;
+#[cfg(test)]
+mod testing;
 mod typed;
 mod upstream;
 
@@ -36,6 +42,7 @@ use crate::session::Gate;
 use crate::sshd::{self, CaError, HostKeyError, UserCa};
 
 use connection::Connection;
+use startups::Startups;
 
 /// Threads that read commands.
 const READERS: usize = 2;
@@ -61,6 +68,7 @@ pub struct Parts {
     ca: UserCa,
     reader: ShellAnalyzer,
     serial: AtomicU64,
+    startups: Startups,
 }
 
 impl Parts {
@@ -86,6 +94,7 @@ impl Server {
             ca,
             reader: ShellAnalyzer::new(READERS),
             serial: AtomicU64::new(acting::first_serial()),
+            startups: Startups::default(),
             gate,
             service,
         };
@@ -95,7 +104,11 @@ impl Server {
     /// Serves one captured connection to its end.
     pub async fn serve(self, captured: Captured) {
         // Without a session there is no way to say why: the protocol has none before its keys.
+        let Some(startup) = self.parts.startups.enter(captured.peer.ip()) else {
+            self.parts.gate.metrics.refused(&self.parts.service.name, "TOO_MANY_STARTUPS");
+            return;
+        };
         let Ok(session) = self.parts.gate.arrive(&captured, &self.parts.service) else { return };
-        Connection::serve(self.parts, session, captured.stream).await;
+        Connection::serve(self.parts, session, captured.stream, startup).await;
     }
 }
