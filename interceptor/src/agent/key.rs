@@ -193,7 +193,7 @@ impl AgentKey {
                 (self.public.algorithm(), ecdsa_blob(fixed.as_ref())?)
             }
             Private::Rsa(key) => {
-                let padding: &dyn RsaEncoding = match hash {
+                let padding: &'static dyn RsaEncoding = match hash {
                     HashAlg::Sha256 => &RSA_PKCS1_SHA256,
                     HashAlg::Sha512 => &RSA_PKCS1_SHA512,
                     _ => return Err(KeyUseError),
@@ -230,8 +230,7 @@ fn ecdsa_blob(fixed: &[u8]) -> Result<Vec<u8>, KeyUseError> {
     let (r, s) = fixed.split_at_checked(32).ok_or(KeyUseError)?;
     let mut out = Vec::with_capacity(74);
     for half in [r, s] {
-        let number = Mpint::from_positive_bytes(half).map_err(|_| KeyUseError)?;
-        number.encode(&mut out).map_err(|_| KeyUseError)?;
+        Mpint::from_positive_bytes(half).encode(&mut out).map_err(|_| KeyUseError)?;
     }
     Ok(out)
 }

@@ -22,8 +22,27 @@ impl Session<Arrived> {
             client_key,
             now: SystemTime::now(),
         };
-        let outcome = self.gate.identity.prove(presented).await;
+        let outcome = match way {
+            Way::Certificate => self.prove_bound(presented).await,
+            _ => self.gate.identity.prove(presented).await,
+        };
         self.conclude(outcome, way)
+    }
+
+    /// Anybody can put a token into a certificate of their own: only one that is bound to the
+    /// certificate's key is taken from there.
+    async fn prove_bound(
+        &self,
+        presented: Presented<'_>,
+    ) -> Result<identity::Proven, identity::Refusal> {
+        let Presented { token, service, source, client_key, now } = presented;
+        let kept = self.gate.identity.examine(token, service, now).await?;
+        if !kept.claims().cnf {
+            return Err(identity::Refusal::unbound(
+                "the token in the certificate is not bound to a key: turn DPoP on for the client",
+            ));
+        }
+        self.gate.identity.prove_kept(&kept, Occasion { service, source, client_key, now }).await
     }
 
     /// Whether a token bound to this key was presented for this service from this source. Costs
