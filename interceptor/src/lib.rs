@@ -15,4 +15,5 @@ pub mod mask;
 pub mod policy;
 pub mod record;
 pub mod session;
+pub mod sshd;
 pub mod wire;
