@@ -33,7 +33,7 @@ const CONTEXT: usize = 4 * BESIDE;
 const JOIN: usize = 2 * CONTEXT;
 
 /// More than this only waits for the end of one long run of token characters.
-const LONG: usize = 2 * 1024;
+pub(super) const LONG: usize = 2 * 1024;
 
 /// Masks one direction of one stream.
 ///

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use bytes::{BufMut as _, BytesMut};
 
 use super::detect::{BESIDE, Folded, Pace, Settled};
-use super::stream::{MAX_HELD, Swallow, in_run};
+use super::stream::{LONG, MAX_HELD, Swallow, in_run};
 use super::{Detectors, Finding, Hits, Method};
 use printed::Printed;
 use sequence::{Effect, Sequences};
@@ -44,6 +44,8 @@ pub struct TerminalMasker {
     /// The beginning of a character.
     partial: Vec<u8>,
     swallow: Option<Swallow>,
+    /// Bytes that waited when the detectors last looked.
+    looked_at: usize,
     hits: Hits,
 }
 
@@ -56,6 +58,7 @@ impl TerminalMasker {
             printed: Printed::default(),
             partial: Vec::new(),
             swallow: None,
+            looked_at: 0,
             hits: Hits::default(),
         }
     }
@@ -73,11 +76,17 @@ impl TerminalMasker {
         for piece in bytes.chunks(PIECE) {
             let before = self.printed.len();
             self.read(piece);
+            // What is long is looked at again when it has grown by a part of its length.
+            let held = self.printed.held();
+            if held > LONG && held <= MAX_HELD && held - self.looked_at < held / 16 {
+                continue;
+            }
             let pace = if self.printed.len() <= before + ECHO { Pace::Echo } else { Pace::Bulk };
             self.settle(pace, out);
             if self.printed.held() > MAX_HELD {
                 self.decide(true, out);
             }
+            self.looked_at = self.printed.held();
         }
     }
 
@@ -87,6 +96,7 @@ impl TerminalMasker {
             self.printed.print(&[byte]);
         }
         self.decide(false, out);
+        self.looked_at = 0;
     }
 
     /// How many bytes wait.

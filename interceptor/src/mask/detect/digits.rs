@@ -71,7 +71,7 @@ pub(super) fn each_run(text: &[u8], from: usize, mut visit: impl FnMut(&Run<'_>)
 /// that is not closed, as many as one finding may have.
 pub(super) fn alive(text: &[u8], from: usize) -> Option<usize> {
     let tail = &text[from..];
-    let gap = tail.iter().rev().take_while(|b| is_gap(**b)).count();
+    let gap = tail.iter().rev().take(MAX_GAP + 1).take_while(|b| is_gap(**b)).count();
     // `_` only ties a number to what follows it.
     let behind = if gap == 0 { usize::from(tail.ends_with(b"_")) } else { gap };
     if behind > MAX_GAP {

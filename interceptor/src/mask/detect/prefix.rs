@@ -11,8 +11,8 @@ const MANY: u32 = 64;
 /// Sees some beginnings that cannot be completed (where repetitions are bounded), and misses
 /// none.
 pub(super) fn unfinished(pattern: &str) -> Option<Regex> {
-    let hir = regex_syntax::ParserBuilder::new().utf8(false).unicode(false).build();
-    let hir = { hir }.parse(pattern).ok()?;
+    let mut parser = regex_syntax::ParserBuilder::new().utf8(false).unicode(false).build();
+    let hir = parser.parse(pattern).ok()?;
     let whole = Hir::concat(vec![beginnings(&hir), Hir::look(Look::End)]);
     Regex::new(&whole.to_string()).ok()
 }

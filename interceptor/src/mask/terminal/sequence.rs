@@ -72,6 +72,7 @@ impl Sequences {
         watch.ended |= self.control && (0x40..=0x7e).contains(&byte);
         if byte == ESCAPE {
             (watch.ended, self.control, self.escaped) = (false, false, true);
+            self.length = 0;
         } else if std::mem::take(&mut self.escaped) {
             self.control = byte == b'[';
         }

@@ -98,7 +98,7 @@ fn rows_that_wrap_are_one_line() {
     masker.resize(20);
     // As bash shows a long line: a space and a return in front of the next row.
     let out = shown(&mut masker, &["$ echo number 411111 \r1111111111 end\r\n"]);
-    assert_eq!(out, "$ echo number [redacted] \r****** end\r\n".replace("[redacted] \r******", "[redacted]****** \r"));
+    assert_eq!(out, "$ echo number [redacted]****** \r end\r\n");
 }
 
 #[test]

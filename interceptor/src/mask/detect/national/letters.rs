@@ -241,11 +241,11 @@ mod tests {
             ("is AB 12 34 56 C", Some(3)),
             ("is AB 12 34 56 C.", Some(3)),
             ("is AB 12 34 56 C,", None),
-            ("is AB 12 34 56 C5", None),
+            ("is AB 12 34 56 CX, ", None),
             ("010190-123", Some(0)),
             ("010190-1234", Some(0)),
             ("010190-1234-", Some(0)),
-            ("010190-1234 ", None),
+            ("010190-1234, ", None),
             ("the words, ", None),
             ("RSSMRA85T10A562", Some(0)),
         ] {
