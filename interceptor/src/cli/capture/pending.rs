@@ -103,10 +103,14 @@ impl Pending {
         places::write(&places.pending(), self)
     }
 
-    /// Whether a process stands ready to give the ports back.
-    pub fn is_watched(places: &Places) -> bool {
-        let Ok(file) = std::fs::File::open(places.watch()) else { return false };
-        Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+    /// Whether a process stands ready to give the ports back; `None` for those who may not know:
+    /// whoever can open that file could hold its lock.
+    pub fn is_watched(places: &Places) -> Option<bool> {
+        match std::fs::File::open(places.watch()) {
+            Ok(file) => Some(Flock::lock(file, FlockArg::LockSharedNonblock).is_err()),
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => None,
+            Err(_) => Some(false),
+        }
     }
 
     /// For people, one line a port.
@@ -124,7 +128,7 @@ impl Pending {
             )
         };
         let mut lines: Vec<_> = self.ports.iter().map(line).collect();
-        if !Self::is_watched(places) {
+        if Self::is_watched(places) == Some(false) {
             lines.push(
                 "nobody watches over that: run `interceptor capture undo` or `confirm`".into(),
             );

@@ -22,7 +22,7 @@ const START: Duration = Duration::from_secs(5);
 /// Makes sure that a process watches; to be called while the guard's lock is held, before a port
 /// is captured.
 pub fn arm(places: &Places) -> anyhow::Result<()> {
-    if Pending::is_watched(places) {
+    if Pending::is_watched(places) == Some(true) {
         return Ok(());
     }
     let exe = std::env::current_exe().context("cannot find this very program")?;
@@ -57,7 +57,7 @@ pub fn arm(places: &Places) -> anyhow::Result<()> {
 fn stands(places: &Places) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < START {
-        if Pending::is_watched(places) {
+        if Pending::is_watched(places) == Some(true) {
             return true;
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -107,7 +107,7 @@ pub fn run(places: &Places) -> anyhow::Result<()> {
 fn hold(places: &Places) -> anyhow::Result<Option<Flock<File>>> {
     let path = places.watch();
     for _ in 0..50 {
-        let file = File::options().create(true).append(true).mode(0o644).open(&path);
+        let file = File::options().create(true).append(true).mode(0o600).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => return Ok(Some(held)),

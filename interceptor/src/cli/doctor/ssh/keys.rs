@@ -24,9 +24,9 @@ pub fn authority(
 ) {
     let path = UserCa::path(&config.paths, &service.ssh);
     let (name, fix) = (&service.name, "run `interceptor setup ssh`");
-    let owner = fs::metadata(&path).map(|m| m.uid());
+    let owner = fs::metadata(&path).map(|m| m.uid()).map_err(|e| e.kind());
     // The directory is the daemon's alone: without privilege nothing is known.
-    if matches!(&owner, Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied) {
+    if owner == Err(std::io::ErrorKind::PermissionDenied) {
         return;
     }
     match UserCa::open(&path) {
@@ -37,7 +37,7 @@ pub fn authority(
             "the daemon can make no session certificate, or others can make theirs",
             fix,
         ),
-        Ok(_) if owner.ok().is_some_and(|uid| daemon.is_some_and(|d| d != uid)) => found.add(
+        Ok(_) if owner.is_ok_and(|uid| daemon.is_some_and(|d| d != uid)) => found.add(
             Severity::Error,
             "ca-key",
             format!("{name}: {} is not the daemon's", path.display()),

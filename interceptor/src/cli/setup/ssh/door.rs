@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 use russh::client::{self, AuthResult};
-use russh::keys::{PrivateKey, PublicKeyOrCertificate};
+use russh::keys::PublicKeyOrCertificate;
 
 use crate::cli::sshd::Sshd;
 use crate::sshd::{CertificateSpec, KeyId, LOOPBACK, UserCa, new_session_key};
@@ -30,8 +30,9 @@ pub struct Door<'a> {
 impl Door<'_> {
     /// Whether a session certificate lets the daemon in as a user. Nothing is run as that user.
     pub async fn opens(&self, user: &str) -> anyhow::Result<bool> {
-        let (key, stream, mut server) = (new_session_key()?, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, None);
-        let tried = tokio::time::timeout(LOGIN, self.knock(user, key, stream, &mut server)).await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let mut server = None;
+        let tried = tokio::time::timeout(LOGIN, self.knock(user, listener, &mut server)).await;
         if let Some(mut child) = server {
             let _ = child.kill();
             let _ = child.wait();
@@ -42,7 +43,6 @@ impl Door<'_> {
     async fn knock(
         &self,
         user: &str,
-        key: PrivateKey,
         listener: TcpListener,
         server: &mut Option<Child>,
     ) -> anyhow::Result<bool> {
@@ -53,6 +53,7 @@ impl Door<'_> {
         let stream = tokio::net::TcpStream::from_std(client)?;
         let config = Arc::new(client::Config::default());
         let mut session = client::connect_stream(config, stream, AnyHost).await?;
+        let key = new_session_key()?;
         let certificate = self.ca.issue(&CertificateSpec {
             public_key: key.public_key(),
             principal: self.principal,

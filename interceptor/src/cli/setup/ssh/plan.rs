@@ -107,6 +107,7 @@ impl Plan {
             }
         }
         changes.extend(units(args, &now, &keys, true)?);
+        ensure_ours(&changes, &places)?;
         secrets.retain(|s| !s.stands());
         changes.retain(Change::is_needed);
         let check = Some(Check { ca, users: users.into_iter().collect() });
@@ -126,7 +127,8 @@ impl Plan {
             );
         }
         let places = Places::of(args);
-        let now = args.sshd.settings(None)?;
+        // A configuration that sshd refuses shall not keep ours in it.
+        let now = args.sshd.settings(None).unwrap_or_default();
         let mut changes = vec![Change::own(args.drop_in.clone(), None)?];
         changes.push(Change::edit(&args.sshd.config, block::take_out)?);
         for user in places.users()? {
@@ -135,11 +137,7 @@ impl Plan {
         let destroy = keys_of_ours(&wanted, &places);
         changes.push(Change::own(places.ca.clone(), None)?);
         changes.extend(units(args, &now, &[], false)?);
-        for change in &changes {
-            let ours = change.before.as_deref().is_none_or(files::is_ours);
-            let edited = change.backup || change.path == places.ca;
-            ensure!(ours || edited, "{} is not ours: move it aside", change.path.display());
-        }
+        ensure_ours(&changes, &places)?;
         changes.retain(Change::is_needed);
         let (args, secrets) = (args.clone(), Vec::new());
         Ok(Self { args, wanted, now, secrets, changes, destroy, check: None })
@@ -371,14 +369,21 @@ fn authority(wanted: &Wanted, owner: Owner, secrets: &mut Vec<Secret>) -> anyhow
     Ok(ca)
 }
 
-/// The drop-in; one that somebody else wrote is not touched.
+/// Files of ours that somebody else wrote are touched by nobody but them.
+fn ensure_ours(changes: &[Change], places: &Places) -> anyhow::Result<()> {
+    for change in changes.iter().filter(|c| !c.backup && c.path != places.ca) {
+        ensure!(
+            change.before.as_deref().is_none_or(files::is_ours),
+            "{} is not ours: move it aside",
+            change.path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The drop-in.
 fn drop_in(args: &SshArgs, places: &Places, global: &Settings) -> anyhow::Result<Change> {
     let before = Change::own(args.drop_in.clone(), None)?.before.unwrap_or_default();
-    ensure!(
-        before.is_empty() || files::is_ours(&before),
-        "{} is not ours: move it aside, or name another with --drop-in",
-        args.drop_in.display()
-    );
     for path in [&places.ca, &places.principals] {
         let odd = |c: char| c.is_whitespace() || matches!(c, '"' | '#' | '%' | '\\');
         let text = path.to_string_lossy();
@@ -461,15 +466,22 @@ fn units(
     if args.no_systemd {
         return Ok(Vec::new());
     }
-    let unit = args.sshd.process(sshd).and_then(systemd::unit_of);
-    let unit = unit.filter(|u| u.starts_with("ssh")).unwrap_or_else(|| "ssh.service".into());
+    let running = args.sshd.process(sshd).and_then(systemd::unit_of);
+    let running = running.filter(|u| u.starts_with("ssh"));
+    let units: BTreeSet<String> = match running {
+        Some(unit) => [unit].into(),
+        None if wanted => ["ssh.service".into()].into(),
+        // Whatever it was called when it was set up.
+        None => ["ssh.service".into(), "sshd.service".into()].into(),
+    };
     let own = |name: &str, text: String| {
         Change::own(args.systemd_dir.join(name), wanted.then_some(text))
     };
-    Ok(vec![
-        own("interceptor.service.d/50-ssh.conf", files::credentials(keys))?,
-        own(&format!("{unit}.d/50-interceptor.conf"), files::ordering())?,
-    ])
+    let mut changes = vec![own("interceptor.service.d/50-ssh.conf", files::credentials(keys))?];
+    for unit in units {
+        changes.push(own(&format!("{unit}.d/50-interceptor.conf"), files::ordering())?);
+    }
+    Ok(changes)
 }
 
 /// Where the operator is logged in from.
