@@ -217,6 +217,18 @@ pub struct Agent {
 pub enum Protocol {
     /// PostgreSQL frontend/backend protocol 3.
     Postgres,
+    /// SSH 2 (RFC 4251).
+    Ssh,
+}
+
+impl Protocol {
+    /// The name that configuration and records use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Ssh => "ssh",
+        }
+    }
 }
 
 /// Whether a service's verdicts bind.
@@ -260,6 +272,9 @@ pub struct Service {
     /// Credentials per database role; a role that is not here cannot be used.
     #[serde(default, rename = "role")]
     pub roles: BTreeMap<String, Role>,
+    /// What only an SSH service has.
+    #[serde(default)]
+    pub ssh: Ssh,
     /// Roles and networks that stay without token.
     #[serde(default)]
     pub passthrough: Vec<Passthrough>,
@@ -283,6 +298,42 @@ pub struct Service {
     /// Longest wait for a human while a transaction is open.
     #[serde(default = "defaults::hold_timeout_in_transaction")]
     pub hold_timeout_in_transaction: Span,
+}
+
+/// What only an SSH service has.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ssh {
+    /// The host's private keys, in the order in which they are offered; every
+    /// `/etc/ssh/ssh_host_*_key` when empty. Public halves (`.pub`) and host certificates
+    /// (`-cert.pub`) are looked for beside them.
+    pub host_keys: Vec<PathBuf>,
+    /// Private key of the authority that signs the certificates by which the daemon becomes an
+    /// operating system user; `ssh/user_ca` below `paths.state` when absent.
+    pub ca_key: Option<PathBuf>,
+    /// The principal that those certificates carry and that the host's
+    /// `AuthorizedPrincipalsFile` lists for each user who may be become.
+    pub principal: String,
+    /// Most session channels of one connection.
+    pub max_channels: u32,
+    /// Bytes of one channel's data that are recorded in each direction; the rest only counts
+    /// and is hashed.
+    pub record_bytes: u64,
+    /// Longest time without a byte in either direction.
+    pub idle_timeout: Span,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self {
+            host_keys: Vec::new(),
+            ca_key: None,
+            principal: "interceptor-session".into(),
+            max_channels: 64,
+            record_bytes: 16 << 20,
+            idle_timeout: Span(Duration::from_secs(3600)),
+        }
+    }
 }
 
 /// Certificate and key shown to clients.
@@ -618,6 +669,15 @@ impl Config {
                     s.audience
                 ));
             }
+            if s.protocol == Protocol::Ssh {
+                s.check_ssh()?;
+                continue;
+            }
+            if s.ssh != Ssh::default() {
+                return Err(format!(
+                    "service {name:?}: `[service.ssh]` goes with protocol = \"ssh\""
+                ));
+            }
             if s.tls.is_none() && !s.plaintext_loopback {
                 return Err(format!(
                     "service {name:?}: give `tls` a certificate and key, or set plaintext_loopback = true"
@@ -644,6 +704,44 @@ impl Config {
         } else {
             Err(format!("{who}: no issuer {name:?}"))
         }
+    }
+}
+
+impl Service {
+    /// What an SSH service may not be told, since it would mean nothing there.
+    fn check_ssh(&self) -> Result<(), String> {
+        let name = &self.name;
+        let Upstream::Tcp { host, port, tls: None } = &self.upstream else {
+            return Err(format!(
+                "service {name:?}: an SSH service has upstream = {{ host = \"127.0.0.1\", port = 22 }}"
+            ));
+        };
+        if !host.is_loopback() {
+            return Err(format!("service {name:?}: the upstream of SSH is this host's own sshd"));
+        }
+        if *port == 0 {
+            return Err(format!("service {name:?}: upstream port 0"));
+        }
+        let foreign = [
+            ("tls", self.tls.is_some()),
+            ("plaintext_loopback", self.plaintext_loopback),
+            ("role", !self.roles.is_empty()),
+            ("passthrough", !self.passthrough.is_empty()),
+        ];
+        if let Some((key, _)) = foreign.iter().find(|(_, given)| *given) {
+            return Err(format!("service {name:?}: `{key}` has no meaning for SSH; drop it"));
+        }
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let principal = &self.ssh.principal;
+        if principal.is_empty() || principal.len() > 64 || !principal.chars().all(fits) {
+            return Err(format!(
+                "service {name:?}: ssh.principal has 1 to 64 letters, digits, dashes, dots and _"
+            ));
+        }
+        if self.ssh.max_channels == 0 {
+            return Err(format!("service {name:?}: ssh.max_channels must be at least 1"));
+        }
+        Ok(())
     }
 }
 
@@ -728,6 +826,27 @@ mod tests {
         let second = "[[service]]\nname='b'\nprotocol='postgres'\nport=5433\naudience='api://orders-db'\nplaintext_loopback=true\nupstream={socket='/x'}";
         let e = load(&format!("{BASE}\n{second}")).unwrap_err();
         assert!(e.contains("scope"), "{e}");
+    }
+
+    #[test]
+    fn an_ssh_service_is_told_only_what_means_something_there() {
+        const SSH: &str = "[[service]]\nname='host-ssh'\nprotocol='ssh'\nport=22\n\
+             audience='api://host-ssh'\nupstream={host='127.0.0.1',port=22}\n";
+        let c = load(&format!("{BASE}\n{SSH}")).unwrap();
+        assert_eq!(c.services[1].ssh.principal, "interceptor-session");
+        for (more, says) in [
+            ("plaintext_loopback = true", "plaintext_loopback"),
+            ("[service.ssh]\nprincipal = 'a b'", "ssh.principal"),
+            ("[service.ssh]\nmax_channels = 0", "max_channels"),
+            ("[service.role.x]", "role"),
+        ] {
+            let e = load(&format!("{BASE}\n{SSH}{more}")).unwrap_err();
+            assert!(e.contains(says), "{more}: {e}");
+        }
+        let remote = SSH.replace("127.0.0.1", "192.0.2.1");
+        assert!(load(&format!("{BASE}\n{remote}")).unwrap_err().contains("own sshd"));
+        let e = load(&format!("{BASE}\n[service.ssh]\nmax_channels = 3")).unwrap_err();
+        assert!(e.contains("protocol"), "{e}");
     }
 
     #[test]

@@ -57,29 +57,38 @@ pub fn now_us() -> i64 {
 }
 
 macro_rules! kinds {
-    ($($name:ident => $kind:literal),* $(,)?) => {
-        $(impl Body for $name<'_> { const KIND: &'static str = $kind; })*
+    ($($body:ty => $kind:literal),* $(,)?) => {
+        $(impl Body for $body { const KIND: &'static str = $kind; })*
         /// Every kind that the pipeline writes.
         pub const KINDS: &[&str] = &[$($kind),*];
     };
 }
 
 kinds! {
-    Opening => "session.open",
-    IdentityProven => "identity.proven",
-    IdentityRefused => "identity.refused",
-    Admission => "admission",
-    UpstreamOpen => "upstream.open",
-    Request => "request",
-    HoldOpen => "hold.open",
-    HoldDecided => "hold.decided",
-    Response => "response",
-    Prepare => "prepare",
-    Notice => "notice",
-    CopyProgress => "copy.progress",
-    CopyEnd => "copy.end",
-    Alert => "alert",
-    SessionEnd => "session.end",
+    Opening<'_> => "session.open",
+    IdentityProven<'_> => "identity.proven",
+    IdentityRefused<'_> => "identity.refused",
+    Admission<'_> => "admission",
+    UpstreamOpen<'_> => "upstream.open",
+    Request<'_> => "request",
+    HoldOpen<'_> => "hold.open",
+    HoldDecided<'_> => "hold.decided",
+    Response<'_> => "response",
+    Prepare<'_> => "prepare",
+    Notice<'_> => "notice",
+    CopyProgress<'_> => "copy.progress",
+    CopyEnd<'_> => "copy.end",
+    ChannelOpen<'_> => "channel.open",
+    ChannelPty<'_> => "channel.pty",
+    ChannelEnv<'_> => "channel.env",
+    ChannelData<'_> => "channel.data",
+    ChannelResize => "channel.resize",
+    ChannelSignal<'_> => "channel.signal",
+    ChannelExit<'_> => "channel.exit",
+    ChannelClose<'_> => "channel.close",
+    FileDone<'_> => "file.done",
+    Alert<'_> => "alert",
+    SessionEnd<'_> => "session.end",
 }
 
 /// First event of every session: what the kernel and the configuration know before a byte is
@@ -95,7 +104,7 @@ pub struct Opening<'a> {
     pub host: Cow<'a, str>,
     /// Name of the service.
     pub service: Cow<'a, str>,
-    /// `postgres`.
+    /// `postgres` or `ssh`.
     pub protocol: Cow<'a, str>,
     /// Address and port of the client.
     pub source: Cow<'a, str>,
@@ -219,8 +228,12 @@ pub struct Request<'a> {
     pub n: u64,
     /// `allow`, `hold` or `deny`.
     pub verdict: Cow<'a, str>,
-    /// Class of the statement: `select`, `update`, `ddl`, …
+    /// Class of the statement: `select`, `update`, `ddl`, …; of an SSH request: `exec`, `shell`,
+    /// `sftp`, …
     pub class: Cow<'a, str>,
+    /// The SSH channel on which it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ch: Option<u32>,
     /// Only recorded, not enforced (`observe`).
     #[serde(default, skip_serializing_if = "is_false")]
     pub observed: bool,
@@ -392,6 +405,149 @@ pub struct CopyEnd<'a> {
     /// It ended before its end, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Cow<'a, str>>,
+}
+
+/// An SSH channel was opened by the agent (RFC 4254, section 5.1).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelOpen<'a> {
+    /// Number of the channel, unique in its session.
+    pub ch: u32,
+    /// `session`, `direct-tcpip`, `direct-streamlocal@openssh.com`.
+    pub kind: Cow<'a, str>,
+    /// Where a forward leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Cow<'a, str>>,
+}
+
+/// A channel asked for a pseudo-terminal (RFC 4254, section 6.2).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelPty<'a> {
+    /// The channel.
+    pub ch: u32,
+    /// `TERM`.
+    pub term: Cow<'a, str>,
+    /// Columns.
+    pub cols: u32,
+    /// Rows.
+    pub rows: u32,
+}
+
+/// A channel set an environment variable that was passed on. One that carried a token is
+/// consumed and stands nowhere.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelEnv<'a> {
+    /// The channel.
+    pub ch: u32,
+    /// Its name.
+    pub name: Cow<'a, str>,
+    /// Its value, scrubbed.
+    pub value: Cow<'a, str>,
+}
+
+/// Data of a channel as the agent sent or saw it; the bytes are the attachment. May trail what
+/// was forwarded by at most 256 KiB or 100 ms.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelData<'a> {
+    /// The channel.
+    pub ch: u32,
+    /// `in` from the agent; `out` and `err` to it.
+    pub stream: Cow<'a, str>,
+    /// Bytes of this stream before these.
+    pub offset: u64,
+    /// Bytes that this event stands for.
+    pub bytes: u64,
+    /// They were typed while the terminal showed nothing (a password) and are not kept.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub redacted: bool,
+    /// The limit of what is kept is reached: the attachment does not hold all of them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub truncated: bool,
+}
+
+/// A terminal's size changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelResize {
+    /// The channel.
+    pub ch: u32,
+    /// Columns.
+    pub cols: u32,
+    /// Rows.
+    pub rows: u32,
+}
+
+/// The agent sent a signal (RFC 4254, section 6.9).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelSignal<'a> {
+    /// The channel.
+    pub ch: u32,
+    /// Its name without `SIG`.
+    pub name: Cow<'a, str>,
+}
+
+/// What ran on a channel ended (RFC 4254, section 6.10).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelExit<'a> {
+    /// The channel.
+    pub ch: u32,
+    /// The request that ran.
+    pub n: u64,
+    /// Exit status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u32>,
+    /// Signal that ended it, without `SIG`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<Cow<'a, str>>,
+    /// From forwarding to the end.
+    #[serde(default)]
+    pub duration_us: u64,
+}
+
+/// The end of a channel: what went over it in all.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ChannelClose<'a> {
+    /// The channel.
+    pub ch: u32,
+    /// Bytes from the agent.
+    #[serde(default)]
+    pub bytes_in: u64,
+    /// Bytes to the agent.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Bytes to the agent's standard error.
+    #[serde(default)]
+    pub bytes_err: u64,
+    /// SHA-256 over everything from the agent, hex.
+    #[serde(default)]
+    pub sha256_in: Cow<'a, str>,
+    /// SHA-256 over everything to the agent, hex.
+    #[serde(default)]
+    pub sha256_out: Cow<'a, str>,
+    /// SHA-256 over everything to its standard error, hex.
+    #[serde(default)]
+    pub sha256_err: Cow<'a, str>,
+    /// Values that were masked.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub masked: u64,
+}
+
+/// A file was transferred, or as much of it as was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileDone<'a> {
+    /// The request that opened it.
+    pub n: u64,
+    /// The channel.
+    pub ch: u32,
+    /// `read` or `write`.
+    pub op: Cow<'a, str>,
+    /// Its path.
+    pub path: Cow<'a, str>,
+    /// Bytes that were transferred.
+    pub bytes: u64,
+    /// SHA-256 of them, hex.
+    pub sha256: Cow<'a, str>,
+    /// They are the file from its first byte on, without a gap.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// Something that a person should look at.

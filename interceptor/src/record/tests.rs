@@ -43,6 +43,7 @@ fn request(n: u64, verdict: &'static str, text: String) -> Request<'static> {
         n,
         verdict: verdict.into(),
         class: "select".into(),
+        ch: None,
         observed: false,
         via: "simple".into(),
         rules: Cow::Owned(vec!["read-orders".into()]),

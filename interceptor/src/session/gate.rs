@@ -161,7 +161,7 @@ impl Gate {
             ts_us: now_us(),
             host: Cow::Owned(self.config.host_name()),
             service: Cow::Borrowed(&service.name),
-            protocol: Cow::Borrowed("postgres"),
+            protocol: Cow::Borrowed(service.protocol.as_str()),
             source: Cow::Owned(captured.peer.to_string()),
             original_dst: Cow::Owned(captured.original_dst.to_string()),
             mode: Cow::Borrowed(match service.mode {

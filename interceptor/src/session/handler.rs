@@ -75,7 +75,7 @@ impl Handler {
                 let counted = counters.iter().find(|c| c.port == service.port);
                 ServiceStatus {
                     name: service.name.clone(),
-                    protocol: "postgres".into(),
+                    protocol: service.protocol.as_str().into(),
                     port: service.port,
                     mode: match service.mode {
                         Mode::Enforce => "enforce".into(),

@@ -1,3 +1,4 @@
 //! Protocols: bytes to requests and answers.
 
 pub mod postgres;
+pub mod ssh;

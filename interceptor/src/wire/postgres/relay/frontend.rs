@@ -698,6 +698,7 @@ impl Relay {
             n: request,
             verdict: Cow::Borrowed(ruling.observed.unwrap_or(effect).as_str()),
             class: Cow::Borrowed(ruling.class),
+            ch: None,
             observed: ruling.observed.is_some_and(|e| e != Effect::Allow),
             via: Cow::Borrowed(via),
             rules: Cow::Borrowed(&ruling.rules),

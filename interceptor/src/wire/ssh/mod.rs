@@ -1,0 +1,1 @@
+//! SSH: from a captured connection to judged, recorded and masked channels.
