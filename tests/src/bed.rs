@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 
 use crate::accounts::Accounts;
 use crate::cluster::{Cluster, Server};
-use crate::daemon::{Behind, DaemonSpec, Interceptor, Kind, ServiceSpec};
+use crate::daemon::{Behind, DaemonSpec, Interceptor, Kind, REGISTERED, ServiceSpec};
 use crate::live::Live;
 use crate::login::Login;
 use crate::net::{Net, Place};
 use crate::proc::{Cmd, Output};
 use crate::robot::Robot;
 use crate::sshd::{self, Sshd};
-use crate::sshkey::{self, Certificate};
+use crate::sshkey::{self, Certificate, SshKey};
 use crate::tls::Tls;
 use crate::tokens::{Claims, Issuer};
 
@@ -129,6 +129,15 @@ impl Spec {
         spec
     }
 
+    /// With an address at which tokens are presented beforehand.
+    pub fn presenting(self) -> Self {
+        self.config(&format!(
+            "[present]\nlisten = \"0.0.0.0:{}\"\n\
+             tls = {{ certificate = \"{{dir}}/server.pem\", key = \"{{dir}}/server.key\" }}",
+            crate::present::PORT
+        ))
+    }
+
     /// With other policies than the default ones.
     pub fn policies(mut self, files: &[(&str, &str)]) -> Self {
         self.daemon.get_or_insert_default().policies =
@@ -187,6 +196,9 @@ impl Bed {
         let tls = Tls::create(&dir.0)?;
         let accounts = spec.services.iter().any(|s| s.kind == Kind::Ssh);
         let accounts = accounts.then(|| Accounts::create(&dir.0)).transpose()?;
+        if accounts.is_some() {
+            SshKey::elsewhere(&dir.0.join(REGISTERED), 0)?;
+        }
         let (mut clusters, mut sshds, mut services) = (Vec::new(), Vec::new(), Vec::new());
         for service in &spec.services {
             let place = dir.0.join(&service.name);
@@ -200,7 +212,8 @@ impl Bed {
                 _ => {
                     let server = spec.server.clone().map_or_else(Server::debian, Ok)?;
                     let settings = &spec.postgres;
-                    let made = Cluster::start(&place, &host, service.port, &server, &tls, settings)?;
+                    let made =
+                        Cluster::start(&place, &host, service.port, &server, &tls, settings)?;
                     let behind = Behind::Socket(made.socket());
                     clusters.push(made);
                     behind
@@ -209,8 +222,17 @@ impl Bed {
             services.push((service.clone(), behind));
         }
         let robots = AtomicU32::new(0);
-        let mut bed =
-            Self { interceptor: None, issuer: None, clusters, sshds, accounts, robots, tls, net, dir };
+        let mut bed = Self {
+            interceptor: None,
+            issuer: None,
+            clusters,
+            sshds,
+            accounts,
+            robots,
+            tls,
+            net,
+            dir,
+        };
         if let Some(daemon) = &spec.daemon {
             bed.issuer = Some(Issuer::start(&bed.dir.0, &bed.net)?);
             let (id, etc) = (bed.net.id().to_owned(), bed.accounts.as_ref().map(Accounts::etc));
@@ -345,6 +367,15 @@ impl Bed {
         robot.certified(&Certificate::good(user, &token))
     }
 
+    /// An agent whose key is registered with the daemon, and that has no token yet.
+    pub fn registered(&self, user: &str) -> Result<Robot> {
+        let robot = self.robot(user)?;
+        let key = self.dir.0.join(REGISTERED);
+        robot.write(".ssh/id_ecdsa", std::fs::read(&key)?)?;
+        robot.write(".ssh/id_ecdsa.pub", std::fs::read(key.with_extension("pub"))?)?;
+        Ok(robot)
+    }
+
     /// An agent that sshd lets in directly, for beds without a daemon.
     pub fn direct_agent(&self, user: &str) -> Result<Robot> {
         let robot = self.robot(user)?;
@@ -363,7 +394,12 @@ impl Bed {
     }
 
     /// The same with something to read.
-    pub fn ssh_in(&self, robot: &Robot, command: &str, stdin: impl Into<Vec<u8>>) -> Result<Output> {
+    pub fn ssh_in(
+        &self,
+        robot: &Robot,
+        command: &str,
+        stdin: impl Into<Vec<u8>>,
+    ) -> Result<Output> {
         self.at(robot, robot.ssh([command])).stdin(stdin).run()
     }
 

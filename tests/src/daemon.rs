@@ -18,6 +18,8 @@ use crate::tokens::{AUDIENCE, SCOPE, SSH_AUDIENCE, SSH_SCOPE, url};
 /// The operating system user who may approve in a bed, and its group. The group is root's so
 /// that the control socket can be reached.
 pub const APPROVER: &str = "backup";
+/// The key, below a bed's directory, that is registered for the reporting agent.
+pub const REGISTERED: &str = "registered";
 /// An operating system user whom nothing maps to a person.
 pub const STRANGER: &str = "games";
 
@@ -123,7 +125,8 @@ impl ServiceSpec {
 pub struct DaemonSpec {
     /// Policy files: name and contents.
     pub policies: Vec<(String, String)>,
-    /// More of the configuration, top-level tables such as `[record]`.
+    /// More of the configuration, top-level tables such as `[record]`; `{dir}` is the bed's
+    /// directory.
     pub config: String,
     /// Attach the capture.
     pub attach: bool,
@@ -420,6 +423,10 @@ fn configuration(
     spec: &DaemonSpec,
 ) -> Result<String> {
     let d = dir.display();
+    let registered = match std::fs::read_to_string(dir.join(REGISTERED).with_extension("pub")) {
+        Ok(key) => format!("ssh_keys = [\"{}\"]\n", key.trim()),
+        Err(_) => String::new(),
+    };
     let mut toml = format!(
         r#"[host]
 name = "bed-host"
@@ -441,7 +448,7 @@ issuer = "okta"
 cid = "0oa-reporter"
 owners = ["00u-owner"]
 labels = {{ team = "analytics" }}
-
+{registered}
 [[agent]]
 name = "etl"
 issuer = "okta"
@@ -477,7 +484,7 @@ uid = "00u-approver"
         }
     }
     toml.push('\n');
-    toml.push_str(&spec.config);
+    toml.push_str(&spec.config.replace("{dir}", &d.to_string()));
     Ok(toml)
 }
 
@@ -535,7 +542,8 @@ fn ssh_table(
     host_keys: &[PathBuf],
     ca_key: &Path,
 ) -> Result<()> {
-    let keys: Vec<String> = host_keys.iter().map(|k| format!("{:?}", k.display().to_string())).collect();
+    let keys: Vec<String> =
+        host_keys.iter().map(|k| format!("{:?}", k.display().to_string())).collect();
     write!(
         toml,
         r#"

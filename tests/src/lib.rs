@@ -19,6 +19,7 @@ pub mod live;
 pub mod login;
 pub mod net;
 pub mod paths;
+pub mod present;
 pub mod proc;
 pub mod robot;
 pub mod sshd;

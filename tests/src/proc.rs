@@ -146,6 +146,13 @@ impl Cmd {
         self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
+    /// The command line for a shell, every word quoted.
+    pub fn quoted(&self) -> String {
+        let quote =
+            |word: &OsString| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
+        self.argv.iter().map(quote).collect::<Vec<_>>().join(" ")
+    }
+
     /// The command for the standard library, streams not yet set.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.argv[0]);

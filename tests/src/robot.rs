@@ -140,7 +140,8 @@ impl Robot {
 
     /// `user@host:path` for scp and rsync.
     pub fn remote(&self, path: impl AsRef<Path>) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{}@{host}:{}", self.user, path.as_ref().display())
     }
 
