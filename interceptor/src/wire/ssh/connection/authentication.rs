@@ -1,6 +1,7 @@
 //! Ways in which a token is shown: certificate, presented or registered key, password,
 //! keyboard-interactive, ticket.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use russh::keys::ssh_key::Certificate;
@@ -193,10 +194,13 @@ impl Connection {
     pub(super) fn admit(&mut self, session: Session<Proven>) -> Result<(), Refused> {
         match session.admit("", &self.user, None, &[], None) {
             Ok(session) => {
-                let acting = Acting::new(std::sync::Arc::clone(&self.parts), session, &self.user);
+                let acting = Acting::new(Arc::clone(&self.parts), session, &self.user);
                 if let Some(proven) = self.proven.take() {
-                    let _ = proven.send(std::sync::Arc::clone(&acting));
+                    let _ = proven.send(Arc::clone(&acting));
                 }
+                // sshd takes a while to let us in: meanwhile the agent says what it wants.
+                let early = Arc::clone(&acting);
+                tokio::spawn(async move { early.upstream().await.map(drop) });
                 self.standing = Standing::Acting(acting);
                 Ok(())
             }
