@@ -108,6 +108,20 @@ fn a_slow_reader_holds_back_its_sender_and_nobody_else() -> Result<()> {
     bed.interceptor_mut()?.still_runs()
 }
 
+/// More than the client's window waits behind it when its command has long ended, and so has
+/// the input: whoever rests still gets all of it.
+#[test]
+fn a_reader_that_rests_gets_everything_of_a_command_that_ended() -> Result<()> {
+    skip_unless_ssh!();
+    let bed = Bed::with(Spec::ssh())?;
+    let agent = bed.agent(USER)?;
+    let cmd = bed.at(&agent, agent.ssh(["head -c 3500000 /dev/zero"]));
+    let mut resting = Unread::start_writing(&cmd)?;
+    std::thread::sleep(Duration::from_secs(13));
+    assert_eq!(resting.rest()?, 3_500_000);
+    Ok(())
+}
+
 /// A program whose output is not read.
 struct Unread(std::process::Child);
 
@@ -117,6 +131,32 @@ impl Unread {
         let mut command = cmd.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         Ok(Self(command.spawn()?))
+    }
+
+    /// The same with endless input.
+    fn start_writing(cmd: &interceptor_tests::proc::Cmd) -> Result<Self> {
+        use std::process::Stdio;
+        let mut command = cmd.command();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            std::thread::spawn(move || {
+                use std::io::Write;
+                while stdin.write_all(&[b'x'; 4096]).is_ok() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
+        Ok(Self(child))
+    }
+
+    /// How much still comes to its end.
+    fn rest(&mut self) -> Result<u64> {
+        use anyhow::Context;
+        let mut out = self.0.stdout.take().context("it was read before")?;
+        let count = std::io::copy(&mut out, &mut std::io::sink())?;
+        self.0.wait()?;
+        Ok(count)
     }
 
     fn kill(&mut self) -> Result<()> {
