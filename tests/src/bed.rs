@@ -90,6 +90,8 @@ pub struct Spec {
     pub daemon: Option<DaemonSpec>,
 }
 
+/// The rules that every set should stand on.
+pub const BASE_RULES: &str = include_str!("../../policies/base.toml");
 /// The rules of beds with an sshd.
 pub const SSH_RULES: &str = include_str!("../data/policies/ssh.toml");
 
@@ -113,7 +115,7 @@ impl Spec {
     /// The host's sshd and no PostgreSQL, with the rules of the SSH tests.
     pub fn ssh() -> Self {
         Self { services: vec![ServiceSpec::ssh()], ..Self::default() }
-            .policies(&[("ssh.toml", SSH_RULES)])
+            .policies(&[("base.toml", BASE_RULES), ("ssh.toml", SSH_RULES)])
     }
 
     /// sshd alone, reached directly.
@@ -125,7 +127,10 @@ impl Spec {
     pub fn both() -> Self {
         let mut spec = Self::default().and(ServiceSpec::ssh());
         let daemon = spec.daemon.get_or_insert_default();
-        daemon.policies.push(("ssh.toml".into(), SSH_RULES.into()));
+        daemon.policies.extend([
+            ("base.toml".into(), BASE_RULES.into()),
+            ("ssh.toml".into(), SSH_RULES.into()),
+        ]);
         spec
     }
 
@@ -142,6 +147,12 @@ impl Spec {
     pub fn policies(mut self, files: &[(&str, &str)]) -> Self {
         self.daemon.get_or_insert_default().policies =
             files.iter().map(|(n, t)| ((*n).into(), (*t).into())).collect();
+        self
+    }
+
+    /// With one more policy file.
+    pub fn and_policy(mut self, name: &str, text: &str) -> Self {
+        self.daemon.get_or_insert_default().policies.push((name.into(), text.into()));
         self
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use interceptor_tests::accounts::{give, uid};
 use interceptor_tests::bed::{Bed, Spec};
 use interceptor_tests::flow::Source;
 use interceptor_tests::proc::{Cmd, Output};
@@ -29,7 +30,7 @@ fn bed() -> Result<(Bed, Robot)> {
     for dir in ["inbox", ".ssh", "private"] {
         let path = sshd.home(USER).join(dir);
         std::fs::create_dir(&path)?;
-        interceptor_tests::accounts::give(&path, interceptor_tests::accounts::uid(USER)?)?;
+        give(&path, uid(USER)?)?;
     }
     sshd.put(USER, "private/secret", "what stands in secret\n")?;
     let agent = bed.agent(USER)?;
@@ -52,7 +53,7 @@ fn every_operation_of_sftp_that_is_allowed_does_what_it_should() -> Result<()> {
                  df\nls inbox\n";
     std::fs::create_dir_all(agent.home.join("outbox/sub"))?;
     for part in ["outbox", "outbox/sub"] {
-        interceptor_tests::accounts::give(&agent.home.join(part), agent.uid)?;
+        give(&agent.home.join(part), agent.uid)?;
     }
     let out = sftp(&bed, &agent, batch)?;
     assert!(out.success(), "{out}");
@@ -126,7 +127,7 @@ fn names_that_are_no_text_pass_or_are_refused_and_hurt_nobody() -> Result<()> {
     let odd = std::ffi::OsStr::from_bytes(b"inbox/odd-\xff\xfe");
     let path = bed.sshd()?.home(USER).join(odd);
     std::fs::write(&path, "odd")?;
-    interceptor_tests::accounts::give(&path, interceptor_tests::accounts::uid(USER)?)?;
+    give(&path, uid(USER)?)?;
     let out = sftp(&bed, &agent, "ls -1 inbox\n")?;
     assert!(out.success(), "{out}");
     let batch = [b"get inbox/odd-\xff\xfe odd\n".to_vec(), b"ls\n".to_vec()].concat();
@@ -144,7 +145,7 @@ fn scp_copies_both_ways_by_both_of_its_protocols() -> Result<()> {
     skip_unless_ssh!();
     let (bed, agent) = bed()?;
     let hash = Source::new(3_000_000, 5).write(&agent.home.join("large"))?;
-    interceptor_tests::accounts::give(&agent.home.join("large"), agent.uid)?;
+    give(&agent.home.join("large"), agent.uid)?;
     let large = agent.home.join("large").display().to_string();
     let there = bed.sshd()?.home(USER).join("inbox");
     for (options, name) in [(&[][..], "by-sftp"), (&["-O"], "by-scp")] {
@@ -215,18 +216,67 @@ fn rsync_copies_both_ways() -> Result<()> {
     Ok(())
 }
 
-/// A card number in a file that is copied: masking would break the protocol, and so the whole
-/// copy waits for a human or is refused; what arrives is whole or nothing.
+/// A card number in a file that is copied: masking would break the protocol, and so the copy is
+/// refused; what arrives is whole or nothing.
 #[test]
-fn what_masks_would_break_is_refused_or_held() -> Result<()> {
+fn what_masks_would_break_is_refused() -> Result<()> {
     skip_unless_ssh!();
-    let (bed, _) = bed()?;
-    let path = bed.sshd()?.put(USER, "inbox/cards", format!("card {}\n", crate::card()))?;
+    let (bed, agent) = bed()?;
+    let dir = bed.sshd()?.home(USER).join("cards");
+    std::fs::create_dir(&dir)?;
+    give(&dir, uid(USER)?)?;
+    let path = bed.sshd()?.put(USER, "cards/list", format!("card {}\n", crate::card()))?;
     for options in [&[][..], &["-O"]] {
-        let agent = bed.agent(USER)?;
-        let out = scp(&bed, &agent, options, &agent.remote(&path), "cards")?;
-        let got = std::fs::read_to_string(agent.home.join("cards")).unwrap_or_default();
-        assert!(!got.contains(&crate::card()), "{options:?}: the number came through: {out}");
+        let out = scp(&bed, &agent, options, &agent.remote(&path), "list")?;
+        assert!(!out.success() && !out.stderr.is_empty(), "{options:?}: {out}");
+        assert!(!agent.home.join("list").exists(), "{options:?}: {out}");
+    }
+    let out = sftp(&bed, &agent, "get cards/list list\n")?;
+    assert!(!out.success() && !agent.home.join("list").exists(), "{out}");
+    Ok(())
+}
+
+/// Under a rule that lets everything be written, what makes a shell or sshd do something stays
+/// as it is: that is what the base policy is for, wherever a home directory lies.
+#[test]
+fn the_base_policy_keeps_start_up_files_and_keys_as_they_are() -> Result<()> {
+    skip_unless_ssh!();
+    let all = "[[rule]]\nname = \"all-files\"\neffect = \"allow\"\nrequest = [\"sftp\", \"scp\", \
+               \"rsync\", \"exec\"]\npaths = \"**\"\n";
+    let bed = Bed::with(Spec::ssh().and_policy("all.toml", all))?;
+    let agent = bed.agent(USER)?;
+    let home = bed.sshd()?.home(USER);
+    std::fs::create_dir(home.join(".ssh"))?;
+    give(&home.join(".ssh"), uid(USER)?)?;
+    agent.write("local", "evil\n")?;
+    // The rule does what it says.
+    sftp(&bed, &agent, "put local anywhere\n")?.ok()?;
+    bed.ssh(&agent, "echo x > anything")?.ok()?;
+    for name in [
+        ".bashrc",
+        ".profile",
+        ".bash_profile",
+        ".bash_login",
+        ".bash_logout",
+        ".ssh/authorized_keys",
+        ".ssh/environment",
+        ".ssh/rc",
+        ".ssh/config",
+        ".pam_environment",
+    ] {
+        for to in [name.to_owned(), format!("./{name}"), home.join(name).display().to_string()] {
+            for options in [&[][..], &["-O"]] {
+                let out = scp(&bed, &agent, options, "local", &agent.remote(&to))?;
+                assert!(!out.success(), "scp {options:?} to {to}: {out}");
+            }
+            let out = bed.ssh(&agent, &format!("echo evil > {to}"))?;
+            crate::assert_refused(&out);
+            let out = bed.ssh(&agent, &format!("echo evil >> '{to}'"))?;
+            crate::assert_refused(&out);
+            let out = sftp(&bed, &agent, &format!("rename anywhere {to}\n"))?;
+            assert!(!out.success(), "rename to {to}: {out}");
+        }
+        assert!(!home.join(name).exists(), "{name} was written");
     }
     Ok(())
 }
