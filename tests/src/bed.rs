@@ -279,6 +279,11 @@ impl Bed {
         &self.clusters
     }
 
+    /// The users of a bed with an sshd.
+    pub fn accounts(&self) -> Result<&Accounts> {
+        self.accounts.as_ref().context("this bed has no accounts")
+    }
+
     /// The host's sshd.
     pub fn sshd(&self) -> Result<&Sshd> {
         self.sshds.first().context("this bed has no sshd")
@@ -361,7 +366,7 @@ impl Bed {
 
     /// The same with a key of some kind.
     pub fn robot_with(&self, user: &str, kind: sshkey::Kind) -> Result<Robot> {
-        let accounts = self.accounts.as_ref().context("this bed has no accounts")?;
+        let accounts = self.accounts()?;
         let home = accounts.robot(self.robots.fetch_add(1, Ordering::Relaxed))?;
         Robot::create(home, &accounts.etc(), &self.sshd()?.known_hosts()?, user, kind)
     }

@@ -1,5 +1,6 @@
 //! Debian's own sshd with host keys, users and a port of its own.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -89,7 +90,9 @@ impl Sshd {
     /// Lets a public key in directly, past the daemon, as every user.
     pub fn authorize(&self, public: &str) -> Result<()> {
         for (name, _) in LOGINS {
-            std::fs::write(self.dir.join("authorized_keys").join(name), public)?;
+            let path = self.dir.join("authorized_keys").join(name);
+            let mut file = std::fs::File::options().create(true).append(true).open(path)?;
+            file.write_all(public.as_bytes())?;
         }
         Ok(())
     }

@@ -161,10 +161,9 @@ fn a_jump_leads_to_an_allowed_host_and_the_second_leg_is_the_agents_own() -> Res
     skip_unless_ssh!();
     // Behind the host: another sshd, to which a rule allows the jump.
     let bed = Bed::with(Spec::ssh())?;
-    let accounts = interceptor_tests::accounts::Accounts::create(bed.dir())?;
     let place = bed.dir().join("behind");
     let netns = bed.net().name(Place::Host);
-    let behind = interceptor_tests::sshd::Sshd::start(&place, &netns, 2222, &accounts)?;
+    let behind = interceptor_tests::sshd::Sshd::start(&place, &netns, 2222, bed.accounts()?)?;
     let agent = bed.agent(USER)?;
     behind.authorize(&agent.key.public()?)?;
     let known = format!("{}{}", bed.sshd()?.known_hosts()?, behind.known_hosts()?);

@@ -112,10 +112,9 @@ fn a_server_that_shows_another_key_is_not_trusted() -> Result<()> {
     let mut bed = Bed::with(Spec::ssh())?;
     bed.sshd_mut()?.process().kill();
     // Somebody else listens behind the daemon, with keys of his own.
-    let accounts = interceptor_tests::accounts::Accounts::create(bed.dir())?;
     let place = bed.dir().join("impostor");
     let netns = bed.net().name(Place::Host);
-    let impostor = interceptor_tests::sshd::Sshd::start(&place, &netns, 22, &accounts)?;
+    let impostor = interceptor_tests::sshd::Sshd::start(&place, &netns, 22, bed.accounts()?)?;
     let out = bed.ssh(&bed.agent(USER)?, "true")?;
     assert!(!out.success() && out.stderr.contains("interceptor"), "{out}");
     assert!(!impostor.log().contains("Accepted"), "{}", impostor.log());
