@@ -17,12 +17,16 @@ mod connection;
 mod files;
 mod flow;
 mod forward;
+mod machine;
 mod permit;
 mod relay;
+pub mod scp;
 mod settings;
-mod sftp;
+pub mod sftp;
 mod startups;
 mod tape;
+#[cfg(test)]
+mod testing;
 mod typed;
 mod upstream;
 
