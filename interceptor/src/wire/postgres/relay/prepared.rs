@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::session::sql::Ruling;
+use crate::session::sql::{Known, Ruling};
 
 use super::super::codec::Field;
 
@@ -183,5 +183,15 @@ impl Held {
     /// Forgets all portals and cursors.
     pub fn forget_portals(&mut self) {
         self.portals.clear();
+    }
+}
+
+impl Known for Held {
+    fn prepared(&self, name: &str) -> Option<Arc<Ruling>> {
+        self.statement(name.as_bytes()).map(|prepared| prepared.ruling())
+    }
+
+    fn cursor(&self, name: &str) -> Option<Arc<Ruling>> {
+        self.portal(name.as_bytes()).map(|portal| portal.prepared.ruling())
     }
 }
