@@ -30,12 +30,8 @@ impl Judge {
         judged: &mut Judged,
     ) {
         let Some(inner) = found else {
-            judged.denial = Some(Denial {
-                code: "26000",
-                message: format!("{what} \"{name}\" was not made in this session"),
-                hint: None,
-                rule: "known-statements".into(),
-            });
+            let why = format!("{what} \"{name}\" was not made in this session");
+            judged.denial = Some(Denial::new("26000", "known-statements", why));
             return;
         };
         let now = jiff::Timestamp::now();

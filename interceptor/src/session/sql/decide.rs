@@ -89,8 +89,6 @@ impl Judge {
     /// In one Query message, a statement must not change how a later one resolves.
     fn batch_denial(&self, analysis: &Analysis) -> Option<Denial> {
         let (_, earlier) = analysis.statements.split_last()?;
-        let governs =
-            self.shield.as_ref().is_some_and(|s| s.has_columns()) || self.policies.names_tables();
         // The end of a transaction takes back what was set in it.
         let ends = |s: &StatementAnalysis| {
             matches!(
@@ -105,16 +103,12 @@ impl Judge {
         let changes = |s: &StatementAnalysis| {
             s.lineage.changes_resolution || s.facts.unseen.is_some() || ends(s)
         };
-        if !governs || !earlier.iter().any(changes) {
+        if !self.needs_catalog() || !earlier.iter().any(changes) {
             return None;
         }
-        Some(Denial {
-            code: "42501",
-            message: "one statement of this query changes how a later one resolves its names"
-                .into(),
-            hint: Some("send the statements one by one".into()),
-            rule: "one-resolution-per-query".into(),
-        })
+        let why = "one statement of this query changes how a later one resolves its names";
+        let denial = Denial::new("42501", "one-resolution-per-query", why);
+        Some(denial.hint("send the statements one by one"))
     }
 
     fn by_kind(
@@ -134,15 +128,11 @@ impl Judge {
                         != (self.stamp.epoch, &self.stamp.path)
                 {
                     // The server reads it anew with the names of now; what was judged is stale.
-                    judged.denial = Some(Denial {
-                        code: "0A000",
-                        message: format!(
-                            "prepared statement \"{name}\" was made while its names meant \
-                             something else: prepare it again"
-                        ),
-                        hint: None,
-                        rule: "known-statements".into(),
-                    });
+                    let why = format!(
+                        "prepared statement \"{name}\" was made while its names meant something \
+                         else: prepare it again"
+                    );
+                    judged.denial = Some(Denial::new("0A000", "known-statements", why));
                     return;
                 }
                 self.by_name(session, known.prepared(name), "prepared statement", name, judged);
@@ -215,10 +205,10 @@ pub(super) fn neutral() -> Verdict {
 }
 
 pub(super) fn denied(verdict: &Verdict) -> Denial {
-    let rule = verdict.deciding_rule().to_owned();
+    let rule = verdict.deciding_rule();
     let message = match &verdict.message {
         Some(message) => format!("denied by rule \"{rule}\": {message}"),
         None => format!("denied by rule \"{rule}\""),
     };
-    Denial { code: "42501", message, hint: None, rule }
+    Denial::new("42501", rule, message)
 }

@@ -119,14 +119,14 @@ impl Judge {
         }
     }
 
-    /// The shield, when one is up.
-    pub fn shield(&self) -> Option<&Arc<Shield>> {
-        self.shield.as_ref()
+    /// Whether masked columns are in reach.
+    pub fn has_masked_columns(&self) -> bool {
+        self.shield.as_ref().is_some_and(|shield| shield.has_columns())
     }
 
     /// Whether it matters here that the catalog is the server's of now.
     pub fn needs_catalog(&self) -> bool {
-        self.shield.as_ref().is_some_and(|s| s.has_columns()) || self.policies.names_tables()
+        self.has_masked_columns() || self.policies.names_tables()
     }
 
     /// Judges a text, from the cache where that is possible.

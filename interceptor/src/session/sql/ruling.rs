@@ -25,6 +25,19 @@ pub struct Denial {
     pub rule: String,
 }
 
+impl Denial {
+    /// A denial without a hint.
+    pub fn new(code: &'static str, rule: &str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None, rule: rule.to_owned() }
+    }
+
+    /// Adds what the agent can do.
+    pub fn hint(mut self, hint: &str) -> Self {
+        self.hint = Some(hint.to_owned());
+        self
+    }
+}
+
 /// What one statement's answer has to look like, and what happens to it.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {

@@ -38,12 +38,7 @@ pub(super) fn setting_denial(name: &str, value: &SetValue) -> Option<Denial> {
 }
 
 pub(super) fn unreadable_setting(message: impl Into<String>) -> Denial {
-    Denial {
-        code: "42501",
-        message: message.into(),
-        hint: None,
-        rule: "settings-that-change-how-sql-is-read".into(),
-    }
+    Denial::new("42501", "settings-that-change-how-sql-is-read", message)
 }
 
 /// The value of a SET with one constant.

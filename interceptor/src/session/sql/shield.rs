@@ -70,16 +70,11 @@ impl Judge {
                 }
             }
             Err(refusal) => {
-                judged.denial.get_or_insert(Denial {
-                    code: "42501",
-                    message: format!("masked columns are in reach and {}", refusal.part),
-                    hint: Some(
-                        "select masked columns by name only, and keep them out of conditions, \
-                         joins and expressions"
-                            .into(),
-                    ),
-                    rule: "masking".into(),
-                });
+                let why = format!("masked columns are in reach and {}", refusal.part);
+                let hint = "select masked columns by name only, and keep them out of conditions, \
+                            joins and expressions";
+                let denial = Denial::new("42501", "masking", why).hint(hint);
+                judged.denial.get_or_insert(denial);
             }
         }
     }

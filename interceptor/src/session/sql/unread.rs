@@ -43,12 +43,7 @@ impl Judge {
     ) -> Ruling {
         let mut verdict = neutral();
         verdict.effect = Effect::Deny;
-        let denial = Denial {
-            code: error.sqlstate(),
-            message: error.to_string(),
-            hint: None,
-            rule: "readable-sql".into(),
-        };
+        let denial = Denial::new(error.sqlstate(), "readable-sql", error.to_string());
         self.ruling(
             session,
             Parts {
@@ -75,14 +70,9 @@ impl Judge {
         };
         let verdict =
             self.policies.judge(session.subject(), &Ask::Sql(&facts), jiff::Timestamp::now());
-        let shielded = self.shield.as_ref().is_some_and(|s| s.has_columns());
-        let denial = if shielded {
-            Some(Denial {
-                code: "42501",
-                message: "masked columns are in reach and a function is called by its OID".into(),
-                hint: None,
-                rule: "masking".into(),
-            })
+        let denial = if self.has_masked_columns() {
+            let why = "masked columns are in reach and a function is called by its OID";
+            Some(Denial::new("42501", "masking", why))
         } else {
             (verdict.effect == Effect::Deny).then(|| denied(&verdict))
         };

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::session::sql::Denial;
 
 use super::super::upstream;
-use super::{Decided, Fault, Relay};
+use super::{Fault, Relay};
 
 impl Relay {
     /// The agent asked to cancel what runs.
@@ -20,16 +20,8 @@ impl Relay {
             return Ok(());
         };
         self.session.hold_ended(&parked.waiting, "cancelled", None, None, None)?;
-        self.decided = Some(Decided {
-            text: parked.text,
-            request: parked.waiting.request,
-            denial: Some(Denial {
-                code: "57014",
-                message: "canceling statement due to user request".into(),
-                hint: None,
-                rule: "cancelled".into(),
-            }),
-        });
+        let why = "canceling statement due to user request";
+        self.keep_decision(parked, Some(Denial::new("57014", "cancelled", why)));
         Ok(())
     }
 

@@ -4,7 +4,6 @@
 //! overrides a denial that the policies of now would give.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::session::Effect;
 use crate::session::hold::{GrantRef, HeldRequest, Outcome, Scope, Waiting};
@@ -32,6 +31,7 @@ pub(super) struct Decided {
 }
 
 impl Relay {
+    /// Puts the request before a human. `Some`: that is not possible, and it is refused.
     pub(super) fn park(
         &mut self,
         ruling: &Ruling,
@@ -58,13 +58,9 @@ impl Relay {
             timeout,
         };
         let Some(waiting) = self.session.hold(held)? else {
-            return Ok(Some(Permit::Refused(Denial {
-                code: "42501",
-                message: "HOLD_UNAVAILABLE: the request needs a human and cannot be put before one"
-                    .into(),
-                hint: Some("too many requests are held, or the session has no proven agent".into()),
-                rule: "hold".into(),
-            })));
+            let why = "HOLD_UNAVAILABLE: the request needs a human and cannot be put before one";
+            let hint = "too many requests are held, or the session has no proven agent";
+            return Ok(Some(Permit::Refused(Denial::new("42501", "hold", why).hint(hint))));
         };
         let words = match &ruling.verdict.message {
             Some(message) => format!("held for approval, id={}: {message}", waiting.id()),
@@ -75,22 +71,6 @@ impl Relay {
         }
         self.parked = Some(Parked { waiting, text: Arc::clone(text) });
         Ok(None)
-    }
-
-    /// The verdict is made again when a hold ends, so that a policy that changed or a token
-    /// that expired meanwhile still denies.
-    pub(super) fn after_hold(
-        &mut self,
-        ruling: &Ruling,
-        decided: Decided,
-    ) -> Result<Permit, Fault> {
-        if let Some(denial) = decided.denial {
-            return Ok(Permit::Refused(denial));
-        }
-        if ruling.effect == Effect::Deny {
-            return Ok(Permit::Refused(denial_of(ruling)));
-        }
-        Ok(Permit::Granted(decided.request))
     }
 
     /// A human decided, or nobody did in time.
@@ -129,18 +109,27 @@ impl Relay {
                 Some(format!("HOLD_EXPIRED: nobody decided hold {id} in time"))
             }
         };
-        self.decided = Some(Decided {
-            text: parked.text,
-            request: parked.waiting.request,
-            denial: denial.map(|message| Denial {
-                code: "42501",
-                message,
-                hint: None,
-                rule: "hold".into(),
-            }),
-        });
+        self.keep_decision(parked, denial.map(|message| Denial::new("42501", "hold", message)));
         Ok(())
     }
+
+    /// Keeps what was decided for the message at the front of the buffer.
+    pub(super) fn keep_decision(&mut self, parked: Parked, denial: Option<Denial>) {
+        let (text, request) = (parked.text, parked.waiting.request);
+        self.decided = Some(Decided { text, request, denial });
+    }
+}
+
+/// The verdict is made again when a hold ends, so that a policy that changed or a token that
+/// expired meanwhile still denies.
+pub(super) fn after_hold(ruling: &Ruling, decided: Decided) -> Permit {
+    if let Some(denial) = decided.denial {
+        return Permit::Refused(denial);
+    }
+    if ruling.effect == Effect::Deny {
+        return Permit::Refused(denial_of(ruling));
+    }
+    Permit::Granted(decided.request)
 }
 
 pub(super) async fn decided(parked: &mut Option<Parked>) -> Outcome {

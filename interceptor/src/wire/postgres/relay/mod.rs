@@ -8,7 +8,7 @@
 //! collected.
 //!
 //! The loop is here, and the state that all of it shares. Bytes reach the service in one place
-//! only, [`Relay::commit`], and never before the record of what they ask for.
+//! only, `Relay::commit`, and never before the record of what they ask for.
 
 mod backend;
 mod cancel;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::session::Effect;
 use crate::session::sql::{Denial, Ruling};
 
+use super::hold::after_hold;
 use super::{Fault, Relay};
 
 /// Whether a request goes on.
@@ -27,10 +28,9 @@ impl Relay {
         text: &Arc<str>,
         via: &'static str,
         shown: impl FnOnce() -> Vec<Option<String>>,
-        _header: Header,
     ) -> Result<Option<Permit>, Fault> {
         if let Some(decided) = self.decided.take_if(|d| d.text == *text) {
-            return Ok(Some(self.after_hold(ruling, decided)?));
+            return Ok(Some(after_hold(ruling, decided)));
         }
         let grant = match ruling.effect {
             Effect::Hold => self.session.standing_grant(&ruling.shape()),
@@ -51,11 +51,7 @@ impl Relay {
     }
 }
 
+/// Why it was denied, for the agent.
 pub(super) fn denial_of(ruling: &Ruling) -> Denial {
-    ruling.denial.clone().unwrap_or_else(|| Denial {
-        code: "42501",
-        message: "denied".into(),
-        hint: None,
-        rule: "default-deny".into(),
-    })
+    ruling.denial.clone().unwrap_or_else(|| Denial::new("42501", "default-deny", "denied"))
 }

@@ -222,8 +222,7 @@ impl Relay {
                 let denial = copy_denial("send COPY in a pipeline of its own");
                 return Ok(Err(self.refuse_whatever(&denial)));
             }
-            self.wants_quiet = true;
-            return Ok(Err(Next::Wait));
+            return Ok(Err(self.until_quiet()));
         }
         let StatementKind::CopyOut { source, .. } = &statement.kind else { return Ok(Ok(None)) };
         let described = self.io.service.describe(&equivalent(source)).await;
@@ -316,7 +315,7 @@ fn layout(format: &CopyFormat, columns: &[crate::mask::Field]) -> Option<mask::C
 }
 
 fn copy_denial(message: &str) -> Denial {
-    Denial { code: "42501", message: message.into(), hint: None, rule: "masking".into() }
+    Denial::new("42501", "masking", message)
 }
 
 /// A judge that knows what names mean on this connection.

@@ -65,6 +65,16 @@ impl Relay {
         Ok(request)
     }
 
+    /// Records that a statement was prepared.
+    pub(super) fn record_prepared(&mut self, name: &[u8], ruling: &Ruling) -> Result<(), Fault> {
+        self.session.log().append(&event::Prepare {
+            name: String::from_utf8_lossy(name),
+            class: Cow::Borrowed(ruling.class),
+            text: Cow::Borrowed(cut(&ruling.recorded, self.text_limit)),
+        })?;
+        Ok(())
+    }
+
     /// Records the answer to a request.
     pub(super) fn record_response(&mut self, running: &mut Running) -> Result<(), Fault> {
         if running.request == 0 {
@@ -125,7 +135,7 @@ impl Relay {
     }
 }
 
-pub(super) fn cut(text: &str, limit: usize) -> &str {
+fn cut(text: &str, limit: usize) -> &str {
     if text.len() <= limit {
         return text;
     }

@@ -2,6 +2,8 @@
 
 use bytes::BytesMut;
 
+use crate::mask::{Hits, MaskError};
+
 use super::super::super::codec::{self, HEADER, Header, Report};
 use super::super::compare::withheld;
 use super::super::exchange::{CopyDigest, Rows};
@@ -9,10 +11,18 @@ use super::super::{Fault, Relay};
 use super::Fate;
 
 impl Relay {
+    /// The service asks for the agent's data.
     pub(super) fn begin_copy_in(&mut self) {
         self.exchange.begin_copy_in();
         if let Some(running) = self.exchange.running() {
             running.digest = Some(CopyDigest::new(true));
+        }
+    }
+
+    /// The service is about to send data.
+    pub(super) fn begin_copy_out(&mut self) {
+        if let Some(running) = self.exchange.running() {
+            running.digest = Some(CopyDigest::new(false));
         }
     }
 
@@ -24,9 +34,7 @@ impl Relay {
     ) -> Result<Fate, Fault> {
         let Some(running) = self.exchange.running() else { return Ok(Fate::Pass) };
         if matches!(running.rows, Rows::Withheld) {
-            self.pass(input, done);
-            self.service_discard = header.total();
-            return Ok(Fate::Done);
+            return Ok(self.discard(header, input, done));
         }
         if running.copy.is_none() {
             running.row_count += 1;
@@ -40,7 +48,7 @@ impl Relay {
         if header.body > self.row_limit {
             let why =
                 format!("ROW_TOO_LARGE: {} bytes; the limit is {}", header.body, self.row_limit);
-            return self.withhold(input, done, header, Report::error("54000", why));
+            return Ok(self.withhold(header, input, done, Report::error("54000", why)));
         }
         // The server sends one row in a message, and so do we.
         if input.len() - *done < header.total() {
@@ -62,22 +70,31 @@ impl Relay {
             digest.messages += 1;
         }
         let Some(plan) = running.copy.as_mut() else { return Ok(()) };
-        match plan.push(chunk, &mut masked) {
+        let result = plan.push(chunk, &mut masked);
+        if result.is_ok() {
+            running.row_count += 1;
+            running.byte_count += masked.len() as u64;
+        }
+        self.hand_out(&masked, result);
+        self.copy_progress()
+    }
+
+    /// Gives masked data to the agent, or an error where it could not be masked.
+    fn hand_out(&mut self, masked: &[u8], result: Result<Hits, MaskError>) {
+        let Some(running) = self.exchange.running() else { return };
+        match result {
             Ok(hits) => {
                 running.masked += hits.masked + hits.found();
-                running.row_count += 1;
-                running.byte_count += masked.len() as u64;
                 if let Some(digest) = running.digest.as_mut() {
-                    digest.update(&masked);
+                    digest.update(masked);
                 }
-                self.emit_copy(&masked);
+                self.emit_copy(masked);
             }
             Err(error) => {
                 tracing::warn!(session = %self.session.id(), %error, "copy withheld");
                 self.refuse_answer(withheld("the copy data could not be masked"));
             }
         }
-        self.copy_progress()
     }
 
     fn emit_copy(&mut self, data: &[u8]) {
@@ -86,32 +103,18 @@ impl Relay {
         }
         let at = self.io.to_client.len();
         codec::message(&mut self.io.to_client, b'd', |out| out.extend_from_slice(data));
-        let limit = self.result_limit;
         if let Some(running) = self.exchange.running() {
-            running.capture(&self.io.to_client[at..], limit);
+            running.capture(&self.io.to_client[at..], self.result_limit);
         }
     }
 
-    pub(super) fn finish_copy_out(&mut self) -> Result<(), Fault> {
+    pub(super) fn finish_copy_out(&mut self) {
         let mut masked = BytesMut::new();
-        let Some(running) = self.exchange.running() else { return Ok(()) };
-        let Some(mut plan) = running.copy.take() else { return Ok(()) };
-        if matches!(running.rows, Rows::Withheld) {
-            return Ok(());
+        let Some(running) = self.exchange.running() else { return };
+        let Some(mut plan) = running.copy.take() else { return };
+        if !matches!(running.rows, Rows::Withheld) {
+            let result = plan.finish(&mut masked);
+            self.hand_out(&masked, result);
         }
-        match plan.finish(&mut masked) {
-            Ok(hits) => {
-                running.masked += hits.masked + hits.found();
-                if let Some(digest) = running.digest.as_mut() {
-                    digest.update(&masked);
-                }
-                self.emit_copy(&masked);
-            }
-            Err(error) => {
-                tracing::warn!(session = %self.session.id(), %error, "copy withheld");
-                self.refuse_answer(withheld("the copy data could not be masked"));
-            }
-        }
-        Ok(())
     }
 }

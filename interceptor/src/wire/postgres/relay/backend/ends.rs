@@ -8,10 +8,9 @@ use crate::session::sql::{Ruling, StatementKind};
 use super::super::exchange::{Rows, Slot};
 use super::super::prepared::{Portal, Prepared};
 use super::super::{Fault, Relay};
-use super::Fate;
 
 impl Relay {
-    pub(super) fn plain_answer(&mut self, tag: u8) -> Fate {
+    pub(super) fn plain_answer(&mut self, tag: u8) {
         match (tag, self.exchange.front()) {
             (b'1', Some(Slot::Parse(_)))
             | (b'2', Some(Slot::Bind))
@@ -29,7 +28,6 @@ impl Relay {
             (b'I', Some(Slot::Query(running))) => running.statement += 1,
             _ => {}
         }
-        Fate::Pass
     }
 
     /// CommandComplete.
@@ -58,13 +56,8 @@ impl Relay {
     /// What a completed statement made or unmade by name.
     fn take_effect(&mut self, kind: &StatementKind, ruling: &Arc<Ruling>) {
         let named = || {
-            Arc::new(Prepared {
-                text: Arc::clone(&ruling.text),
-                ruling: std::sync::Mutex::new(Arc::clone(ruling)),
-                declared: std::sync::Mutex::new(Vec::new()),
-                described: std::sync::Mutex::new(None),
-                copy: None,
-            })
+            let (text, ruling) = (Arc::clone(&ruling.text), Arc::clone(ruling));
+            Arc::new(Prepared::new(text, ruling, Vec::new(), None))
         };
         match kind {
             StatementKind::Prepare { name, .. } => {

@@ -19,7 +19,6 @@ mod withhold;
 use bytes::{Buf, BytesMut};
 
 use super::super::codec::{CodecError, HEADER, Header};
-use super::exchange::CopyDigest;
 use super::{Fault, Relay};
 
 /// Largest message, other than rows and copy data, that is collected. Bytes.
@@ -117,9 +116,8 @@ impl Relay {
 
     /// The answer's bytes as the agent sees them, for the record.
     fn note_passed(&mut self, bytes: &[u8]) {
-        let limit = self.result_limit;
         if let Some(running) = self.exchange.running() {
-            running.capture(bytes, limit);
+            running.capture(bytes, self.result_limit);
         }
     }
 
@@ -130,6 +128,7 @@ impl Relay {
         }
     }
 
+    /// What becomes of the message at `done`, of which the header is here.
     fn fate(
         &mut self,
         header: Header,
@@ -137,11 +136,7 @@ impl Relay {
         done: &mut usize,
     ) -> Result<Fate, Fault> {
         match header.tag {
-            b'D' | b'd' if self.mute => {
-                self.pass(input, done);
-                self.service_discard = header.total();
-                return Ok(Fate::Done);
-            }
+            b'D' | b'd' if self.mute => return Ok(self.discard(header, input, done)),
             b'D' => return self.data_row(header, input, done),
             b'd' => return self.copy_data_out(header, input, done),
             _ => {}
@@ -153,81 +148,75 @@ impl Relay {
         let Some(body) = input.get(*done + HEADER..*done + header.total()) else {
             return Ok(Fate::Incomplete);
         };
-        if self.mute && !matches!(header.tag, b'Z' | b'A' | b'S' | b'N') {
+        let in_words = matches!(header.tag, b'E' | b'N' | b'S' | b'A');
+        if in_words || (self.mute && header.tag != b'Z') {
             let body = body.to_vec();
             self.skip_message(input, done, header);
-            self.muted(header.tag, &body)?;
+            self.reworded(header.tag, &body)?;
             return Ok(Fate::Done);
         }
-        match header.tag {
-            b'1' | b'2' | b'3' | b's' | b'I' | b'V' => Ok(self.plain_answer(header.tag)),
-            b'C' => {
-                let tag = body.split(|b| *b == 0).next().unwrap_or_default();
-                let tag = String::from_utf8_lossy(tag).into_owned();
-                let whole = input[*done..*done + header.total()].to_vec();
-                self.note_passed(&whole);
-                self.complete(&tag)?;
-                self.pass_now(input, done, header)
-            }
-            b'Z' => {
-                let status = body.first().copied().unwrap_or(b'I');
-                self.ready(status)?;
-                Ok(Fate::Pass)
-            }
-            b'T' | b'n' | b't' => {
-                let body = body.to_vec();
-                self.description(header, &body, input, done)
-            }
-            b'E' => {
-                let body = body.to_vec();
-                self.skip_message(input, done, header);
-                self.error(&body)?;
-                Ok(Fate::Done)
-            }
-            b'N' => {
-                let body = body.to_vec();
-                self.skip_message(input, done, header);
-                self.notice(&body)?;
-                Ok(Fate::Done)
-            }
-            b'S' | b'A' => {
-                let body = body.to_vec();
-                self.skip_message(input, done, header);
-                self.unasked(header.tag, &body)?;
-                Ok(Fate::Done)
-            }
-            b'G' => {
-                self.begin_copy_in();
-                Ok(Fate::Pass)
-            }
-            b'H' => {
-                if let Some(running) = self.exchange.running() {
-                    running.digest = Some(CopyDigest::new(false));
-                }
-                Ok(Fate::Pass)
-            }
-            b'c' => {
-                self.pass(input, done);
-                self.finish_copy_out()?;
-                self.copy_ended(None)?;
-                Ok(Fate::Pass)
-            }
-            tag => Err(Fault::Service(CodecError::Unknown { tag: char::from(tag) })),
+        self.control(header, input, done)
+    }
+
+    /// A message that the agent gets in other words, or not at all.
+    fn reworded(&mut self, tag: u8, body: &[u8]) -> Result<(), Fault> {
+        match tag {
+            b'N' => self.notice(body),
+            b'S' | b'A' => self.unasked(tag, body),
+            _ if self.mute => self.muted(tag, body),
+            _ => self.error(body),
         }
     }
 
-    /// Passes a complete message whose capture has been made already.
-    fn pass_now(
+    /// A complete message that settles something and goes on as it is, unless it describes a
+    /// result that is not shown.
+    fn control(
         &mut self,
+        header: Header,
         input: &mut BytesMut,
         done: &mut usize,
-        header: Header,
     ) -> Result<Fate, Fault> {
+        let whole = &input[*done..*done + header.total()];
+        let body = &whole[HEADER..];
+        match header.tag {
+            b'1' | b'2' | b'3' | b's' | b'I' | b'V' => self.plain_answer(header.tag),
+            b'C' => {
+                self.note_passed(whole);
+                let tag = body.split(|b| *b == 0).next().unwrap_or_default();
+                self.complete(&String::from_utf8_lossy(tag))?;
+                return Ok(self.pass_now(input, done, header));
+            }
+            b'Z' => self.ready(body.first().copied().unwrap_or(b'I'))?,
+            b'T' | b'n' | b't' => {
+                let body = body.to_vec();
+                return self.description(header, &body, input, done);
+            }
+            b'G' => self.begin_copy_in(),
+            b'H' => self.begin_copy_out(),
+            b'c' => {
+                self.pass(input, done);
+                self.finish_copy_out();
+                self.copy_ended(None)?;
+            }
+            tag => return Err(Fault::Service(CodecError::Unknown { tag: char::from(tag) })),
+        }
+        Ok(Fate::Pass)
+    }
+
+    /// Passes a complete message whose capture has been made already.
+    fn pass_now(&mut self, input: &mut BytesMut, done: &mut usize, header: Header) -> Fate {
         *done += header.total();
         if input.len() == *done {
             self.pass(input, done);
         }
-        Ok(Fate::Done)
+        Fate::Done
+    }
+
+    /// Throws the message away, of which the rest may be still to come.
+    fn discard(&mut self, header: Header, input: &mut BytesMut, done: &mut usize) -> Fate {
+        self.pass(input, done);
+        self.service_discard = header.total();
+        Fate::Done
     }
 
     /// Takes a message out of the stream; what comes in its place is written by the caller.

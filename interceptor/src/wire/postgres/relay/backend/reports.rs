@@ -12,6 +12,7 @@ use super::super::exchange::{Rows, Running, Slot};
 use super::super::{Fault, Relay};
 
 impl Relay {
+    /// An error: its own words, or ours where it stands for a refusal.
     pub(super) fn error(&mut self, body: &[u8]) -> Result<(), Fault> {
         let code = codec::report_field(body, b'C').unwrap_or_default();
         self.told_fatal |=
@@ -24,24 +25,23 @@ impl Relay {
                 report.write(&mut self.io.to_client);
             } else if !matches!(running.rows, Rows::Withheld) {
                 let shielded = is_shielded(running);
-                let limit = self.result_limit;
                 let at = self.io.to_client.len();
                 let message = scrub::report(b'E', body, shielded, &mut self.io.to_client);
                 if let Some(running) = self.exchange.running() {
-                    running.capture(&self.io.to_client[at..], limit);
+                    running.capture(&self.io.to_client[at..], self.result_limit);
                     running.error = Some((code, message));
                 }
             }
         } else {
-            let shielded = self.judge.shield().is_some_and(|s| s.has_columns());
+            let shielded = self.judge.has_masked_columns();
             scrub::report(b'E', body, shielded, &mut self.io.to_client);
         }
         self.settle_failure()
     }
 
+    /// A notice or warning.
     pub(super) fn notice(&mut self, body: &[u8]) -> Result<(), Fault> {
-        let shielded =
-            self.judge.shield().is_some_and(|s| s.has_columns()) && self.session.enforces();
+        let shielded = self.judge.has_masked_columns() && self.session.enforces();
         let message = scrub::report(b'N', body, shielded, &mut self.io.to_client);
         let n = self.exchange.running().map(|running| running.request);
         self.session.log().append(&event::Notice {
@@ -54,9 +54,9 @@ impl Relay {
         Ok(())
     }
 
+    /// A parameter that changed, or a notification.
     pub(super) fn unasked(&mut self, tag: u8, body: &[u8]) -> Result<(), Fault> {
-        let shielded =
-            self.judge.shield().is_some_and(|s| s.has_columns()) && self.session.enforces();
+        let shielded = self.judge.has_masked_columns() && self.session.enforces();
         if tag == b'A' {
             scrub::notification(body, shielded, &mut self.io.to_client);
             return Ok(());

@@ -23,7 +23,6 @@ impl Relay {
         done: &mut usize,
     ) -> Result<Fate, Fault> {
         self.resolve_rows()?;
-        let limit = self.row_limit;
         let Some(running) = self.exchange.running() else {
             return Err(Fault::Service(CodecError::Malformed {
                 tag: 'D',
@@ -34,51 +33,52 @@ impl Relay {
             Rows::Plain => {
                 running.row_count += 1;
                 running.byte_count += header.body as u64;
-                return self.within_limits(header, input, done);
+                return Ok(self.within_limits(header, input, done));
             }
-            Rows::Withheld => {
-                self.pass(input, done);
-                self.service_discard = header.total();
-                return Ok(Fate::Done);
-            }
+            Rows::Withheld => return Ok(self.discard(header, input, done)),
             Rows::Unresolved => {
-                return self.withhold(
-                    input,
-                    done,
-                    header,
-                    withheld("its result was not described"),
-                );
+                let report = withheld("its result was not described");
+                return Ok(self.withhold(header, input, done, report));
             }
             Rows::Masked(plan) => Arc::clone(plan),
         };
-        if header.body > limit {
-            return self.large_row(header, input, done, &plan);
-        }
+        Ok(if header.body > self.row_limit {
+            self.large_row(header, input, done, &plan)
+        } else {
+            self.masked_row(header, input, done, &plan)
+        })
+    }
+
+    fn masked_row(
+        &mut self,
+        header: Header,
+        input: &mut BytesMut,
+        done: &mut usize,
+        plan: &RowPlan,
+    ) -> Fate {
         if input.len() - *done < header.total() {
-            return Ok(Fate::Incomplete);
+            return Fate::Incomplete;
         }
         self.pass(input, done);
         let message = input.split_to(header.total());
         let at = self.io.to_client.len();
         match plan.apply(&message[HEADER..], &mut self.io.to_client) {
             Ok(hits) => {
-                let out = self.io.to_client[at..].to_vec();
-                let limit = self.result_limit;
+                let out = &self.io.to_client[at..];
                 if let Some(running) = self.exchange.running() {
                     running.row_count += 1;
                     running.byte_count += out.len() as u64;
                     running.masked += hits.masked + hits.found();
-                    running.capture(&out, limit);
+                    running.capture(out, self.result_limit);
                 }
-                Ok(Fate::Done)
             }
             Err(error) => {
                 self.io.to_client.truncate(at);
                 tracing::warn!(session = %self.session.id(), %error, "row withheld");
                 self.refuse_answer(withheld("a row could not be masked"));
-                Ok(Fate::Done)
             }
         }
+        Fate::Done
     }
 
     /// A row above the limit: held only up to its last governed column, streamed from there on.
@@ -88,13 +88,13 @@ impl Relay {
         input: &mut BytesMut,
         done: &mut usize,
         plan: &RowPlan,
-    ) -> Result<Fate, Fault> {
+    ) -> Fate {
         self.pass(input, done);
         let here = input.get(HEADER..).unwrap_or_default();
         let here = &here[..here.len().min(header.body)];
         // Looked at again only when it has doubled, so that the work stays linear.
         if here.len() < self.row_look && here.len() < self.row_limit.min(header.body) {
-            return Ok(Fate::Incomplete);
+            return Fate::Incomplete;
         }
         self.row_look = here.len().max(1) * 2;
         match plan.apply_head(here, header.body, &mut self.io.to_client) {
@@ -109,9 +109,8 @@ impl Relay {
                     running.masked += hits.masked + hits.found();
                     running.truncated = true;
                 }
-                Ok(Fate::Done)
             }
-            Ok(Head::NeedMore) if here.len() < self.row_limit => Ok(Fate::Incomplete),
+            Ok(Head::NeedMore) if here.len() < self.row_limit => return Fate::Incomplete,
             outcome => {
                 self.row_look = 0;
                 let why = match outcome {
@@ -124,9 +123,9 @@ impl Relay {
                 };
                 self.service_discard = header.total();
                 self.refuse_answer(Report::error("54000", why));
-                Ok(Fate::Done)
             }
         }
+        Fate::Done
     }
 
     /// Checks the streamed rest of a large row; one that is not what it should be ends the
@@ -143,23 +142,18 @@ impl Relay {
     }
 
     /// Ends an answer that exceeds what policy allows.
-    fn within_limits(
-        &mut self,
-        header: Header,
-        input: &mut BytesMut,
-        done: &mut usize,
-    ) -> Result<Fate, Fault> {
-        let Some(running) = self.exchange.running() else { return Ok(Fate::Pass) };
+    fn within_limits(&mut self, header: Header, input: &mut BytesMut, done: &mut usize) -> Fate {
+        let Some(running) = self.exchange.running() else { return Fate::Pass };
         let limits = &running.ruling.verdict.limits;
         let rows = limits.rows.is_some_and(|most| running.row_count > most);
         let bytes = limits.bytes.is_some_and(|most| running.byte_count > most);
         if !rows && !bytes || running.ruling.observed.is_some() {
-            return Ok(Fate::Pass);
+            return Fate::Pass;
         }
         let report = Report::error(
             "54000",
             "LIMIT: the result is larger than a rule allows; ask for less".to_owned(),
         );
-        self.withhold(input, done, header, report)
+        self.withhold(header, input, done, report)
     }
 }

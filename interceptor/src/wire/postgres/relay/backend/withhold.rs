@@ -14,15 +14,14 @@ impl Relay {
     /// Throws this row away and all that follow, and tells the agent why.
     pub(super) fn withhold(
         &mut self,
+        header: Header,
         input: &mut BytesMut,
         done: &mut usize,
-        header: Header,
         report: Report,
-    ) -> Result<Fate, Fault> {
-        self.pass(input, done);
-        self.service_discard = header.total();
+    ) -> Fate {
+        let fate = self.discard(header, input, done);
         self.refuse_answer(report);
-        Ok(Fate::Done)
+        fate
     }
 
     /// The rest of the running answer is thrown away: an error now, the server's statement

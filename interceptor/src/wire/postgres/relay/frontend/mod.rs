@@ -5,7 +5,7 @@
 //! `effects` knows what a statement changes for those after it.
 //!
 //! Nothing is staged without a ruling that allows it, and staged bytes leave only after the
-//! record is committed ([`Relay::commit`]).
+//! record is committed (`Relay::commit`).
 
 mod copy_in;
 mod effects;
@@ -18,7 +18,7 @@ pub use effects::application_name;
 
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
+use bytes::Buf;
 
 use crate::session::sql::{Denial, Ruling};
 
@@ -94,7 +94,7 @@ impl Relay {
             tag => return Err(Fault::Agent(CodecError::Unknown { tag: char::from(tag) })),
         };
         if header.body > limit {
-            return self.oversized(header);
+            return Ok(self.oversized(header));
         }
         if self.io.from_client.len() < header.total() {
             return Ok(Next::Wait);
@@ -123,18 +123,15 @@ impl Relay {
     }
 
     /// Takes the message off the buffer.
-    pub(super) fn consume(&mut self, header: Header) -> BytesMut {
+    pub(super) fn consume(&mut self, header: Header) {
         self.session.log().bytes_in += header.total() as u64;
-        let mut whole = self.io.from_client.split_to(header.total());
-        whole.advance(codec::HEADER);
-        whole
+        self.io.from_client.advance(header.total());
     }
 
     /// Takes the message off the buffer and stages it as it is.
     fn forward(&mut self, header: Header) -> Next {
-        self.session.log().bytes_in += header.total() as u64;
         self.staged.extend_from_slice(&self.io.from_client[..header.total()]);
-        self.io.from_client.advance(header.total());
+        self.consume(header);
         Next::More
     }
 
@@ -157,16 +154,17 @@ impl Relay {
             return Ok(None);
         }
         if self.exchange.is_open_batch() {
-            let denial = Denial {
-                code: "0A000",
-                message: "an earlier statement of this pipeline may change what names mean".into(),
-                hint: Some("send Sync after it".into()),
-                rule: "one-resolution-per-pipeline".into(),
-            };
-            return Ok(Some(self.refuse_front(&denial)));
+            let why = "an earlier statement of this pipeline may change what names mean";
+            let denial = Denial::new("0A000", "one-resolution-per-pipeline", why);
+            return Ok(Some(self.refuse_front(&denial.hint("send Sync after it"))));
         }
+        Ok(Some(self.until_quiet()))
+    }
+
+    /// Waits until everything owed has come.
+    pub(super) fn until_quiet(&mut self) -> Next {
         self.wants_quiet = true;
-        Ok(Some(Next::Wait))
+        Next::Wait
     }
 
     /// Whether the text names a prepared statement or cursor that an earlier message, not yet
@@ -196,10 +194,5 @@ impl Relay {
 }
 
 fn not_encoded(encoding: &str) -> Denial {
-    Denial {
-        code: "22021",
-        message: format!("the text is not valid {encoding}"),
-        hint: None,
-        rule: "readable-sql".into(),
-    }
+    Denial::new("22021", "readable-sql", format!("the text is not valid {encoding}"))
 }

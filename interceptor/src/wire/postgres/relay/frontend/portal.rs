@@ -33,7 +33,7 @@ impl Relay {
                     self.batch_grant = other;
                     let ruling = self.again(&prepared).await;
                     let shown = bound.shown(&prepared.declared());
-                    match self.permit(&ruling, &prepared.text, "extended", || shown, header)? {
+                    match self.permit(&ruling, &prepared.text, "extended", || shown)? {
                         None => return Ok(Next::Wait),
                         Some(Permit::Refused(denial)) => return Ok(self.refuse_front(&denial)),
                         Some(Permit::Granted(request)) => granted = Some(request),
@@ -76,7 +76,7 @@ impl Relay {
             _ => {
                 let shown = portal.shown();
                 let text = &portal.prepared.text;
-                match self.permit(&ruling, text, "extended", || shown, header)? {
+                match self.permit(&ruling, text, "extended", || shown)? {
                     None => return Ok(Next::Wait),
                     Some(Permit::Refused(denial)) => return Ok(self.refuse_front(&denial)),
                     Some(Permit::Granted(request)) => request,
