@@ -652,6 +652,7 @@ fn neutral() -> Verdict {
         limits: crate::policy::Limits::default(),
         hold: None,
         cacheable: true,
+        stream: crate::policy::Stream::Plain,
     }
 }
 
