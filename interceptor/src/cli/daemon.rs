@@ -16,7 +16,8 @@ use crate::control;
 use crate::session::handler::Handler;
 use crate::session::workers::Workers;
 use crate::session::{Ending, Gate};
-use crate::wire::postgres::{Server, cancel::CancelKeys};
+use crate::wire::Server;
+use crate::wire::postgres::cancel::CancelKeys;
 
 /// Arguments of `interceptor daemon`.
 #[derive(Debug, Args)]
@@ -80,7 +81,7 @@ fn listen(gate: &Arc<Gate>) -> anyhow::Result<Vec<(Server, Listener)>> {
     let mut servers = Vec::new();
     for service in &gate.config.services {
         let Some(service) = gate.service(service.port) else { continue };
-        let server = Server::new(Arc::clone(gate), Arc::clone(service), Arc::clone(&keys))
+        let server = Server::new(gate, service, &keys)
             .with_context(|| format!("service {:?}", service.name))?;
         servers.push((server, service.port));
     }

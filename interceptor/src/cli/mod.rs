@@ -1,5 +1,6 @@
 //! The command line, one file per verb.
 
+pub mod agent;
 pub mod approvals;
 pub mod capture;
 pub mod daemon;

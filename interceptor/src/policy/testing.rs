@@ -296,6 +296,7 @@ pub fn plain_agent(name: &str, labels: BTreeMap<String, String>) -> config::Agen
         owners: Vec::new(),
         labels,
         sources: Vec::new(),
+        ssh_keys: Vec::new(),
     }
 }
 

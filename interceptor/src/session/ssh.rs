@@ -152,6 +152,17 @@ impl Session<Admitted> {
         Ok(Permit::Granted(self.log.commit()?))
     }
 
+    /// Records the refusal of something that nothing here ever carries out.
+    pub fn refuse_ssh(&mut self, facts: &SshFacts, why: &str) {
+        let mut ruling = self.rule_ssh(facts);
+        ruling.effect = Effect::Deny;
+        ruling.denial = Some(why.to_owned());
+        let recorded = self.record_ssh(None, "ssh", &ruling, Effect::Deny);
+        if let Err(error) = recorded.and_then(|_| self.log.commit().map(drop)) {
+            tracing::error!(session = %self.id(), %error, "record");
+        }
+    }
+
     fn record_ssh(
         &mut self,
         ch: Option<u32>,

@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::capture::Captured;
 use crate::config::Service;
+use crate::identity::{self, ProvenKey, Way};
 use crate::session::{Admitted, Arrived, Gate, Proven, Refused, RefusedKind, Session, sql};
 
 use cancel::{CancelKey, CancelKeys};
@@ -138,13 +139,13 @@ impl Server {
                 return None;
             }
         };
-        let key = tls.as_ref().and_then(|tls| tls.client_key.as_deref());
-        match session.prove(&token, key).await {
+        let key = tls.as_ref().and_then(|tls| tls.client_key.as_deref()).map(ProvenKey::Spki);
+        match session.prove(&token, key, Way::Password).await {
             Ok(proven) => Some(proven),
             Err((session, refused)) => match session.observe() {
                 Ok(unproven) => {
                     // A token that was refused is not a password, and is never forwarded.
-                    let own = if is_token(&token) { zeroize::Zeroizing::default() } else { token };
+                    let own = if identity::is_token(&token) { zeroize::Zeroizing::default() } else { token };
                     startup.relayed_password = Some(own);
                     Some(unproven)
                 }
@@ -475,17 +476,6 @@ fn greet(io: &mut Io, key: &CancelKey, prefix: &str) {
         out.extend_from_slice(&key.secret);
     });
     codec::message(out, b'Z', |out| out.put_u8(b'I'));
-}
-
-/// Whether a password has the form of a JWT (RFC 7519): three segments of base64url.
-fn is_token(password: &[u8]) -> bool {
-    let mut segments = password.split(|b| *b == b'.');
-    let well_formed = |s: &[u8]| {
-        s.len() > 8 && s.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    segments.by_ref().take(2).filter(|s| well_formed(s)).count() == 2
-        && segments.next().is_some()
-        && segments.next().is_none()
 }
 
 fn is_off(value: &str) -> bool {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve, HashAlg};
 use russh::{Limits, MethodKind, MethodSet, Preferred, SshId, cipher, compression, kex, mac};
 
-use super::hostkeys::HostKeys;
 use crate::config;
+use crate::sshd::HostKey;
 
 /// What each side may send on a channel before it is consumed. Bytes.
 pub const WINDOW: u32 = 2 << 20;
@@ -92,8 +92,12 @@ pub fn methods() -> MethodSet {
     )
 }
 
-/// Towards agents.
-pub fn server(keys: &HostKeys, settings: &config::Ssh) -> russh::server::Config {
+/// Towards agents. An RSA host key is offered only where there is no other: signing with it
+/// cannot be made to take the same time for every message (RUSTSEC-2023-0071).
+pub fn server(keys: &[HostKey], settings: &config::Ssh) -> russh::server::Config {
+    let rsa = |key: &HostKey| matches!(key.key.algorithm(), Algorithm::Rsa { .. });
+    let only_rsa = keys.iter().all(rsa);
+    let offered: Vec<&HostKey> = keys.iter().filter(|key| only_rsa || !rsa(key)).collect();
     russh::server::Config {
         server_id: identification(),
         methods: methods(),
@@ -101,8 +105,8 @@ pub fn server(keys: &HostKeys, settings: &config::Ssh) -> russh::server::Config 
         // that the certificate or the password follows at once.
         auth_rejection_time: Duration::ZERO,
         auth_rejection_time_initial: Some(Duration::ZERO),
-        keys: keys.keys.clone(),
-        certificates: keys.certificates.clone(),
+        keys: offered.iter().map(|k| k.key.clone()).collect(),
+        certificates: offered.iter().filter_map(|k| k.certificate.clone()).collect(),
         limits: Limits::default(),
         window_size: WINDOW,
         window_by_grant: true,
