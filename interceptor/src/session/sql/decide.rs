@@ -201,6 +201,7 @@ pub(super) fn neutral() -> Verdict {
         limits: crate::policy::Limits::default(),
         hold: None,
         cacheable: true,
+        stream: crate::policy::Stream::Plain,
     }
 }
 
