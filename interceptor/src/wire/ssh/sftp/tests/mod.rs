@@ -9,7 +9,7 @@ mod properties;
 mod real_server;
 mod rig;
 
-use russh_sftp::protocol::StatusCode;
+use russh_sftp::protocol::{OpenFlags, StatusCode};
 
 use self::rig::{Rig, open, packet};
 use super::*;
