@@ -14,10 +14,11 @@ use russh::server::Msg;
 use super::acting::{Acting, Place};
 use super::connection::Terminal;
 use super::flow::{Event, Flow};
+use super::machine::Machine;
 use super::permit::{Denied, Permitted, Tell, permit};
 use super::relay::{Relay, Shape};
 use super::upstream::{UpstreamChannel, UpstreamError};
-use crate::policy::{Effect, SshClass, SshFacts, ssh};
+use crate::policy::{Effect, SshFacts, ssh};
 use crate::session::log::event;
 
 /// `SSH_EXTENDED_DATA_STDERR` (RFC 4254, section 5.2).
@@ -106,8 +107,13 @@ pub async fn run(start: Start) {
         Ok(upstream) => upstream,
         Err(why) => return end(&write, &acting.words(&why), FAILED).await,
     };
+    let machine = match &program {
+        Program::Subsystem(name) if name == "sftp" => Some(Machine::sftp()),
+        Program::Exec(_) if !wants_terminal => Machine::scp(&facts),
+        _ => None,
+    };
     let shape = shape(&facts, wants_terminal);
-    Relay { acting, ch, flow, write, upstream, permitted, shape, began }.run().await;
+    Relay { acting, ch, flow, write, upstream, permitted, shape, machine, began }.run().await;
     drop(place);
 }
 
@@ -141,12 +147,10 @@ fn terminal_denied(acting: &Acting, terminal: Option<&Terminal>) -> Option<Strin
 
 /// How the bytes of a program are treated.
 fn shape(facts: &SshFacts, terminal: bool) -> Shape {
-    match facts.class {
-        SshClass::Subsystem if &*facts.text == "sftp" => Shape::Sftp,
-        _ if facts.classes().any(|c| c == SshClass::Scp) => Shape::Scp,
-        _ if terminal => Shape::Terminal,
-        _ if facts.binary => Shape::Binary,
-        _ => Shape::Text,
+    match (terminal, facts.binary) {
+        (true, _) => Shape::Terminal,
+        (false, true) => Shape::Binary,
+        (false, false) => Shape::Text,
     }
 }
 

@@ -1,6 +1,6 @@
-//! The sftp subsystem: every operation is judged, held and recorded by itself.
+//! Files by sftp and scp: every operation is judged, held and recorded by itself.
 //!
-//! The guard cuts the bytes of both sides into steps ([`super::sftp`]); this drives it. A held
+//! A machine cuts the bytes of both sides into steps ([`super::machine`]); this drives it. A held
 //! operation holds up only what depends on it. File contents are not rewritten: where masks
 //! apply to what a file may show, opening it is for policy to refuse or to hold.
 
@@ -14,65 +14,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::channel::{note, say};
+use super::channel::{note, request_of, say};
 use super::flow::{Event, Exit, Stream};
+use super::machine::{Asked, Done, Machine, Step, Ticket};
 use super::permit::{Denied, Permitted, Silent, permit};
 use super::relay::{Owed, Relay, Stop};
-use super::sftp::{
-    Decision, Direction, Guard, Limits, Operation, Step, Ticket, Touch, Transfer, Verb,
-};
-use crate::policy::ssh::{self, FileOp};
-use crate::policy::{SshClass, SshFacts};
+use super::sftp::Decision;
 use crate::session::log::event;
 
 /// Time that sshd gets to close a channel that the agent has closed.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// What an operation does at a place, in the words of rules.
-fn uses(verb: Verb, touch: Touch) -> &'static [FileOp] {
-    match (verb, touch) {
-        (Verb::ReadLink, _) => &[FileOp::Readlink],
-        (Verb::RealPath, _) => &[FileOp::Realpath],
-        (Verb::MakeDirectory, _) => &[FileOp::Mkdir],
-        (Verb::RemoveDirectory, _) => &[FileOp::Rmdir],
-        // A name that a file's content goes on under: what may be read there, and is written.
-        (Verb::Rename, Touch::Move) => &[FileOp::Rename],
-        (Verb::Rename, _) => &[FileOp::Rename, FileOp::Write],
-        (Verb::HardLink | Verb::Symlink, Touch::Look) => &[FileOp::Link],
-        (Verb::HardLink | Verb::Symlink, Touch::Read) => &[FileOp::Link, FileOp::Read],
-        (Verb::HardLink | Verb::Symlink, Touch::Write) => &[FileOp::Link, FileOp::Write],
-        (Verb::HardLink | Verb::Symlink, _) => &[FileOp::Link, FileOp::Read, FileOp::Write],
-        (_, Touch::Look) => &[FileOp::Stat],
-        (_, Touch::List) => &[FileOp::List],
-        (_, Touch::Read) => &[FileOp::Read],
-        (_, Touch::Write) => &[FileOp::Write],
-        (_, Touch::ReadWrite) => &[FileOp::Read, FileOp::Write],
-        (_, Touch::Attributes) => &[FileOp::Setstat],
-        (_, Touch::Remove) => &[FileOp::Remove],
-        (_, Touch::Move) => &[FileOp::Read, FileOp::Remove],
-    }
-}
-
-/// The facts of an operation.
-fn facts(operation: &Operation) -> SshFacts {
-    let mut all = SshFacts::new(SshClass::Sftp, operation.text());
-    for place in &operation.places {
-        for op in uses(operation.verb, place.touch) {
-            let one = ssh::sftp(*op, &[place.path.as_bytes()]);
-            all.files.extend(one.files);
-            all.unseen = all.unseen.or(one.unseen);
-        }
-        // What a file shows cannot be masked on its way.
-        all.binary |= place.touch.reads();
-    }
-    all
-}
-
-/// One sftp channel.
+/// One channel.
 struct Files {
     relay: Relay,
-    guard: Guard,
-    judging: JoinSet<(Ticket, Operation, Result<Permitted, Denied>)>,
+    machine: Machine,
+    via: &'static str,
+    judging: JoinSet<Judged>,
     /// The request by which each path was opened, for the record of its transfer.
     opened: HashMap<String, u64>,
     from_agent: Owed,
@@ -81,14 +39,21 @@ struct Files {
     bytes_out: u64,
 }
 
+/// A question's name, the file that it opens, and the answer.
+type Judged = (Ticket, Option<String>, Result<Permitted, Denied>);
+
 /// Most paths whose requests are remembered.
 const MAX_OPENED: usize = 4096;
 
-/// Relays one sftp channel to its end.
-pub async fn run(relay: Relay) {
+/// Relays one channel to its end.
+pub async fn run(relay: Relay, machine: Machine) {
     let mut files = Files {
+        via: match machine {
+            Machine::Sftp(_) => "sftp",
+            Machine::Scp(_) => "scp",
+        },
         relay,
-        guard: Guard::new(Limits::default()),
+        machine,
         judging: JoinSet::new(),
         opened: HashMap::new(),
         from_agent: Owed::default(),
@@ -106,7 +71,8 @@ impl Files {
         let mut agent_closed = false;
         loop {
             self.step().await?;
-            let room = !self.guard.is_full();
+            let from_agent = !agent_closed && !self.machine.agent_is_full();
+            let from_server = !self.machine.server_is_full();
             tokio::select! {
                 over = acting.over() => return Err(Stop::Words(over.words)),
                 Some(judged) = self.judging.join_next() => {
@@ -114,12 +80,12 @@ impl Files {
                         self.decided(ticket, &operation, answer)?;
                     }
                 }
-                event = self.relay.upstream.flow.next() => {
+                event = self.relay.upstream.flow.next(), if from_server => {
                     if self.from_server(event).await? {
                         return Ok(());
                     }
                 }
-                event = self.relay.flow.next(), if room && !agent_closed => {
+                event = self.relay.flow.next(), if from_agent => {
                     agent_closed = self.from_agent(event).await?;
                 }
                 () = tokio::time::sleep(CLOSING), if agent_closed => return Ok(()),
@@ -129,12 +95,12 @@ impl Files {
 
     /// Does all that can be done now.
     async fn step(&mut self) -> Result<(), Stop> {
-        while let Some(step) = self.guard.next() {
+        while let Some(step) = self.machine.step() {
             match step {
                 Step::ToServer(bytes) => self.relay.upstream.write.data_bytes(bytes).await?,
                 Step::ToAgent(bytes) => self.to_agent(bytes).await?,
-                Step::Judge { ticket, operation } => self.judge(ticket, operation).await?,
-                Step::Ended(transfer) => self.transferred(transfer),
+                Step::Judge(asked) => self.judge(asked).await?,
+                Step::Done(done) => self.transferred(done),
             }
         }
         Ok(())
@@ -146,16 +112,15 @@ impl Files {
     }
 
     /// Judges an operation: at once unless it has to wait for a human or the disk.
-    async fn judge(&mut self, ticket: Ticket, operation: Operation) -> Result<(), Stop> {
+    async fn judge(&mut self, asked: Asked) -> Result<(), Stop> {
         let (acting, flow) = (Arc::clone(&self.relay.acting), Arc::clone(&self.relay.flow));
-        let ch = self.relay.ch;
+        let (ch, via) = (self.relay.ch, self.via);
         let mut judging = Box::pin(async move {
-            let facts = facts(&operation);
-            let answer = permit(&acting, ch, "sftp", &facts, &flow, &Silent).await;
-            (ticket, operation, answer)
+            let answer = permit(&acting, ch, via, &asked.facts, &flow, &Silent).await;
+            (asked.ticket, asked.opens, answer)
         });
         match poll_fn(|cx| Poll::Ready(judging.as_mut().poll(cx))).await {
-            Poll::Ready((ticket, operation, answer)) => self.decided(ticket, &operation, answer),
+            Poll::Ready(judged) => self.decided(judged),
             Poll::Pending => {
                 self.judging.spawn(judging);
                 Ok(())
@@ -163,17 +128,13 @@ impl Files {
         }
     }
 
-    fn decided(
-        &mut self,
-        ticket: Ticket,
-        operation: &Operation,
-        answer: Result<Permitted, Denied>,
-    ) -> Result<(), Stop> {
+    fn decided(&mut self, (ticket, opens, answer): Judged) -> Result<(), Stop> {
         let decision = match answer {
             Ok(permitted) => {
-                if operation.verb == Verb::Open && self.opened.len() < MAX_OPENED {
-                    let path = operation.places.first().map(|p| p.path.clone());
-                    self.opened.insert(path.unwrap_or_default(), permitted.request);
+                if let Some(path) = opens
+                    && self.opened.len() < MAX_OPENED
+                {
+                    self.opened.insert(path, permitted.request);
                 }
                 Decision::Permit { withhold: false }
             }
@@ -182,34 +143,32 @@ impl Files {
             }
             Err(Denied::Gone) => Decision::Refuse { message: String::new() },
         };
-        let acting = &self.relay.acting;
-        let broken = |error| Stop::Words(acting.words(&format!("SFTP_MALFORMED: {error}")));
-        self.guard.decide(ticket, decision).map_err(broken)
+        self.machine.decide(ticket, decision).map_err(|e| self.malformed(&e))
     }
 
-    fn transferred(&mut self, transfer: Transfer) {
-        let n = self.opened.get(&transfer.path).copied().unwrap_or_default();
-        let sha256: String = transfer.sha256.iter().map(|b| format!("{b:02x}")).collect();
+    fn malformed(&self, error: &str) -> Stop {
+        Stop::Words(self.relay.acting.words(&format!("FILES_MALFORMED: {error}")))
+    }
+
+    fn transferred(&self, done: Done) {
+        let n = self.opened.get(&done.path).copied().unwrap_or_default();
+        let sha256: String = done.sha256.iter().map(|b| format!("{b:02x}")).collect();
         note(&self.relay.acting, &event::FileDone {
             n,
             ch: self.relay.ch,
-            op: Cow::Borrowed(match transfer.direction {
-                Direction::Read => "read",
-                Direction::Write => "write",
-            }),
-            path: Cow::Owned(transfer.path),
-            bytes: transfer.bytes,
+            op: done.op,
+            path: Cow::Owned(done.path),
+            bytes: done.bytes,
             sha256: Cow::Owned(sha256),
-            complete: transfer.complete,
+            complete: done.complete,
         });
     }
 
-    /// Something came from sftp-server; true when the channel is at its end.
+    /// Something came from the server's program; true when the channel is at its end.
     async fn from_server(&mut self, event: Event) -> Result<bool, Stop> {
         match event {
             Event::Data(Stream::Data, bytes) => {
-                let broken = |error: super::sftp::SftpError| Stop::Words(error.to_string());
-                self.guard.from_server(&bytes).map_err(broken)?;
+                self.machine.from_server(&bytes).map_err(|e| self.malformed(&e))?;
                 if let Some(grant) = self.from_server.add(bytes.len()) {
                     self.relay.upstream.write.grant_window(grant).await?;
                 }
@@ -240,7 +199,7 @@ impl Files {
         };
         note(&self.relay.acting, &event::ChannelExit {
             ch: self.relay.ch,
-            n: 0,
+            n: request_of(self.relay.permitted.as_ref()),
             status: Some(status),
             signal: None,
             duration_us: crate::session::micros(self.relay.began.elapsed()),
@@ -252,11 +211,7 @@ impl Files {
     async fn from_agent(&mut self, event: Event) -> Result<bool, Stop> {
         match event {
             Event::Data(Stream::Data, bytes) => {
-                let acting = &self.relay.acting;
-                let broken = |error: super::sftp::SftpError| {
-                    Stop::Words(acting.words(&format!("SFTP_MALFORMED: {error}")))
-                };
-                self.guard.from_agent(&bytes).map_err(broken)?;
+                self.machine.from_agent(&bytes).map_err(|e| self.malformed(&e))?;
                 self.bytes_in += bytes.len() as u64;
                 if let Some(grant) = self.from_agent.add(bytes.len()) {
                     self.relay.write.grant_window(grant).await?;
@@ -277,10 +232,10 @@ impl Files {
 
     async fn finish(mut self, stop: Option<Stop>) {
         self.judging.abort_all();
-        self.guard.end();
-        while let Some(step) = self.guard.next() {
-            if let Step::Ended(transfer) = step {
-                self.transferred(transfer);
+        self.machine.end();
+        while let Some(step) = self.machine.step() {
+            if let Step::Done(done) = step {
+                self.transferred(done);
             }
         }
         let relay = &self.relay;

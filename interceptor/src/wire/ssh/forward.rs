@@ -94,8 +94,10 @@ pub async fn run(
         Ok((upstream, permitted)) => {
             reply.accept().await;
             let permitted = Some(permitted);
-            let shape = Shape::Binary;
-            Relay { acting, ch, flow, write, upstream, permitted, shape, began }.run().await;
+            let (shape, machine) = (Shape::Binary, None);
+            Relay { acting, ch, flow, write, upstream, permitted, shape, machine, began }
+                .run()
+                .await;
         }
         Err(failure) => reply.reject(failure).await,
     }

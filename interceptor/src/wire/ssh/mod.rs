@@ -17,6 +17,7 @@ mod connection;
 mod files;
 mod flow;
 mod forward;
+mod machine;
 mod permit;
 mod relay;
 pub mod scp;

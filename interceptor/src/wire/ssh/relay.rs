@@ -17,6 +17,7 @@ use tokio::time::sleep_until;
 use super::acting::Acting;
 use super::channel::{STDERR, note, request_of, say};
 use super::flow::{Event, Exit, Flow, Stream};
+use super::machine::Machine;
 use super::permit::Permitted;
 use super::tape::{Sum, Tape};
 use super::typed::Typed;
@@ -49,10 +50,6 @@ pub enum Shape {
     Terminal,
     /// Whatever it is, a changed byte would break it.
     Binary,
-    /// The scp protocol.
-    Scp,
-    /// The sftp protocol.
-    Sftp,
 }
 
 /// A channel on which a program runs.
@@ -72,6 +69,8 @@ pub struct Relay {
     pub permitted: Option<Permitted>,
     /// How its bytes are treated.
     pub shape: Shape,
+    /// The file protocol that it speaks, when it does.
+    pub machine: Option<Machine>,
     /// When it was forwarded.
     pub began: Instant,
 }
@@ -227,11 +226,11 @@ pub async fn withdrawn(grant: Option<&mut GrantRef>) {
 
 impl Relay {
     /// Runs it to its end.
-    pub async fn run(self) {
-        if self.shape == Shape::Sftp {
-            return super::files::run(self).await;
+    pub async fn run(mut self) {
+        match self.machine.take() {
+            Some(machine) => super::files::run(self, machine).await,
+            None => self.pipe().await,
         }
-        self.pipe().await;
     }
 
     async fn pipe(mut self) {
