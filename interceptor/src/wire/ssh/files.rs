@@ -76,8 +76,8 @@ impl Files {
             tokio::select! {
                 over = acting.over() => return Err(Stop::Words(over.words)),
                 Some(judged) = self.judging.join_next() => {
-                    if let Ok((ticket, operation, answer)) = judged {
-                        self.decided(ticket, &operation, answer)?;
+                    if let Ok(judged) = judged {
+                        self.decided(judged)?;
                     }
                 }
                 event = self.relay.upstream.flow.next(), if from_server => {
