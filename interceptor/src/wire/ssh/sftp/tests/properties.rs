@@ -83,7 +83,7 @@ proptest! {
             bytes.extend(packet::raw(*kind, 2, rest));
         }
         let mut guard = Guard::new(Limits::default());
-        let mut server = rig::Server::default();
+        let mut server = server::Server::default();
         for chunk in bytes.chunks(50) {
             if guard.from_agent(chunk).is_err() {
                 break;
