@@ -1,4 +1,4 @@
-//! Masking of a batch of rows: 1,000 rows of four columns.
+//! Masking of a batch of rows (1,000 rows of four columns) and of streams (8 MiB in pieces).
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use interceptor::mask::{
-    CopyFormat, CopyPlan, Detectors, Field, HashKey, Kind, Method, RowPlan, TextFormat,
+    CopyFormat, CopyPlan, Detectors, Field, HashKey, Kind, Method, RowPlan, StreamMasker,
+    TerminalMasker, TextFormat,
 };
 
 const ROWS: usize = 1000;
@@ -87,5 +88,76 @@ fn batches(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, batches);
+/// Eight MiB made of these lines.
+fn repeated(lines: &[&str]) -> Vec<u8> {
+    lines.iter().cycle().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().take(8 << 20).collect()
+}
+
+fn streams(c: &mut Criterion) {
+    let key = Arc::new(HashKey::from_bytes(&[1; 32]));
+    let kinds: Vec<_> = Kind::ALL.into_iter().map(|kind| (kind, Method::Redact)).collect();
+    let detectors = Arc::new(Detectors::new(&kinds, key.clone()));
+    let cards = Arc::new(Detectors::new(&[(Kind::Card, Method::Redact)], key));
+    let prose = repeated(&[
+        "It was the best of times, it was the worst of times, it was the age of wisdom,",
+        "it was the age of foolishness; it was the epoch of belief (and of incredulity).",
+        "",
+    ]);
+    let log = repeated(&[
+        "2026-11-24T14:32:44.123456Z INFO  worker[1234]: request id=8f3a9c done in 12 ms",
+        "2026-11-24T14:32:45.000012Z WARN  worker[1234]: queue \"orders\" is 80% full",
+    ]);
+    let customers = repeated(&[
+        "1042 | Customer Number 1042 | customer1042@example.com | 4111 1111 1111 1111",
+        "1043 | Customer Number 1043 | no address               | none",
+    ]);
+    let mut noise = 0x9e37_79b9_7f4a_7c15u64;
+    let binary: Vec<u8> = (0..8 << 20)
+        .map(|_| {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            (noise >> 32) as u8
+        })
+        .collect();
+    let mut group = c.benchmark_group("stream");
+    group.sample_size(10);
+    group.throughput(Throughput::Bytes(8 << 20));
+    for (name, text, detectors) in [
+        ("prose", &prose, &detectors),
+        ("prose, cards only", &prose, &cards),
+        ("log lines", &log, &detectors),
+        ("log lines, cards only", &log, &cards),
+        ("customers", &customers, &detectors),
+        ("binary", &binary, &detectors),
+    ] {
+        let mut out = BytesMut::with_capacity(1 << 16);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let mut masker = StreamMasker::new(detectors.clone());
+                for piece in text.chunks(32 << 10) {
+                    out.clear();
+                    masker.push(black_box(piece), &mut out);
+                }
+                black_box(masker.hits().found())
+            });
+        });
+    }
+    for (name, text) in [("terminal, prose", &prose), ("terminal, customers", &customers)] {
+        let mut out = BytesMut::with_capacity(1 << 16);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let mut masker = TerminalMasker::new(detectors.clone());
+                for piece in text.chunks(4 << 10) {
+                    out.clear();
+                    masker.push(black_box(piece), &mut out);
+                }
+                black_box(masker.hits().found())
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, batches, streams);
 criterion_main!(benches);

@@ -21,6 +21,7 @@ pub mod net;
 pub mod paths;
 pub mod present;
 pub mod proc;
+pub mod provider;
 pub mod robot;
 pub mod sshd;
 pub mod sshkey;

@@ -33,7 +33,7 @@ pub enum Group {
     Fuzz,
     /// Python clients, in `target/venv`.
     Python,
-    /// Node clients and other versions of PostgreSQL, in `target/npm`.
+    /// Node clients, other versions of PostgreSQL and an issuer, in `target/npm`.
     Npm,
 }
 
@@ -61,6 +61,7 @@ const NPM: [(&str, &str, &str); 4] = [
     ("ssh2", "ssh2", "^1.17"),
     ("postgres-13", "@embedded-postgres/linux-ARCH", "13.23.0-beta.16"),
     ("postgres-18", "@embedded-postgres/linux-ARCH", "18.4.0-beta.17"),
+    ("oidc-provider", "oidc-provider", "9.13.3"),
 ];
 /// Where Debian keeps the LLVM that bpf-linker is built on; rustc 1.95 has the same major.
 const LLVM: &str = "/usr/lib/llvm-22";

@@ -2,6 +2,9 @@
 //!
 //! Everything that came from an agent is made safe before it reaches a terminal.
 
+mod show;
+mod verified;
+
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,16 +15,14 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use serde_json::json;
 
 use crate::config::Config;
 use crate::record::export::{self, Format};
-use crate::record::ledger::Anchor;
 use crate::record::reader::Hit;
-use crate::record::replay::{Pace, Player, print_rows};
-use crate::record::terminal::{Style, clock, columns, duration, local_time, safe, safe_lines};
-use crate::record::verify::{Options, Report, verify};
-use crate::record::{Filter, PublicKey, Reader, Summary, event};
+use crate::record::replay::{Pace, Player, first_terminal};
+use crate::record::terminal::{Style, local_time, safe};
+use crate::record::verify::verify;
+use crate::record::{Filter, Reader, Summary, event};
 
 /// Recorded sessions.
 #[derive(Debug, Args)]
@@ -46,21 +47,25 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// One session: claims, requests with verdicts, rows, durations, errors.
+    /// One session: claims, requests with verdicts, what became of them, files.
     Show {
         /// Id, beginning of an id, or number of the session.
         session: String,
-        /// Show results too.
+        /// Show results and output too.
         #[arg(long)]
         rows: bool,
         /// JSON with every event.
         #[arg(long)]
         json: bool,
     },
-    /// A session as it happened, with its timing.
+    /// A session as it happened, with its timing; a terminal as a terminal.
     Replay {
         /// Id, beginning of an id, or number of the session.
         session: String,
+        /// Of an SSH session only this channel; when none is named, the first that has a
+        /// terminal, or else all of them, one after the other.
+        #[arg(long, value_name = "N")]
+        channel: Option<u32>,
         /// So many times faster.
         #[arg(long, default_value_t = 1.0, value_parser = speed)]
         speed: f64,
@@ -89,9 +94,12 @@ enum Action {
         sessions: Vec<String>,
         #[command(flatten)]
         which: Which,
-        /// `jsonl` has everything, `ocsf` is for a SIEM.
+        /// `jsonl` has everything, `ocsf` is for a SIEM, `asciicast` plays one SSH session.
         #[arg(long, value_enum, default_value = "jsonl")]
         format: Format,
+        /// With `asciicast`: this channel; when none is named, as with `replay`.
+        #[arg(long, value_name = "N")]
+        channel: Option<u32>,
         /// Write the newest signed checkpoint instead, for `verify --anchor`.
         #[arg(long, conflicts_with_all = ["sessions", "format"])]
         checkpoint: bool,
@@ -99,7 +107,7 @@ enum Action {
         #[arg(long, short)]
         output: Option<PathBuf>,
     },
-    /// Find a text in statements, values, claims, agents, messages.
+    /// Find a text in statements, commands, output, values, claims, agents, messages.
     Search {
         /// The text; ASCII letters match in either case.
         text: String,
@@ -185,27 +193,27 @@ fn act(action: &Action, reader: &Reader, out: &mut impl Write) -> anyhow::Result
     match action {
         Action::List { which, limit, below, json } => {
             let filter = Filter { below: *below, ..which.filter(*limit) };
-            list(&reader.list(&filter)?, *json, style, out)?;
+            show::list(&reader.list(&filter)?, *json, style, out)?;
         }
         Action::Show { session, rows, json } => {
             let session = reader.find(session)?;
             if *json {
-                show_json(reader, &session, out)?;
+                show::json(reader, &session, out)?;
             } else {
-                show(reader, &session, *rows, style, out)?;
+                show::text(reader, &session, *rows, style, out)?;
             }
         }
-        Action::Replay { session, speed, no_wait, max_wait } => {
+        Action::Replay { session, channel, speed, no_wait, max_wait } => {
             let pace =
                 if *no_wait { Pace::at_once() } else { Pace { speed: *speed, longest: *max_wait } };
-            replay(reader, &reader.find(session)?, pace, style, out)?;
+            replay(reader, &reader.find(session)?, *channel, pace, style, out)?;
         }
         Action::Verify { anchor, key, json } => {
-            let report = verify(reader, &options(anchor, key.as_deref())?)?;
-            report_verified(&report, *json, style, out)?;
+            let report = verify(reader, &verified::options(anchor, key.as_deref())?)?;
+            verified::report(&report, *json, style, out)?;
             return Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Action::Export { sessions, which, format, checkpoint, output } => {
+        Action::Export { sessions, which, format, channel, checkpoint, output } => {
             let mut file;
             let out: &mut dyn Write = match output {
                 Some(path) => {
@@ -216,10 +224,17 @@ fn act(action: &Action, reader: &Reader, out: &mut impl Write) -> anyhow::Result
                 }
                 None => out,
             };
-            export_records(reader, sessions, which, *format, *checkpoint, out)?;
+            if *checkpoint {
+                return checkpoint_to(reader, out);
+            }
+            export_records(reader, sessions, which, *format, *channel, out)?;
         }
         Action::Search { text, which, limit, json } => {
-            let hits = reader.search(text, &which.filter(*limit))?;
+            let filter = which.filter(*limit);
+            let mut hits = reader.search(text, &filter)?;
+            hits.extend(reader.search_output(text, &filter)?);
+            hits.sort_by_key(|hit| (std::cmp::Reverse(hit.number), hit.seq));
+            hits.truncate(*limit);
             found(&hits, *json, style, out)?;
             return Ok(if hits.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
@@ -227,237 +242,34 @@ fn act(action: &Action, reader: &Reader, out: &mut impl Write) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(
-    sessions: &[Summary],
-    as_json: bool,
-    style: Style,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    if as_json {
-        serde_json::to_writer_pretty(&mut *out, sessions)?;
-        return Ok(writeln!(out)?);
-    }
-    let title = [
-        "SESSION",
-        "OPENED",
-        "FOR",
-        "SERVICE",
-        "AGENT",
-        "PRINCIPAL",
-        "ROLE@DATABASE",
-        "REQUESTS",
-        "DENIED",
-        "HELD",
-        "STATE",
-    ];
-    let mut rows = vec![title.map(str::to_owned).to_vec()];
-    for s in sessions {
-        rows.push(vec![
-            s.id.clone(),
-            local_time(s.opened_us),
-            lasted(s),
-            safe(&s.service),
-            or_dash(s.agent.as_deref()),
-            or_dash(s.principal.as_deref()),
-            match (&s.role, &s.database) {
-                (Some(role), Some(database)) => safe(&format!("{role}@{database}")),
-                _ => "-".into(),
-            },
-            s.requests.to_string(),
-            s.denied.to_string(),
-            s.held.to_string(),
-            safe(state(s)),
-        ]);
-    }
-    write!(out, "{}", columns(&rows, style))?;
-    Ok(())
-}
-
-fn state(s: &Summary) -> &str {
-    match (&s.reason, s.seal) {
-        (Some(reason), Some(_)) => reason,
-        _ => "open",
-    }
-}
-
-fn lasted(s: &Summary) -> String {
-    let until = s.closed_us.unwrap_or_else(event::now_us);
-    duration(u64::try_from(until - s.opened_us).unwrap_or(0))
-}
-
-fn or_dash(text: Option<&str>) -> String {
-    text.map_or_else(|| "-".into(), safe)
-}
-
-fn show_json(reader: &Reader, session: &Summary, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut events = Vec::new();
-    reader.events(session.number, 0, |e| events.push(export::plain(session, e)))?;
-    serde_json::to_writer_pretty(&mut *out, &json!({ "session": session, "events": events }))?;
-    Ok(writeln!(out)?)
-}
-
-fn show(
-    reader: &Reader,
-    s: &Summary,
-    rows: bool,
-    style: Style,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    writeln!(out, "{}", style.bold(&format!("session {} (number {})", s.id, s.number)))?;
-    let agent = if s.proven { or_dash(s.agent.as_deref()) } else { "unproven".into() };
-    for (name, value) in [
-        ("service", format!("{} ({}) on {}", safe(&s.service), safe(&s.mode), safe(&s.host))),
-        ("opened", format!("{}, {}", local_time(s.opened_us), lasted(s))),
-        ("source", format!("{} to {}", safe(&s.source), safe(&s.original_dst))),
-        ("agent", agent),
-        ("principal", or_dash(s.principal.as_deref())),
-        ("role", or_dash(s.role.as_deref())),
-        ("database", or_dash(s.database.as_deref())),
-        ("client", or_dash(s.client.as_deref())),
-        ("state", safe(state(s))),
-        (
-            "requests",
-            format!(
-                "{}: {} allowed, {} held, {} denied, {} failed",
-                s.requests, s.allowed, s.held, s.denied, s.errors
-            ),
-        ),
-        ("results", format!("{} rows, {} values masked", s.rows, s.masked)),
-    ] {
-        writeln!(out, "{} {value}", style.dim(&format!("{name:>10}")))?;
-    }
-    let mut result = Ok(());
-    reader.events(s.number, 0, |e| {
-        if result.is_ok() {
-            result = show_event(e, rows, style, out);
-        }
-    })?;
-    Ok(result?)
-}
-
-fn show_event(
-    e: &crate::record::StoredEvent<'_>,
-    rows: bool,
-    style: Style,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let at = style.dim(&clock(e.ts_us));
-    let body: serde_json::Value = serde_json::from_slice(e.body).unwrap_or_default();
-    match e.kind {
-        "session.open" => Ok(()),
-        "identity.proven" => {
-            writeln!(out, "{at} claims")?;
-            let text = serde_json::to_string_pretty(&body["claims"]).unwrap_or_default();
-            text.lines().try_for_each(|l| writeln!(out, "    {}", safe(l)))
-        }
-        "request" => {
-            let rules = strings(&body["rules"]).join(", ");
-            let verdict = style.verdict(word(&body["verdict"]));
-            let (n, class) = (&body["n"], safe(word(&body["class"])));
-            writeln!(out, "{at} #{n} {verdict} {class} [{}]", safe(&rules))?;
-            for line in safe_lines(word(&body["text"])).lines() {
-                writeln!(out, "    {line}")?;
-            }
-            let values = body["values"].as_array().map_or(&[][..], Vec::as_slice);
-            for (i, value) in values.iter().enumerate() {
-                writeln!(out, "    ${} = {}", i + 1, safe(&value.to_string()))?;
-            }
-            match body["message"].as_str() {
-                Some(m) => writeln!(out, "    {}", safe(m)),
-                None => Ok(()),
-            }
-        }
-        "response" => {
-            let took = duration(body["duration_us"].as_u64().unwrap_or(0));
-            let (n, tag, count) = (&body["n"], safe(word(&body["tag"])), &body["rows"]);
-            let masked = body["masked"].as_u64().unwrap_or(0);
-            match body["error"].as_object() {
-                Some(_) => {
-                    let (code, text) = (&body["error"]["code"], &body["error"]["message"]);
-                    let text = format!("ERROR {} {}", safe(word(code)), safe(word(text)));
-                    writeln!(out, "{at} #{n} {} {took}", style.red(&text))?;
-                }
-                None => writeln!(out, "{at} #{n} {tag}: {count} rows, {masked} masked, {took}")?,
-            }
-            if rows { print_rows(out, e.data, style) } else { Ok(()) }
-        }
-        kind => {
-            let text = safe(&String::from_utf8_lossy(e.body));
-            writeln!(out, "{at} {} {text}", safe(kind))
-        }
-    }
-}
-
-fn word(value: &serde_json::Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn strings(value: &serde_json::Value) -> Vec<&str> {
-    value.as_array().map(|a| a.iter().filter_map(|v| v.as_str()).collect()).unwrap_or_default()
-}
-
 fn replay(
     reader: &Reader,
     session: &Summary,
+    channel: Option<u32>,
     pace: Pace,
     style: Style,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut player = Player::new(out, style, pace);
+    let channel = match channel {
+        None => first_terminal(reader, session)?,
+        named => named,
+    };
+    let mut player = Player::new(out, style, pace).only(channel);
     let mut result = Ok(());
     reader.events(session.number, 0, |e| {
         if result.is_ok() {
             result = player.play(e);
         }
     })?;
-    Ok(result?)
+    // However it went, the operator gets the terminal back.
+    Ok(result.and(player.finish())?)
 }
 
-fn options(anchors: &[PathBuf], key: Option<&Path>) -> anyhow::Result<Options> {
-    let mut options = Options { key: key.map(PublicKey::load).transpose()?, anchors: Vec::new() };
-    for path in anchors {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read anchor {}", path.display()))?;
-        let anchor: Anchor = serde_json::from_str(&text).with_context(|| {
-            format!("{} is no checkpoint of `sessions export --checkpoint`", path.display())
-        })?;
-        options.anchors.push((path.display().to_string(), anchor));
-    }
-    Ok(options)
-}
-
-fn report_verified(
-    report: &Report,
-    as_json: bool,
-    style: Style,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    if as_json {
-        serde_json::to_writer_pretty(&mut *out, report)?;
-        return Ok(writeln!(out)?);
-    }
-    for note in &report.notes {
-        writeln!(out, "{} {}", style.yellow("note:"), safe(note))?;
-    }
-    for finding in &report.findings {
-        let whose = finding.session.map(|n| format!("session {n} ")).unwrap_or_default();
-        writeln!(out, "{} {whose}{}", style.red("finding:"), safe(&finding.message))?;
-    }
-    if report.more_findings > 0 {
-        writeln!(out, "{} {} more", style.red("finding:"), report.more_findings)?;
-    }
-    let Report { sessions, events, ledger, open, deleted, unsigned, .. } = report;
-    writeln!(
-        out,
-        "{sessions} sessions ({open} open), {events} events, {ledger} ledger entries, {deleted} \
-         deleted by retention, {unsigned} events not signed by a checkpoint yet"
-    )?;
-    let verdict = if report.is_clean() {
-        style.green("verified: everything is as it was signed")
-    } else {
-        style.red("NOT verified: the record was changed or is damaged")
-    };
-    Ok(writeln!(out, "{verdict}")?)
+fn checkpoint_to(reader: &Reader, mut out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    serde_json::to_writer(&mut out, &reader.anchor()?)?;
+    writeln!(out)?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn export_records(
@@ -465,13 +277,11 @@ fn export_records(
     names: &[String],
     which: &Which,
     format: Format,
-    checkpoint: bool,
+    channel: Option<u32>,
     mut out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    if checkpoint {
-        serde_json::to_writer(&mut out, &reader.anchor()?)?;
-        writeln!(out)?;
-        return Ok(out.flush()?);
+    if format == Format::Asciicast && names.len() != 1 {
+        bail!("an asciicast holds one session: name it");
     }
     if names.is_empty() {
         // In portions, so that memory stays flat whatever the store holds.
@@ -481,12 +291,12 @@ fn export_records(
             let Some(last) = page.last() else { break };
             filter.below = Some(last.number);
             for s in &page {
-                export::session(reader, s, format, &mut out)?;
+                export::session(reader, s, format, channel, &mut out)?;
             }
         }
     }
     for name in names {
-        export::session(reader, &reader.find(name)?, format, &mut out)?;
+        export::session(reader, &reader.find(name)?, format, channel, &mut out)?;
     }
     Ok(out.flush()?)
 }

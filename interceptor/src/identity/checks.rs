@@ -47,7 +47,11 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "scope", on_connection: false, run: scope },
     Check { name: "agent", on_connection: false, run: agent },
     Check { name: "source", on_connection: true, run: source },
-    Check { name: "proof", on_connection: true, run: |s| proof::check(s.claims, s.proof, s.service) },
+    Check {
+        name: "proof",
+        on_connection: true,
+        run: |s| proof::check(s.claims, s.proof, s.service),
+    },
     Check { name: "key's owner", on_connection: true, run: key_owner },
 ];
 

@@ -101,7 +101,8 @@ fn key(header: &Map<String, Value>) -> Result<(Jwk, Algorithm), &'static str> {
     if !NUMBERS.iter().all(canonical) {
         return Err("the proof's jwk is not in base64url without padding");
     }
-    let jwk = serde_json::from_value(jwk.clone()).map_err(|_| "the proof's jwk is no usable key")?;
+    let jwk =
+        serde_json::from_value(jwk.clone()).map_err(|_| "the proof's jwk is no usable key")?;
     Ok((jwk, algorithm))
 }
 

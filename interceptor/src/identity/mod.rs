@@ -18,6 +18,7 @@ mod claims;
 mod client_key;
 mod dpop;
 mod fetch;
+pub(crate) mod https;
 mod inspect;
 mod issuer;
 mod keys;

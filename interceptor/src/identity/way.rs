@@ -15,8 +15,6 @@ pub enum Way {
     Certificate,
     /// Presented beforehand, and recognised by the key it is bound to.
     PresentedKey,
-    /// In an environment variable of an SSH session.
-    Env,
     /// In an environment variable, after user authentication with a key registered for the agent.
     RegisteredKey,
 }
@@ -29,7 +27,6 @@ impl Way {
         Self::Ticket,
         Self::Certificate,
         Self::PresentedKey,
-        Self::Env,
         Self::RegisteredKey,
     ];
 
@@ -41,7 +38,6 @@ impl Way {
             Self::Ticket => "ticket",
             Self::Certificate => "certificate",
             Self::PresentedKey => "presented-key",
-            Self::Env => "env",
             Self::RegisteredKey => "registered-key",
         }
     }

@@ -19,7 +19,7 @@ use crate::identity::{
 
 use super::check::Wrong;
 use super::http::{App, Event};
-use super::memory::{Full, TICKET_LIFE};
+use super::memory::Full;
 
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
@@ -158,7 +158,7 @@ pub(super) async fn ticket(
         Ok(json!({
             "service": service.name,
             "ticket": *ticket,
-            "expires_in": TICKET_LIFE.as_secs(),
+            "expires_in": app.parts.presented.ticket_life().as_secs(),
         }))
     };
     answer(&app, source, &headers, body, "/v1/ticket", grant).await
@@ -181,7 +181,8 @@ async fn answer(
         Err(no) => Err(no.clone()),
     };
     let service = service.as_ref().ok().map(|s| s.name.as_str());
-    let refused = outcome.as_ref().err();
+    // A nonce is part of every first request, not a refusal.
+    let refused = outcome.as_ref().err().filter(|no| no.error != "use_dpop_nonce");
     (app.parts.notify)(&Event {
         service,
         refused: refused.map(|no| no.code),
@@ -190,8 +191,7 @@ async fn answer(
     let from = source.canonical();
     let mut response = match outcome {
         Ok((body, good)) => {
-            let (agent, sha256) =
-                (&good.proven.agent().name, &good.proven.claims().token_sha256);
+            let (agent, sha256) = (&good.proven.agent().name, &good.proven.claims().token_sha256);
             tracing::info!(%from, service, %agent, %sha256, path, "presented");
             Json(body).into_response()
         }
@@ -227,11 +227,7 @@ impl IntoResponse for No {
 }
 
 /// The service that is asked for, by a source that may ask.
-fn ask(
-    app: &App,
-    source: Source,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Arc<Service>, No> {
+fn ask(app: &App, source: Source, body: Result<Bytes, BytesRejection>) -> Result<Arc<Service>, No> {
     if !app.pace.may_ask(source.addr) {
         let words = "too many requests from this address: wait a little";
         return Err(No::new(StatusCode::TOO_MANY_REQUESTS, "slow_down", "TOO_MANY", words));

@@ -133,9 +133,12 @@ mod tests {
         }
         let good = proof(&checker);
         assert!(checker.check(&good, "/v1/present", b"another", NOW).is_err());
-        assert_eq!(checker.check(&good, "/v1/present", b"token", NOW + 120), Err(Wrong::Proof(
-            "the proof's iat is more than 60 s from this host's clock: check both clocks",
-        )));
+        assert_eq!(
+            checker.check(&good, "/v1/present", b"token", NOW + 120),
+            Err(Wrong::Proof(
+                "the proof's iat is more than 60 s from this host's clock: check both clocks",
+            ))
+        );
     }
 
     #[test]

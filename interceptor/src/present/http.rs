@@ -100,8 +100,7 @@ impl Server {
         listener.set_nonblocking(true).map_err(listen)?;
         let listener = TcpListener::from_std(listener).map_err(listen)?;
         let port = listener.local_addr().map_err(listen)?.port();
-        let origins =
-            Origins::new(&config.urls, &certificate, port).map_err(StartError::Config)?;
+        let origins = Origins::new(&config.urls, &certificate, port).map_err(StartError::Config)?;
         let nonces = Nonces::new()
             .map_err(|_| StartError::Config("this machine has no randomness".into()))?;
         let checker = Checker::new(origins, nonces);
@@ -123,8 +122,9 @@ impl Server {
                     let Some(place) = self.app.pace.enter(peer.ip()) else { continue };
                     let (app, acceptor) = (Arc::clone(&self.app), self.acceptor.clone());
                     tokio::spawn(async move {
-                        let _ = tokio::time::timeout(CONNECTION, serve(app, acceptor, stream, peer))
-                            .await;
+                        let _ =
+                            tokio::time::timeout(CONNECTION, serve(app, acceptor, stream, peer))
+                                .await;
                         drop(place);
                     });
                 }

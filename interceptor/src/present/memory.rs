@@ -31,11 +31,18 @@ const TICKETS_PER_AGENT: usize = 32;
 const MOST: usize = 4096;
 
 /// Presented tokens and tickets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Presented {
     /// By thumbprint of the key.
     tokens: Mutex<HashMap<String, Vec<Entry>>>,
     tickets: Mutex<Vec<Ticket>>,
+    ticket_life: Duration,
+}
+
+impl Default for Presented {
+    fn default() -> Self {
+        Self::with_ticket_life(TICKET_LIFE)
+    }
 }
 
 /// A use that was permitted for one service and from one place.
@@ -87,6 +94,16 @@ impl Entry {
 }
 
 impl Presented {
+    /// With another life of tickets than [`TICKET_LIFE`].
+    pub fn with_ticket_life(ticket_life: Duration) -> Self {
+        Self { tokens: Mutex::default(), tickets: Mutex::default(), ticket_life }
+    }
+
+    /// How long a ticket is good.
+    pub fn ticket_life(&self) -> Duration {
+        self.ticket_life
+    }
+
     /// Remembers a token that was just proven to be bound to a key.
     pub fn remember(
         &self,
@@ -144,7 +161,7 @@ impl Presented {
         let hash = Sha256::digest(ticket.as_bytes()).into();
         let entry = Entry::new(service, source, proven, kept);
         let mut tickets = lock(&self.tickets);
-        tickets.retain(|t| t.entry.since.elapsed() < TICKET_LIFE);
+        tickets.retain(|t| t.entry.since.elapsed() < self.ticket_life);
         if tickets.len() >= MOST {
             return Err(Full);
         }
@@ -169,7 +186,7 @@ impl Presented {
         let hash: [u8; 32] = Sha256::digest(ticket).into();
         let entry = {
             let mut tickets = lock(&self.tickets);
-            tickets.retain(|t| t.entry.since.elapsed() < TICKET_LIFE);
+            tickets.retain(|t| t.entry.since.elapsed() < self.ticket_life);
             // Every hash is compared in full: time tells nothing of where a guess was wrong.
             let mut found = None;
             for (at, ticket) in tickets.iter().enumerate() {
@@ -208,4 +225,19 @@ pub fn is_ticket(password: &[u8]) -> bool {
 /// A panic elsewhere leaves these lists consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_looks_like_nothing_else() {
+        let ticket = URL_SAFE_NO_PAD.encode([7; 32]);
+        assert_eq!(ticket.len(), TICKET_LENGTH);
+        assert!(is_ticket(ticket.as_bytes()));
+        for other in ["", "secret", "a.b.c", &ticket[1..], &format!("{}=", &ticket[1..])] {
+            assert!(!is_ticket(other.as_bytes()), "{other}");
+        }
+    }
 }

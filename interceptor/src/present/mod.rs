@@ -18,6 +18,3 @@ mod tls;
 
 pub use http::{Event, Parts, Server, StartError};
 pub use memory::{Full, Presented, TICKET_LENGTH, TICKET_LIFE, is_ticket};
-
-#[cfg(test)]
-mod tests;

@@ -104,8 +104,7 @@ mod tests {
         let pace = Arc::new(Pace::default());
         let here: IpAddr = "2001:db8:1:2::1".parse().unwrap();
         let near: IpAddr = "2001:db8:1:2::9".parse().unwrap();
-        let mut places: Vec<_> =
-            (0..CONNECTIONS_EACH).map(|_| pace.enter(here).unwrap()).collect();
+        let mut places: Vec<_> = (0..CONNECTIONS_EACH).map(|_| pace.enter(here).unwrap()).collect();
         assert!(pace.enter(near).is_none(), "the same network");
         assert!(pace.enter("10.0.0.1".parse().unwrap()).is_some());
         places.pop();

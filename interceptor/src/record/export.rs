@@ -1,37 +1,18 @@
-//! Records for other systems: JSON lines with everything, or OCSF events.
-//!
-//! # Mapping to OCSF
-//!
-//! Schema version 1.3. `type_uid` is `class_uid * 100 + activity_id`; `metadata.uid` is
-//! `<session>:<seq>`; `time` is in milliseconds; what has no place in the schema stands under
-//! `unmapped`.
-//!
-//! | event | class | activity | status |
-//! |---|---|---|---|
-//! | `identity.proven` | Authentication 3002 | 1 Logon | success |
-//! | `identity.refused` | Authentication 3002 | 1 Logon | failure, code in `status_code` |
-//! | `admission` | Datastore Activity 6005 | 3 Connect | by verdict |
-//! | `request` | Datastore Activity 6005 | by class: select 4 Query, insert and merge 5 Write, update 2 Update, delete 7 Delete, copy 1 Read, else 99 Other | by verdict, or failure when the server failed it |
-//! | `hold.decided` | API Activity 6003 | 3 Update, operation `approvals.decide` | by outcome |
-//! | `alert` | Detection Finding 2004 | 1 Create | unknown |
-//!
-//! The answer to a request is merged into the request's event. Other kinds have no OCSF event
-//! of their own; they are in the JSON lines.
+//! Records for other systems: JSON lines with everything, OCSF events, or recordings.
 
-use std::collections::HashMap;
+mod asciicast;
+mod ocsf;
+mod ocsf_ssh;
+
 use std::io::{self, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::event::*;
 use super::reader::Reader;
 use super::store::StoredEvent;
 use super::summary::Summary;
-
-/// Version of the schema that is written.
-const OCSF: &str = "1.3.0";
 
 /// In which form records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -40,30 +21,42 @@ pub enum Format {
     Jsonl,
     /// OCSF events, one per line.
     Ocsf,
+    /// A recording that the asciinema player plays: one SSH session, one channel of it or all.
+    Asciicast,
 }
 
-/// Writes the events of one session.
+/// Writes the events of one session; of a recording only one channel, if one is named.
 pub fn session(
     reader: &Reader,
     session: &Summary,
     format: Format,
+    channel: Option<u32>,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let answers = match format {
-        Format::Ocsf => answers(reader, session)?,
-        Format::Jsonl => HashMap::new(),
-    };
-    let mut identity = Identity::default();
+    match format {
+        Format::Jsonl => lines(reader, session, out, |e| Some(plain(session, e))),
+        Format::Ocsf => {
+            let answers = ocsf::answers(reader, session)?;
+            let mut identity = ocsf::Identity::default();
+            lines(reader, session, out, |e| ocsf::event(session, e, &answers, &mut identity))
+        }
+        Format::Asciicast => asciicast::session(reader, session, channel, out),
+    }
+}
+
+/// Writes what is made of each event on a line of its own.
+fn lines(
+    reader: &Reader,
+    session: &Summary,
+    out: &mut impl Write,
+    mut line: impl FnMut(&StoredEvent<'_>) -> Option<Value>,
+) -> anyhow::Result<()> {
     let mut result: io::Result<()> = Ok(());
     reader.events(session.number, 0, |e| {
         if result.is_err() {
             return;
         }
-        let line = match format {
-            Format::Jsonl => Some(plain(session, e)),
-            Format::Ocsf => ocsf(session, e, &answers, &mut identity),
-        };
-        if let Some(line) = line {
+        if let Some(line) = line(e) {
             result = serde_json::to_writer(&mut *out, &line)
                 .map_err(io::Error::from)
                 .and_then(|()| out.write_all(b"\n"));
@@ -91,6 +84,7 @@ pub fn plain(session: &Summary, e: &StoredEvent<'_>) -> Value {
     }
     line
 }
+<<<<<<< HEAD
 
 #[derive(Default)]
 struct Identity {
@@ -278,3 +272,5 @@ fn endpoint(address: &str) -> Value {
         Err(_) => json!({ "name": address }),
     }
 }
+=======
+>>>>>>> part/stream

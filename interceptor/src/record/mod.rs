@@ -28,6 +28,11 @@ mod recorder;
 mod recover;
 pub mod replay;
 pub mod rows;
+pub mod screen;
+mod search;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod ssh_tests;
 mod store;
 mod summary;
 pub mod terminal;

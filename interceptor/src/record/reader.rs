@@ -231,7 +231,7 @@ impl Reader {
 }
 
 impl Filter {
-    fn sql(&self) -> (String, Vec<Value>) {
+    pub(super) fn sql(&self) -> (String, Vec<Value>) {
         let mut clause = String::from("1");
         let mut values = Vec::new();
         let mut add = |condition: &str, value: Value| {

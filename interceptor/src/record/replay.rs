@@ -1,11 +1,15 @@
-//! A database session as it happened: what was typed, what came back, who was asked, when.
+//! A session as it happened: what was asked, what came back, who was asked, when.
+
+mod channels;
 
 use std::io::{self, Write};
 use std::time::Duration;
 
 use super::event::*;
+use super::reader::Reader;
 use super::rows::{self, Column, Message};
 use super::store::StoredEvent;
+use super::{RecordError, Summary};
 use super::terminal::{self, Style, clock, duration, safe, safe_lines};
 
 /// Widest column of a result.
@@ -42,12 +46,39 @@ pub struct Player<'w, W: Write> {
     pace: Pace,
     last_us: Option<i64>,
     prompt: String,
+    /// The service, for prompts.
+    service: String,
+    /// The last line has no end yet.
+    open_line: bool,
+    channels: channels::Channels,
 }
 
 impl<'w, W: Write> Player<'w, W> {
     /// A player that has not begun.
     pub fn new(out: &'w mut W, style: Style, pace: Pace) -> Self {
-        Self { out, style, pace, last_us: None, prompt: "=> ".into() }
+        Self {
+            out,
+            style,
+            pace,
+            last_us: None,
+            prompt: "=> ".into(),
+            service: String::new(),
+            open_line: false,
+            channels: channels::Channels::default(),
+        }
+    }
+
+    /// Of an SSH session only this channel; a terminal is then played as a terminal.
+    pub fn only(mut self, channel: Option<u32>) -> Self {
+        self.channels.only = channel;
+        self
+    }
+
+    /// Leaves the operator's terminal as it was found.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.leave_picture()?;
+        self.end_line()?;
+        self.out.flush()
     }
 
     /// Waits as long as it took, then shows one event.
@@ -63,6 +94,15 @@ impl<'w, W: Write> Player<'w, W> {
     }
 
     fn show(&mut self, e: &StoredEvent<'_>) -> io::Result<()> {
+        if let Some(shown) = self.channel_event(e) {
+            return shown;
+        }
+        // Nothing else is drawn into a terminal's picture.
+        if self.channels.picture && e.kind != SessionEnd::KIND {
+            return Ok(());
+        }
+        self.leave_picture()?;
+        self.end_line()?;
         let shown = match e.kind {
             Opening::KIND => self.with(e, Self::opening),
             IdentityProven::KIND => self.with(e, Self::proven),
@@ -96,12 +136,19 @@ impl<'w, W: Write> Player<'w, W> {
         serde_json::from_slice(e.body).ok().map(|body| show(self, body))
     }
 
+    /// Ends a line that a program left open.
+    fn end_line(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.open_line) { writeln!(self.out) } else { Ok(()) }
+    }
+
     fn aside(&mut self, text: &str) -> io::Result<()> {
+        self.end_line()?;
         writeln!(self.out, "{}", self.style.dim(&format!("-- {text}")))
     }
 
     fn opening(&mut self, o: Opening<'_>) -> io::Result<()> {
-        let title = format!("session {} on {}", o.id, safe(&o.service));
+        self.service = safe(&o.service);
+        let title = format!("session {} on {}", o.id, self.service);
         writeln!(self.out, "{}", self.style.bold(&title))?;
         let mode = if o.mode == "enforce" { String::new() } else { format!(", {}", safe(&o.mode)) };
         self.aside(&format!(
@@ -132,7 +179,10 @@ impl<'w, W: Write> Player<'w, W> {
     }
 
     fn admission(&mut self, a: Admission<'_>) -> io::Result<()> {
-        self.prompt = format!("{}@{}=> ", safe(&a.role), safe(&a.database));
+        self.prompt = match a.database.as_ref() {
+            "" => format!("{}@{}$ ", safe(&a.role), self.service),
+            database => format!("{}@{}=> ", safe(&a.role), safe(database)),
+        };
         if a.verdict == "allow" {
             return Ok(());
         }
@@ -148,8 +198,9 @@ impl<'w, W: Write> Player<'w, W> {
         let text = safe_lines(&r.text);
         let mut lines = text.lines();
         let first = lines.next().unwrap_or_default();
-        writeln!(self.out, "{}{first}", self.style.bold(&self.prompt))?;
-        let dots = format!("{:>width$}", "-> ", width = self.prompt.chars().count());
+        let prompt = if r.class == "sftp" { "sftp> " } else { &self.prompt };
+        writeln!(self.out, "{}{first}", self.style.bold(prompt))?;
+        let dots = format!("{:>width$}", "-> ", width = prompt.chars().count());
         for line in lines {
             writeln!(self.out, "{dots}{line}")?;
         }
@@ -171,11 +222,17 @@ impl<'w, W: Write> Player<'w, W> {
     }
 
     fn hold(&mut self, h: HoldOpen<'_>) -> io::Result<()> {
+        if self.channels.hides(h.n) {
+            return Ok(());
+        }
         let text = format!("held as {}, until {}", safe(&h.id), clock(h.deadline_us));
         writeln!(self.out, "{}", self.style.yellow(&text))
     }
 
     fn decided(&mut self, h: HoldDecided<'_>) -> io::Result<()> {
+        if self.channels.hides(h.n) {
+            return Ok(());
+        }
         let by = h.by.map(|b| format!(" by {}", safe(&b))).unwrap_or_default();
         let scope = h.scope.map(|s| format!(" ({})", safe(&s))).unwrap_or_default();
         let reason = h.reason.map(|r| format!(": {}", safe(&r))).unwrap_or_default();
@@ -241,6 +298,17 @@ impl<'w, W: Write> Player<'w, W> {
             None => Ok(()),
         }
     }
+}
+
+/// The channel of a session that is played when none is named: the first with a terminal.
+pub fn first_terminal(reader: &Reader, session: &Summary) -> Result<Option<u32>, RecordError> {
+    let mut first = None;
+    reader.events(session.number, 0, |e| {
+        if first.is_none() && e.kind == ChannelPty::KIND {
+            first = serde_json::from_slice::<ChannelPty<'_>>(e.body).ok().map(|pty| pty.ch);
+        }
+    })?;
+    Ok(first)
 }
 
 /// Prints the rows of a result as tables.

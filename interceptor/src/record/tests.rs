@@ -896,7 +896,7 @@ fn exports_are_one_json_object_per_line() {
     let s = r.find("1").unwrap();
     let lines = |format| -> Vec<serde_json::Value> {
         let mut out = Vec::new();
-        export::session(&r, &s, format, &mut out).unwrap();
+        export::session(&r, &s, format, None, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     };

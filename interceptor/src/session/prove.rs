@@ -14,12 +14,7 @@ type Attempt = Result<Session<Proven>, (Session<Arrived>, Refused)>;
 
 impl Session<Arrived> {
     /// Checks the token that came, pins it to its source, and records its claims.
-    pub async fn prove(
-        self,
-        token: &[u8],
-        client_key: Option<ProvenKey<'_>>,
-        way: Way,
-    ) -> Attempt {
+    pub async fn prove(self, token: &[u8], client_key: Option<ProvenKey<'_>>, way: Way) -> Attempt {
         let presented = Presented {
             token,
             service: &self.service,
@@ -27,8 +22,27 @@ impl Session<Arrived> {
             client_key,
             now: SystemTime::now(),
         };
-        let outcome = self.gate.identity.prove(presented).await;
+        let outcome = match way {
+            Way::Certificate => self.prove_bound(presented).await,
+            _ => self.gate.identity.prove(presented).await,
+        };
         self.conclude(outcome, way)
+    }
+
+    /// Anybody can put a token into a certificate of their own: only one that is bound to the
+    /// certificate's key is taken from there.
+    async fn prove_bound(
+        &self,
+        presented: Presented<'_>,
+    ) -> Result<identity::Proven, identity::Refusal> {
+        let Presented { token, service, source, client_key, now } = presented;
+        let kept = self.gate.identity.examine(token, service, now).await?;
+        if !kept.claims().cnf {
+            return Err(identity::Refusal::unbound(
+                "the token in the certificate is not bound to a key: turn DPoP on for the client",
+            ));
+        }
+        self.gate.identity.prove_kept(&kept, Occasion { service, source, client_key, now }).await
     }
 
     /// Whether a token bound to this key was presented for this service from this source. Costs
@@ -54,9 +68,7 @@ impl Session<Arrived> {
     /// comes of it; every check is made again.
     pub async fn redeem(self, ticket: &[u8], client_key: Option<ProvenKey<'_>>) -> Attempt {
         let outcome = match self.gate.presented.redeem(ticket, &self.service, &self.source) {
-            Ok(kept) => {
-                self.gate.identity.prove_kept(&kept, self.occasion(client_key)).await
-            }
+            Ok(kept) => self.gate.identity.prove_kept(&kept, self.occasion(client_key)).await,
             Err(refusal) => Err(refusal),
         };
         self.conclude(outcome, Way::Ticket)

@@ -50,7 +50,7 @@ pub(super) fn is_card(digits: &[u8]) -> bool {
 
 /// Finds card numbers in a run of digit groups.
 pub(super) fn find(run: &Run<'_>, mut found: impl FnMut(Range<usize>)) {
-    let mut first = 0;
+    let mut first = run.first;
     while first < run.groups.len() {
         match longest_from(run, first) {
             Some(window) => {

@@ -2,6 +2,8 @@
 //!
 //! A run is a sequence of digit groups with short gaps of separators between them. Detectors
 //! look at windows of whole groups, so that a number is only found where it stands alone.
+//!
+//! A text may be looked at from somewhere on: what stands before only stands beside.
 
 use std::ops::Range;
 
@@ -21,6 +23,9 @@ impl Group {
 /// Longest gap between two groups of one run, in bytes.
 const MAX_GAP: usize = 3;
 
+/// The most digits one finding has.
+const LONGEST: usize = 19;
+
 const fn is_gap(byte: u8) -> bool {
     matches!(byte, b' ' | b'-' | b'.' | b'/' | b'(' | b')')
 }
@@ -29,12 +34,20 @@ const fn is_gap(byte: u8) -> bool {
 pub(super) struct Run<'a> {
     pub text: &'a [u8],
     pub groups: &'a [Group],
+    /// The first group to look at; those before it only stand beside.
+    pub first: usize,
 }
 
-/// Calls `visit` for every run of the text, left to right.
-pub(super) fn each_run(text: &[u8], mut visit: impl FnMut(&Run<'_>)) {
+/// Calls `visit` for every run with groups that begin at `from` or later, left to right.
+pub(super) fn each_run(text: &[u8], from: usize, mut visit: impl FnMut(&Run<'_>)) {
     let mut groups: Vec<Group> = Vec::new();
-    let mut at = 0;
+    let mut at = from.saturating_sub(MAX_GAP + 1);
+    let mut visit = |groups: &[Group]| {
+        let first = groups.iter().take_while(|group| group.start < from).count();
+        if first < groups.len() {
+            visit(&Run { text, groups, first });
+        }
+    };
     while let Some(start) = text[at..].iter().position(u8::is_ascii_digit).map(|p| p + at) {
         let end = text[start..]
             .iter()
@@ -45,18 +58,54 @@ pub(super) fn each_run(text: &[u8], mut visit: impl FnMut(&Run<'_>)) {
             gap.len() <= MAX_GAP && gap.iter().all(|b| is_gap(*b))
         });
         if !joined && !groups.is_empty() {
-            visit(&Run { text, groups: &groups });
+            visit(&groups);
             groups.clear();
         }
         groups.push(Group { start, end });
         at = end;
     }
-    if !groups.is_empty() {
-        visit(&Run { text, groups: &groups });
+    visit(&groups);
+}
+
+/// Where the numbers begin that more text behind could still change: the last groups of a run
+/// that is not closed, as many as one finding may have.
+pub(super) fn alive(text: &[u8], from: usize) -> Option<usize> {
+    let tail = &text[from..];
+    let gap = tail.iter().rev().take(MAX_GAP + 1).take_while(|b| is_gap(**b)).count();
+    // `_` only ties a number to what follows it.
+    let behind = if gap == 0 { usize::from(tail.ends_with(b"_")) } else { gap };
+    if behind > MAX_GAP {
+        return None;
+    }
+    let mut end = text.len() - behind;
+    let mut left = LONGEST;
+    let mut alive = None;
+    loop {
+        let group = text[from..end].iter().rev().take(left + 1);
+        let digits = group.take_while(|b| b.is_ascii_digit()).count();
+        let start = end - digits;
+        // A group that is too long, or that began before, is no part of a finding.
+        let whole = start == 0 || !text[start - 1].is_ascii_digit();
+        if digits == 0 || digits > left || !whole {
+            return alive;
+        }
+        alive = Some(start);
+        left -= digits;
+        let gap = text[from..start].iter().rev().take(MAX_GAP + 1).take_while(|b| is_gap(**b));
+        let gap = gap.count();
+        if gap == 0 || gap > MAX_GAP {
+            return alive;
+        }
+        end = start - gap;
     }
 }
 
 impl Run<'_> {
+    /// The digits of all groups that are to be looked at.
+    pub fn total(&self) -> usize {
+        self.groups[self.first..].iter().map(|group| group.len()).sum()
+    }
+
     /// The separator bytes between group `i` and the next.
     pub fn gap(&self, i: usize) -> &[u8] {
         match (self.groups.get(i), self.groups.get(i + 1)) {
@@ -151,7 +200,7 @@ mod tests {
 
     fn runs(text: &str) -> Vec<Vec<&str>> {
         let mut all = Vec::new();
-        each_run(text.as_bytes(), |run| {
+        each_run(text.as_bytes(), 0, |run| {
             all.push(run.groups.iter().map(|g| &text[g.start..g.end]).collect());
         });
         all
@@ -162,6 +211,27 @@ mod tests {
         assert_eq!(runs("call (030) 12-34, or 5"), vec![vec!["030", "12", "34"], vec!["5"]]);
         assert_eq!(runs("none"), Vec::<Vec<&str>>::new());
         assert_eq!(runs("1    2"), vec![vec!["1"], vec!["2"]]);
+    }
+
+    #[test]
+    fn numbers_that_may_go_on() {
+        for (text, alive) in [
+            ("", None),
+            ("4", Some(0)),
+            ("card 4111 11", Some(5)),
+            ("card 4111-", Some(5)),
+            ("card 4111 - ", Some(5)),
+            ("card 4111    ", None),
+            ("card 4111_", Some(5)),
+            ("card 4111x", None),
+            ("card 4111__", None),
+            ("12345678901234567890", None),
+            ("7 12345678901234567890", None),
+            ("11111 22222 33333 4444 55", Some(6)),
+        ] {
+            assert_eq!(super::alive(text.as_bytes(), 0), alive, "{text:?}");
+        }
+        assert_eq!(super::alive(b"4111 1111", 2), Some(5), "a group that began before is out");
     }
 
     #[test]

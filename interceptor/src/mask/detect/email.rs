@@ -5,9 +5,18 @@ use std::ops::Range;
 const MAX_LOCAL: usize = 64;
 const MAX_DOMAIN: usize = 253;
 
+/// Length of the character beyond ASCII that ends at `end`; 1 for a byte that is no part of a
+/// UTF-8 character.
+fn beyond_len(text: &[u8], end: usize) -> usize {
+    (2..=4usize.min(end))
+        .find(|len| std::str::from_utf8(&text[end - len..end]).is_ok_and(|s| s.chars().count() == 1))
+        .unwrap_or(1)
+}
+
 /// What may stand in the local part: ASCII of everyday addresses, letters of two UTF-8 bytes
-/// (so `jürgen` is whole, and Chinese text before an address is not taken for it).
-fn local_len(text: &[u8], end: usize, utf8: bool) -> usize {
+/// (so `jürgen` is whole, and Chinese text before an address is not taken for it), and bytes
+/// that are letters of some other encoding.
+fn local_len(text: &[u8], end: usize) -> usize {
     let floor = end.saturating_sub(MAX_LOCAL);
     let mut start = end;
     while start > floor {
@@ -21,13 +30,13 @@ fn local_len(text: &[u8], end: usize, utf8: bool) -> usize {
                 break;
             }
             start -= 1;
-        } else if byte >= 0x80 && !utf8 {
-            start -= 1;
-        } else if (0x80..0xC0).contains(&byte)
-            && start >= floor + 2
-            && (0xC3..=0xD6).contains(&text[start - 2])
-        {
-            start -= 2;
+        } else if byte >= 0x80 {
+            let len = beyond_len(&text[..start], start);
+            let letter = len == 1 || (len == 2 && (0xC3..=0xD6).contains(&text[start - 2]));
+            if !letter || start < floor + len {
+                break;
+            }
+            start -= len;
         } else {
             break;
         }
@@ -99,20 +108,14 @@ fn is_scaled_image(domain: &[u8]) -> bool {
 }
 
 /// Finds e-mail addresses in a folded text.
-pub(super) fn find(text: &[u8], utf8: bool, mut found: impl FnMut(Range<usize>)) {
-    let mut from = 0;
-    for at in memchr::memchr2_iter(b'@', b'%', text) {
-        let sign = if text[at] == b'@' {
-            1
-        } else if text[at..].starts_with(b"%40") {
-            3
-        } else {
-            continue;
-        };
+pub(super) fn find(text: &[u8], from: usize, mut found: impl FnMut(Range<usize>)) {
+    let mut from = from;
+    for at in memchr::memchr2_iter(b'@', b'%', &text[from..]).map(|at| at + from) {
+        let Some(sign) = sign_len(&text[at..]) else { continue };
         if at < from {
             continue;
         }
-        let local = local_len(&text[from..], at - from, utf8);
+        let local = local_len(&text[from..], at - from);
         if local == 0 {
             continue;
         }
@@ -123,6 +126,38 @@ pub(super) fn find(text: &[u8], utf8: bool, mut found: impl FnMut(Range<usize>))
             from = end;
         }
     }
+}
+
+/// `@` or `%40`
+fn sign_len(text: &[u8]) -> Option<usize> {
+    match text {
+        [b'@', ..] => Some(1),
+        [b'%', b'4', b'0', ..] => Some(3),
+        _ => None,
+    }
+}
+
+/// Where an address begins that more text behind could complete or lengthen.
+pub(super) fn alive(text: &[u8], from: usize) -> Option<usize> {
+    let local = |end: usize| {
+        let local = text[from..end].iter().rev().take(MAX_LOCAL);
+        end - local.take_while(|b| maybe_local(**b)).count()
+    };
+    let word = local(text.len());
+    // A domain, or none yet, that reaches the end.
+    let domain = text[from..].iter().rev().take(MAX_DOMAIN).take_while(|b| maybe_domain(**b));
+    let sign = (text.len() - domain.count()).checked_sub(1).filter(|at| *at >= from);
+    let address = sign.filter(|at| sign_len(&text[*at..]).is_some()).map(local);
+    let start = address.map_or(word, |address| address.min(word));
+    (start < text.len()).then_some(start)
+}
+
+const fn maybe_local(byte: u8) -> bool {
+    in_label(byte) || matches!(byte, b'.' | b'_' | b'%' | b'+' | b'\'')
+}
+
+const fn maybe_domain(byte: u8) -> bool {
+    in_label(byte) || matches!(byte, b'.' | b'[' | b']' | b':')
 }
 
 /// The parts of a value that is one e-mail address and nothing else.
@@ -136,11 +171,36 @@ pub(crate) struct Parts<'a> {
 /// Splits a value that is one e-mail address; anything else is `None`.
 pub(crate) fn split(value: &str) -> Option<Parts<'_>> {
     let mut whole = None;
-    find(value.as_bytes(), true, |span| whole = Some(span));
+    find(value.as_bytes(), 0, |span| whole = Some(span));
     if whole? != (0..value.len()) {
         return None;
     }
     let (local, domain) = value.split_once('@').or_else(|| value.split_once("%40"))?;
     let tld = domain.rsplit_once('.').map(|(_, tld)| tld).filter(|tld| is_tld(tld.as_bytes()));
     Some(Parts { local, tld })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_that_may_go_on() {
+        let long = "x".repeat(200);
+        for (text, alive) in [
+            ("", None),
+            ("to ali", Some(3)),
+            ("to alice@", Some(3)),
+            ("to alice@exam", Some(3)),
+            ("to alice@example.", Some(3)),
+            ("to alice@example.com,", None),
+            ("to alice%4", Some(3)),
+            ("to alice%40example.co", Some(3)),
+            ("to alice@[192.0.", Some(3)),
+            ("to alice@, bo", Some(11)),
+            ("to alice ", None),
+            (&format!("a {long}"), Some(202 - 64)),
+            (&format!("a {long}@x"), Some(202 - 64)),
+        ] {
+            assert_eq!(super::alive(text.as_bytes(), 0), alive, "{text:?}");
+        }
+    }
 }

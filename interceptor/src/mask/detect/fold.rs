@@ -5,13 +5,12 @@
 //! the folded text lead back to the original.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A text as the detectors see it.
-pub(super) struct Folded<'a> {
+pub(in crate::mask) struct Folded<'a> {
     /// Folded bytes; the original when nothing had to change.
     pub bytes: Cow<'a, [u8]>,
-    /// Whether the original was valid UTF-8.
-    pub utf8: bool,
     /// Where the distance between the two texts changes: (folded, original), ascending.
     steps: Vec<(usize, usize)>,
 }
@@ -59,36 +58,33 @@ fn fold_char(c: char) -> Fold {
 }
 
 impl<'a> Folded<'a> {
+    fn plain(original: &'a [u8]) -> Self {
+        Self { bytes: Cow::Borrowed(original), steps: Vec::new() }
+    }
+
     /// Folds a text; anything that is not UTF-8 is looked at byte by byte as it is.
     pub fn new(original: &'a [u8]) -> Self {
-        let plain = |utf8| Self { bytes: Cow::Borrowed(original), utf8, steps: Vec::new() };
+        if original.is_ascii() || std::str::from_utf8(original).is_err() {
+            return Self::plain(original);
+        }
+        Self::lossy(original, 0).0
+    }
+
+    /// Folds what is UTF-8 in a piece of a longer text and leaves every other byte as it is.
+    /// Also tells where `from`, a place between two characters, stands in the folded text.
+    pub fn lossy(original: &'a [u8], from: usize) -> (Self, usize) {
         if original.is_ascii() {
-            return plain(true);
+            return (Self::plain(original), from);
         }
-        let Ok(text) = std::str::from_utf8(original) else { return plain(false) };
-        let changes = |c: char| !c.is_ascii() && !matches!(fold_char(c), Fold::Keep);
-        let Some(first) = text.find(changes) else { return plain(true) };
-        let mut bytes = Vec::with_capacity(original.len());
-        let mut steps = Vec::new();
-        let mut copied = 0;
-        for (at, c) in text[first..].char_indices().map(|(at, c)| (at + first, c)) {
-            if c.is_ascii() {
-                continue;
-            }
-            let fold = fold_char(c);
-            if matches!(fold, Fold::Keep) {
-                continue;
-            }
-            bytes.extend_from_slice(&original[copied..at]);
-            if let Fold::To(byte) = fold {
-                steps.push((bytes.len(), at));
-                bytes.push(byte);
-            }
-            copied = at + c.len_utf8();
-            steps.push((bytes.len(), copied));
+        let mut folder = Folder { original, bytes: Vec::new(), steps: Vec::new(), copied: 0 };
+        folder.piece(0..from);
+        let folded_from = folder.bytes.len() + (from - folder.copied);
+        folder.piece(from..original.len());
+        if folder.steps.is_empty() {
+            return (Self::plain(original), from);
         }
-        bytes.extend_from_slice(&original[copied..]);
-        Self { bytes: Cow::Owned(bytes), utf8: true, steps }
+        folder.bytes.extend_from_slice(&original[folder.copied..]);
+        (Self { bytes: Cow::Owned(folder.bytes), steps: folder.steps }, folded_from)
     }
 
     /// Where a position of the folded text stands in the original.
@@ -100,6 +96,41 @@ impl<'a> Folded<'a> {
                 o + (folded - f)
             }
         }
+    }
+}
+
+/// A text being folded.
+struct Folder<'a> {
+    original: &'a [u8],
+    bytes: Vec<u8>,
+    steps: Vec<(usize, usize)>,
+    /// The original up to here is in `bytes`.
+    copied: usize,
+}
+
+impl Folder<'_> {
+    fn piece(&mut self, piece: Range<usize>) {
+        let mut start = piece.start;
+        for chunk in self.original[piece].utf8_chunks() {
+            for (at, c) in chunk.valid().char_indices().filter(|(_, c)| !c.is_ascii()) {
+                self.char(start + at, c);
+            }
+            start += chunk.valid().len() + chunk.invalid().len();
+        }
+    }
+
+    fn char(&mut self, at: usize, c: char) {
+        let fold = fold_char(c);
+        if matches!(fold, Fold::Keep) {
+            return;
+        }
+        self.bytes.extend_from_slice(&self.original[self.copied..at]);
+        if let Fold::To(byte) = fold {
+            self.steps.push((self.bytes.len(), at));
+            self.bytes.push(byte);
+        }
+        self.copied = at + c.len_utf8();
+        self.steps.push((self.bytes.len(), self.copied));
     }
 }
 
@@ -140,7 +171,20 @@ mod tests {
     #[test]
     fn bytes_that_are_not_utf8_stay() {
         let result = Folded::new(b"caf\xe9 4111");
-        assert!(!result.utf8);
         assert_eq!(result.bytes.as_ref(), b"caf\xe9 4111");
+        let text = [b"\xff", "４１".as_bytes()].concat();
+        assert_eq!(Folded::new(&text).bytes.as_ref(), text);
+    }
+
+    #[test]
+    fn a_piece_is_folded_where_it_can_be() {
+        let text = [b"\xff", "４\u{200b}１ é２".as_bytes(), b"\xc3"].concat();
+        let from = "_４\u{200b}".len();
+        let (result, folded_from) = Folded::lossy(&text, from);
+        assert_eq!(result.bytes.as_ref(), [b"\xff41 ", "é2".as_bytes(), b"\xc3"].concat());
+        assert_eq!((folded_from, result.original(folded_from)), (2, from));
+        assert_eq!(result.original(result.bytes.len()), text.len());
+        let (result, folded_from) = Folded::lossy("né ça".as_bytes(), 4);
+        assert_eq!((result.bytes.as_ref(), folded_from), ("né ça".as_bytes(), 4));
     }
 }

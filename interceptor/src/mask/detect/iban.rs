@@ -95,26 +95,39 @@ const LENGTHS: &[(&[u8; 2], usize)] = &[
     (b"YE", 30),
 ];
 
-/// Letters and digits from `start`, skipping single separators between them, until `N` are
-/// there; gives them in upper case and where they end. `None` when the text ends before, or a
-/// letter or digit follows.
-pub(super) fn collect(text: &[u8], start: usize, count: usize) -> Option<([u8; 34], usize)> {
+/// The longest IBAN with a separator between all its characters.
+const LONGEST: usize = 2 * 34;
+
+/// What stands at the start of a word.
+enum Walk {
+    /// Something else.
+    Other,
+    /// As many of the letters and digits as there is text.
+    Open,
+    /// All of them in upper case, and where they end.
+    Whole([u8; 34], usize),
+}
+
+/// Letters and digits from `start`, skipping single separators between them, until `count`
+/// are there and no other follows.
+fn walk(text: &[u8], start: usize, count: usize) -> Walk {
     let mut chars = [0u8; 34];
     let mut at = start;
     for (i, slot) in chars.iter_mut().take(count).enumerate() {
-        let mut byte = *text.get(at)?;
-        if i > 0 && matches!(byte, b' ' | b'-' | b'.') {
+        if i > 0 && text.get(at).is_some_and(|b| matches!(b, b' ' | b'-' | b'.')) {
             at += 1;
-            byte = *text.get(at)?;
         }
-        if !byte.is_ascii_alphanumeric() {
-            return None;
+        match text.get(at) {
+            None => return Walk::Open,
+            Some(byte) if byte.is_ascii_alphanumeric() => *slot = byte.to_ascii_uppercase(),
+            Some(_) => return Walk::Other,
         }
-        *slot = byte.to_ascii_uppercase();
         at += 1;
     }
-    let ends = !text.get(at).is_some_and(u8::is_ascii_alphanumeric);
-    ends.then_some((chars, at))
+    match text.get(at) {
+        Some(next) if next.is_ascii_alphanumeric() => Walk::Other,
+        _ => Walk::Whole(chars, at),
+    }
 }
 
 /// ISO 7064 mod 97 over the rearranged characters.
@@ -128,14 +141,12 @@ fn mod97(iban: &[u8]) -> bool {
 }
 
 /// Finds IBANs in a folded text.
-pub(super) fn find(text: &[u8], mut found: impl FnMut(Range<usize>)) {
-    let mut at = 0;
+pub(super) fn find(text: &[u8], from: usize, mut found: impl FnMut(Range<usize>)) {
+    let mut at = from;
     while at + 15 <= text.len() {
-        let fresh = at == 0 || !text[at - 1].is_ascii_alphanumeric();
-        let country = fresh && text[at].is_ascii_alphabetic();
-        if country
-            && text[at + 2].is_ascii_digit()
+        if text[at + 2].is_ascii_digit()
             && text[at + 3].is_ascii_digit()
+            && begins(text, at)
             && let Some(end) = iban_at(text, at)
         {
             found(at..end);
@@ -146,10 +157,55 @@ pub(super) fn find(text: &[u8], mut found: impl FnMut(Range<usize>)) {
     }
 }
 
+fn begins(text: &[u8], at: usize) -> bool {
+    text[at].is_ascii_alphabetic() && (at == 0 || !text[at - 1].is_ascii_alphanumeric())
+}
+
+/// Where an IBAN begins that more text behind could complete or spoil.
+pub(super) fn alive(text: &[u8], from: usize) -> Option<usize> {
+    let open = |at: usize| {
+        let head = &text[at..];
+        let digits = head.iter().skip(2).take(2).all(u8::is_ascii_digit);
+        digits
+            && LENGTHS.iter().any(|(code, length)| {
+                code.iter().zip(head).all(|(c, b)| b.eq_ignore_ascii_case(c))
+                    && match walk(text, at, *length) {
+                        Walk::Open => true,
+                        Walk::Whole(_, end) => end == text.len(),
+                        Walk::Other => false,
+                    }
+            })
+    };
+    let start = from.max(text.len().saturating_sub(LONGEST));
+    (start..text.len()).find(|at| begins(text, *at) && open(*at))
+}
+
 fn iban_at(text: &[u8], at: usize) -> Option<usize> {
     let country = [text[at].to_ascii_uppercase(), text[at + 1].to_ascii_uppercase()];
     let (_, length) = LENGTHS.iter().find(|(code, _)| **code == country)?;
-    let (chars, end) = collect(text, at, *length)?;
-    let iban = &chars[..*length];
-    mod97(iban).then_some(end)
+    match walk(text, at, *length) {
+        Walk::Whole(chars, end) => mod97(&chars[..*length]).then_some(end),
+        Walk::Other | Walk::Open => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ibans_that_may_go_on() {
+        for (text, alive) in [
+            ("", None),
+            ("to D", Some(3)),
+            ("to DE", Some(3)),
+            ("to DE8", Some(3)),
+            ("to DE89 3704 0044 0532 0130 0", Some(3)),
+            ("to DE89370400440532013000", Some(3)),
+            ("to DE89370400440532013000,", None),
+            ("to DX89 3704", None),
+            ("to DEA9", None),
+            ("to DE89  ", None),
+        ] {
+            assert_eq!(super::alive(text.as_bytes(), 0), alive, "{text:?}");
+        }
+    }
 }

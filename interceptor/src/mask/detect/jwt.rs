@@ -25,13 +25,23 @@ fn segment_end(text: &[u8], start: usize) -> usize {
 }
 
 /// Finds tokens in a folded text; a signed token has three segments, an encrypted one five.
-pub(super) fn find(text: &[u8], mut found: impl FnMut(Range<usize>)) {
-    let mut from = 0;
+/// Returns where one begins that more text behind could complete or lengthen.
+pub(super) fn find(
+    text: &[u8],
+    from: usize,
+    mut found: impl FnMut(Range<usize>),
+) -> Option<usize> {
+    let begins = |start: usize| start == 0 || !in_segment(text[start - 1]);
+    let mut alive = None;
+    let mut from = from;
     while let Some(start) = memchr::memmem::find(&text[from..], b"eyJ").map(|p| p + from) {
         let header = segment_end(text, start);
         from = header;
-        if start > 0 && in_segment(text[start - 1]) {
+        if !begins(start) {
             continue;
+        }
+        if header == text.len() {
+            alive = alive.or(Some(start));
         }
         if text.get(header) != Some(&b'.') || !is_header(&text[start..header]) {
             continue;
@@ -41,6 +51,9 @@ pub(super) fn find(text: &[u8], mut found: impl FnMut(Range<usize>)) {
         while dots < 4 && text.get(end) == Some(&b'.') {
             end = segment_end(text, end + 1);
             dots += 1;
+        }
+        if end == text.len() {
+            alive = alive.or(Some(start));
         }
         if dots >= 2 {
             // A sentence's full stop after the last segment is not part of it.
@@ -52,6 +65,16 @@ pub(super) fn find(text: &[u8], mut found: impl FnMut(Range<usize>)) {
             from = end;
         }
     }
+    let prefix = [2, 1].into_iter().find(|n| text[from..].ends_with(&b"ey"[..*n]));
+    alive.or(prefix.map(|n| text.len() - n).filter(|start| begins(*start)))
+}
+
+/// Whether what begins at `start` has a complete header of a token.
+pub(super) fn has_header(text: &[u8], start: usize) -> bool {
+    let header = segment_end(text, start);
+    text[start..].starts_with(b"eyJ")
+        && text.get(header) == Some(&b'.')
+        && is_header(&text[start..header])
 }
 
 fn is_header(segment: &[u8]) -> bool {

@@ -13,14 +13,20 @@ mod iban;
 mod jwt;
 mod national;
 mod phone;
+mod prefix;
 mod secret;
+mod settle;
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::BufMut;
 pub use context::Context;
-use fold::Folded;
+pub(super) use fold::Folded;
+
+pub(super) use secret::KeyEnd;
+pub(super) use settle::{BESIDE, Going, Pace, Settled};
 
 use super::text;
 use super::{HashKey, Hits, Kind, Method};
@@ -48,6 +54,14 @@ pub(super) struct Scrubbed {
     pub bytes: Vec<u8>,
     /// Nothing is left, and the method of all that was removed is null.
     pub null: bool,
+}
+
+/// What the detectors saw.
+struct Search {
+    /// Findings in no order, perhaps overlapping.
+    found: Vec<Finding>,
+    /// Stretches that were read as one, whether or not there is a finding inside.
+    whole: Vec<Range<usize>>,
 }
 
 /// Which classes of bytes a text has; decides which detectors are worth running.
@@ -197,19 +211,21 @@ impl Detectors {
         let mut all_null = true;
         for (Finding { range, kind }, method) in &findings {
             bytes.extend_from_slice(&original[copied..range.start]);
-            let value = &original[range.clone()];
             all_null &= *method == Method::Null;
-            match method {
-                Method::Hash => {
-                    text::hash_into(&self.key, &canonical(*kind, value), &mut bytes);
-                }
-                method => text::mask_into(method, &self.key, value, &mut bytes),
-            }
+            self.mask(*kind, method, &original[range.clone()], &mut bytes);
             copied = range.end;
             hits.add(*kind);
         }
         bytes.extend_from_slice(&original[copied..]);
         Some(Scrubbed { null: all_null && bytes.trim_ascii().is_empty(), bytes })
+    }
+
+    /// Appends what stands in the place of a finding.
+    pub(super) fn mask(&self, kind: Kind, method: &Method, value: &[u8], out: &mut impl BufMut) {
+        match method {
+            Method::Hash => text::hash_into(&self.key, &canonical(kind, value), out),
+            method => text::mask_into(method, &self.key, value, out),
+        }
     }
 
     /// Whether any detector could find anything in these bytes.
@@ -229,48 +245,61 @@ impl Detectors {
         original_len: usize,
         context: &Context,
     ) -> Vec<(Finding, Method)> {
-        let text = folded.bytes.as_ref();
-        let classes = Classes::of(text);
-        let wants = |kind: Kind| {
-            self.methods[kind.index()].is_some() && classes.allow(kind, text.len(), context)
-        };
-        let mut all: Vec<Finding> = Vec::new();
-        let mut add = |kind, range| all.push(Finding { range, kind });
-        if wants(Kind::SecretKey) {
-            secret::find(text, context, |range| add(Kind::SecretKey, range));
-        }
-        if wants(Kind::Jwt) {
-            jwt::find(text, |range| add(Kind::Jwt, range));
-        }
-        if wants(Kind::Email) {
-            email::find(text, folded.utf8, |range| add(Kind::Email, range));
-        }
-        if wants(Kind::Iban) {
-            iban::find(text, |range| add(Kind::Iban, range));
-        }
-        if wants(Kind::NationalId) {
-            national::find_lettered(text, |range| add(Kind::NationalId, range));
-        }
-        let (card, id, phone) = (wants(Kind::Card), wants(Kind::NationalId), wants(Kind::Phone));
-        if card || id || phone {
-            digits::each_run(text, |run| {
-                if card {
-                    card::find(run, |range| add(Kind::Card, range));
-                }
-                if id {
-                    national::find_numeric(run, context, |range| add(Kind::NationalId, range));
-                }
-                if phone {
-                    phone::find(run, context, |range| add(Kind::Phone, range));
-                }
-            });
-        }
-        let mut merged = self.merge(all);
+        let mut merged = self.merge(self.search(folded.bytes.as_ref(), 0, context).found);
         for (finding, _) in &mut merged {
             let end = folded.original(finding.range.end).min(original_len);
             finding.range = folded.original(finding.range.start)..end;
         }
         merged
+    }
+
+    /// Runs the detectors over a folded text from somewhere on.
+    fn search(&self, text: &[u8], from: usize, context: &Context) -> Search {
+        let length = text.len() - from;
+        let classes = Classes::of(&text[from..]);
+        let wants = |kind: Kind| {
+            self.methods[kind.index()].is_some() && classes.allow(kind, length, context)
+        };
+        let mut found: Vec<Finding> = Vec::new();
+        let mut whole = Vec::new();
+        let mut add = |kind, range| found.push(Finding { range, kind });
+        if wants(Kind::SecretKey) {
+            secret::find(
+                text,
+                from,
+                context,
+                |range| add(Kind::SecretKey, range),
+                |range| whole.push(range),
+            );
+        }
+        if wants(Kind::Jwt) {
+            jwt::find(text, from, |range| add(Kind::Jwt, range));
+        }
+        if wants(Kind::Email) {
+            email::find(text, from, |range| add(Kind::Email, range));
+        }
+        if wants(Kind::Iban) {
+            iban::find(text, from, |range| add(Kind::Iban, range));
+        }
+        let (card, id, phone) = (wants(Kind::Card), wants(Kind::NationalId), wants(Kind::Phone));
+        if id {
+            national::find_lettered(text, from, |range| add(Kind::NationalId, range));
+        }
+        if card || id || phone {
+            digits::each_run(text, from, |run| {
+                let digits = run.total();
+                if card && digits >= 13 {
+                    card::find(run, |range| add(Kind::Card, range));
+                }
+                if id && digits >= 9 {
+                    national::find_numeric(run, context, |range| add(Kind::NationalId, range));
+                }
+                if phone && digits >= 7 {
+                    phone::find(run, context, |range| add(Kind::Phone, range));
+                }
+            });
+        }
+        Search { found, whole }
     }
 
     /// Orders findings and joins those that overlap, the stricter method for the whole. A

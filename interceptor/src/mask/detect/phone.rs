@@ -29,7 +29,7 @@ pub(super) const WORDS: &[&str] = &[
 
 /// Finds telephone numbers in a run of digit groups.
 pub(super) fn find(run: &Run<'_>, context: &Context, mut found: impl FnMut(Range<usize>)) {
-    let mut first = 0;
+    let mut first = run.first;
     while first < run.groups.len() {
         let hit = international(run, first)
             .or_else(|| north_american(run, first))
@@ -46,13 +46,20 @@ pub(super) fn find(run: &Run<'_>, context: &Context, mut found: impl FnMut(Range
     }
 }
 
+/// At most this many of `+` and `(` belong to a number.
+const LEAD: usize = 4;
+
 /// Takes a `+` and opening parenthesis before the first digit into the span.
 fn lead_in(text: &[u8], start: usize) -> usize {
-    let mut start = start;
-    while start > 0 && matches!(text[start - 1], b'+' | b'(') {
-        start -= 1;
-    }
-    start
+    let lead = text[..start].iter().rev().take(LEAD);
+    start - lead.take_while(|b| matches!(b, b'+' | b'(')).count()
+}
+
+/// Where a number begins whose first digit is at `first` or still to come behind the text.
+pub(super) fn alive(text: &[u8], from: usize, first: Option<usize>) -> Option<usize> {
+    let first = first.unwrap_or(text.len());
+    let start = from + lead_in(&text[from..], first - from);
+    (start < text.len()).then_some(start)
 }
 
 /// Groups from `first` on that one number may hold: at most `max` digits, gaps of

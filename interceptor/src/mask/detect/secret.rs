@@ -8,6 +8,7 @@ use memchr::memmem;
 use regex::bytes::Regex;
 
 use super::context::Context;
+use super::prefix;
 
 /// Tokens that are recognisable by their prefix. Each alternative ends by itself.
 const TOKENS: &str = r"(?x-u)
@@ -33,16 +34,24 @@ const TOKENS: &str = r"(?x-u)
   | \bAGE-SECRET-KEY-1[0-9A-Z]{58}
 ";
 
-/// A name that speaks of a secret, an assignment, a value; the password of a URL, or one in
-/// SQL (`ALTER ROLE … PASSWORD '…'`).
-const ASSIGNED: &str = r#"(?xi-u)
+/// A name that speaks of a secret, an assignment, a value.
+const NAMED: &str = r#"(?xi-u)
     (?:secret|passw(?:or)?d|passphrase|pwd|api[_\-\ ]?key|access[_\-]?key|account[_\-]?key
       |private[_\-]?key|auth[_\-]?token|access[_\-]?token|refresh[_\-]?token|token|credentials?)
     [a-z0-9_-]{0,24} ["']? [\ \t]{0,3} (?P<sign>:=|=>|=|:) [\ \t]{0,3} ["']?
     (?P<value>[^\s"',;<>]{4,512})
-  | passw(?:or)?d [\ \t\r\n]{1,8} E?'(?P<sql>(?:[^']|''){1,512})'
-  | [a-z][a-z0-9+.-]{1,20}://[^\s/:@]{0,64}:(?P<url>[^\s/@]{1,256})@
 "#;
+
+/// A password in SQL: `ALTER ROLE … PASSWORD '…'`.
+const SQL: &str = r"(?xi-u) passw(?:or)?d [\ \t\r\n]{1,8} E?'(?P<sql>(?:[^']|''){1,512})'";
+
+/// The password of a URL.
+const URL: &str = r"(?xi-u)
+    [a-z][a-z0-9+.-]{1,20}://[^\s/:@]{0,64}:(?P<url>[^\s/@]{1,256})@
+";
+
+/// At most this many bytes stand between the beginning and the end of what these three match.
+const REACH: usize = 1100;
 
 /// Names of columns and JSON keys whose values are secrets.
 pub(super) const WORDS: &[&str] = &[
@@ -69,15 +78,31 @@ pub(super) const WORDS: &[&str] = &[
 /// The patterns are constants and are compiled by a test; one that did not compile would
 /// find nothing, so [`ready`] is asked before detectors are made.
 static TOKEN_PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(TOKENS).ok());
-static ASSIGNED_PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(ASSIGNED).ok());
+static ASSIGNED_PATTERN: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(&format!("{NAMED}|{SQL}|{URL}")).ok());
+static TOKEN_OPEN: LazyLock<Option<Regex>> = LazyLock::new(|| prefix::unfinished(TOKENS));
+static NAMED_OPEN: LazyLock<Option<Regex>> =
+    LazyLock::new(|| prefix::unfinished(&format!("{NAMED}|{URL}")));
+static SQL_OPEN: LazyLock<Option<Regex>> = LazyLock::new(|| prefix::unfinished(SQL));
 
 /// Whether the patterns can be used.
 pub(super) fn ready() -> bool {
-    TOKEN_PATTERN.is_some() && ASSIGNED_PATTERN.is_some()
+    TOKEN_PATTERN.is_some()
+        && ASSIGNED_PATTERN.is_some()
+        && TOKEN_OPEN.is_some()
+        && NAMED_OPEN.is_some()
+        && SQL_OPEN.is_some()
 }
 
-/// Finds secrets in a folded text.
-pub(super) fn find(text: &[u8], context: &Context, mut found: impl FnMut(Range<usize>)) {
+/// Finds secrets in a folded text. `whole` hears of every stretch that was read as one, a
+/// finding or not: what stands inside is not read again.
+pub(super) fn find(
+    text: &[u8],
+    from: usize,
+    context: &Context,
+    mut found: impl FnMut(Range<usize>),
+    mut whole: impl FnMut(Range<usize>),
+) {
     if context.secret {
         let value = trimmed(text);
         if looks_random(&text[value.clone()]) {
@@ -85,27 +110,128 @@ pub(super) fn find(text: &[u8], context: &Context, mut found: impl FnMut(Range<u
         }
     }
     if let Some(tokens) = TOKEN_PATTERN.as_ref() {
-        for token in tokens.find_iter(text) {
+        let mut at = from;
+        while let Some(token) = tokens.find_at(text, at) {
             found(token.range());
+            at = token.end();
         }
     }
-    if memchr::memchr(b'-', text).is_some() {
-        private_keys(text, &mut found);
-    }
-    if !text.iter().any(|b| matches!(b, b'=' | b':' | b'\'')) {
+    private_keys(text, from, &mut found);
+    if !may_assign(text, from) {
         return;
     }
     let Some(assigned) = ASSIGNED_PATTERN.as_ref() else { return };
-    for captures in assigned.captures_iter(text) {
-        if let Some(password) = captures.name("url").or(captures.name("sql")) {
-            found(password.range());
-        } else if let (Some(sign), Some(value)) = (captures.name("sign"), captures.name("value")) {
-            let length = parameter_len(value.as_bytes());
-            if is_secret_value(sign.as_bytes(), &value.as_bytes()[..length]) {
-                found(value.start()..value.start() + length);
+    let mut captures = assigned.capture_locations();
+    let mut at = from;
+    while let Some(all) = assigned.captures_read_at(&mut captures, text, at) {
+        at = all.end();
+        whole(all.range());
+        let group = |i: usize| captures.get(i).map(|(start, end)| start..end);
+        if let Some(password) = group(GROUP_SQL).or_else(|| group(GROUP_URL)) {
+            found(password);
+        } else if let (Some(sign), Some(value)) = (group(GROUP_SIGN), group(GROUP_VALUE)) {
+            let length = parameter_len(&text[value.clone()]);
+            if is_secret_value(&text[sign], &text[value.start..value.start + length]) {
+                found(value.start..value.start + length);
             }
         }
     }
+}
+
+/// The groups of [`ASSIGNED_PATTERN`], in the order in which they are written.
+const GROUP_SIGN: usize = 1;
+const GROUP_VALUE: usize = 2;
+const GROUP_SQL: usize = 3;
+const GROUP_URL: usize = 4;
+
+/// Whether there is anything for [`ASSIGNED_PATTERN`]: a name before a sign, a word before a
+/// quote, an `@` behind `://`. Far cheaper than the pattern, and most text has none.
+fn may_assign(text: &[u8], from: usize) -> bool {
+    memchr::memchr3_iter(b'=', b':', b'\'', &text[from..]).any(|at| {
+        let (before, behind) = (&text[from..from + at], &text[from + at..]);
+        match behind[0] {
+            b'\'' => password_before(before),
+            b':' if behind.starts_with(b"://") => {
+                memchr::memchr(b'@', &behind[..behind.len().min(3 + 64 + 1 + 256 + 1)]).is_some()
+            }
+            _ => name_before(before),
+        }
+    })
+}
+
+/// `passwd `, `password E`
+fn password_before(before: &[u8]) -> bool {
+    let before = before.strip_suffix(b"E").or(before.strip_suffix(b"e")).unwrap_or(before);
+    let word = before.trim_ascii_end();
+    word.len() < before.len() && matches!(word, [.., b'd' | b'D'])
+}
+
+/// Whether the word before a sign holds the name of a secret.
+fn name_before(before: &[u8]) -> bool {
+    const NAMES: [&[u8]; 7] =
+        [b"secret", b"passw", b"passphrase", b"pwd", b"key", b"token", b"credential"];
+    let before = before.strip_suffix(b":").unwrap_or(before);
+    let before = &before[before.len() - before.len().min(3 + 1 + 24 + 12)..];
+    let blanks = before.iter().rev().take(3).take_while(|b| matches!(b, b' ' | b'\t')).count();
+    let before = &before[..before.len() - blanks];
+    let before = before.strip_suffix(b"\"").or(before.strip_suffix(b"'")).unwrap_or(before);
+    let in_word = |b: &&u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    let word = &before[before.len() - before.iter().rev().take_while(in_word).count()..];
+    (0..word.len()).any(|at| {
+        matches!(word[at] | 0x20, b's' | b'p' | b'k' | b't' | b'c')
+            && NAMES.iter().any(|name| {
+                word.get(at..at + name.len()).is_some_and(|part| part.eq_ignore_ascii_case(name))
+            })
+    })
+}
+
+/// Where something begins that more text behind could make a secret, or lengthen. If not in
+/// `bulk`, a name alone, or the first letters of a token, do not count.
+pub(super) fn alive(text: &[u8], from: usize, bulk: bool) -> Option<usize> {
+    let unfinished = |pattern: &Option<Regex>, reach: usize| {
+        let start = from.max(text.len().saturating_sub(reach));
+        pattern.as_ref()?.find_at(text, start).map(|m| m.start())
+    };
+    // Before the quote of a password in SQL stand at most a word and eight blanks.
+    let tail = &text[from.max(text.len().saturating_sub(REACH))..];
+    let sql = if tail.contains(&b'\'') { REACH } else { 20 };
+    let assigned = |start: &usize| {
+        bulk || text[*start..].iter().any(|b| matches!(b, b'=' | b':' | b'\''))
+    };
+    let longer = |start: &usize, than: usize| *start < text.len().saturating_sub(if bulk { 0 } else { than });
+    [
+        unfinished(&TOKEN_OPEN, text.len()).filter(|start| longer(start, 3)),
+        unfinished(&NAMED_OPEN, REACH).filter(assigned),
+        unfinished(&SQL_OPEN, sql).filter(assigned),
+        key_alive(text, from).filter(|start| longer(start, 5)),
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|start| *start < text.len())
+    .min()
+}
+
+/// Where a private key begins whose first or last line is not complete.
+fn key_alive(text: &[u8], from: usize) -> Option<usize> {
+    let mut open = None;
+    walk_keys(text, from, |key| {
+        if let Key::Open(start) | Key::Unlabelled(start) = key {
+            open = open.or(Some(start));
+        }
+    });
+    let prefix = || (1..BEGIN.len()).rev().find(|n| text[from..].ends_with(&BEGIN[..*n]));
+    open.or_else(|| prefix().map(|n| text.len() - n))
+}
+
+/// Where a private key begins that has no end.
+pub(super) fn open_key(text: &[u8], from: usize) -> Option<usize> {
+    let mut open = None;
+    walk_keys(text, from, |key| {
+        if let Key::Open(start) = key {
+            open = Some(start);
+        }
+    });
+    open
 }
 
 /// Length of a value up to the next parameter of a query (`&name=`).
@@ -167,35 +293,155 @@ fn bits_per_byte(value: &[u8]) -> f64 {
         .sum()
 }
 
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const DASHES: &[u8] = b"-----";
+/// The first line of a key is at most this long behind [`BEGIN`].
+const LABEL: usize = 60;
+
+/// A private key in PEM, by where it begins.
+enum Key {
+    /// From its first to its last line.
+    Closed(Range<usize>),
+    /// Its last line is not there.
+    Open(usize),
+    /// Its first line is not complete.
+    Unlabelled(usize),
+}
+
 /// PEM private keys, from BEGIN to END; without an END all that follows.
-fn private_keys(text: &[u8], found: &mut impl FnMut(Range<usize>)) {
-    const BEGIN: &[u8] = b"-----BEGIN ";
-    const END: &[u8] = b"-----END ";
-    let mut from = 0;
+fn private_keys(text: &[u8], from: usize, found: &mut impl FnMut(Range<usize>)) {
+    walk_keys(text, from, |key| match key {
+        Key::Closed(range) => found(range),
+        Key::Open(start) => found(start..text.len()),
+        Key::Unlabelled(_) => {}
+    });
+}
+
+fn walk_keys(text: &[u8], from: usize, mut visit: impl FnMut(Key)) {
+    let mut from = from;
     while let Some(start) = memmem::find(&text[from..], BEGIN).map(|p| p + from) {
         let label_start = start + BEGIN.len();
-        let window = &text[label_start..text.len().min(label_start + 60)];
-        let Some(label) = memmem::find(window, b"-----").map(|len| &window[..len]) else {
-            from = label_start;
+        from = label_start;
+        let window = &text[label_start..text.len().min(label_start + LABEL)];
+        let Some(label) = memmem::find(window, DASHES).map(|len| &window[..len]) else {
+            if window.len() < LABEL {
+                visit(Key::Unlabelled(start));
+            }
             continue;
         };
         if memmem::find(label, b"PRIVATE KEY").is_none() {
-            from = label_start;
             continue;
         }
         let end = memmem::find(&text[label_start..], END)
             .map(|p| p + label_start + END.len())
-            .and_then(|p| memmem::find(&text[p..], b"-----").map(|q| p + q + 5))
-            .unwrap_or(text.len());
-        found(start..end);
+            .and_then(|p| memmem::find(&text[p..], DASHES).map(|q| p + q + DASHES.len()));
+        let Some(end) = end else { return visit(Key::Open(start)) };
+        visit(Key::Closed(start..end));
         from = end;
+    }
+}
+
+/// The end of a private key, looked for in pieces as they come.
+#[derive(Debug, Default)]
+pub(in crate::mask) struct KeyEnd {
+    /// How much of [`END`], and behind it of [`DASHES`], has been seen.
+    matched: usize,
+}
+
+impl KeyEnd {
+    /// Where in this piece the key ends; `None` when it goes on behind it.
+    pub fn find(&mut self, piece: &[u8]) -> Option<usize> {
+        for (at, byte) in piece.iter().enumerate() {
+            let labelled = self.matched >= END.len();
+            self.matched = match (labelled, byte) {
+                (true, b'-') => self.matched + 1,
+                (true, _) => END.len(),
+                (false, byte) if *byte == END[self.matched] => self.matched + 1,
+                // A sixth dash in a row is the fifth of another five.
+                (false, b'-') if self.matched == DASHES.len() => self.matched,
+                (false, b'-') => 1,
+                (false, _) => 0,
+            };
+            if self.matched == END.len() + DASHES.len() {
+                return Some(at + 1);
+            }
+        }
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_patterns_compile() {
-        assert!(super::ready());
+        assert!(ready());
+        let pattern = ASSIGNED_PATTERN.as_ref().unwrap();
+        let names: Vec<_> = pattern.capture_names().collect();
+        let groups = [GROUP_SIGN, GROUP_VALUE, GROUP_SQL, GROUP_URL].map(|i| names[i]);
+        assert_eq!(groups, [Some("sign"), Some("value"), Some("sql"), Some("url")]);
+    }
+
+    #[test]
+    fn secrets_that_may_go_on() {
+        for (text, alive) in [
+            ("", None),
+            ("so ", None),
+            ("is AKIAIOSFOD", Some(3)),
+            ("is AKIAIOSFODNN7EXAMPLE", Some(3)),
+            ("is AKIAIOSFODNN7EXAMPLE ", None),
+            ("is ghp_0123456789012345678901234567890123456789", Some(3)),
+            ("is ghp_01234567890123456789012345678901234567890.", None),
+            ("my passw", Some(3)),
+            ("my password", Some(3)),
+            ("my password = hunt", Some(3)),
+            ("my password = hunter2 ", None),
+            ("my password\n\n   'it''s ", Some(3)),
+            ("my password\n\n   'it''s' ", None),
+            ("at postgres://joe:hunt", Some(3)),
+            ("at postgres://joe:hunter2/", None),
+            ("a\n-----BEG", Some(2)),
+            ("a\n-----BEGIN RSA PRIVATE KEY-----\nabc", Some(2)),
+            ("a\n-----BEGIN PUBLIC KEY-----\nabc ", None),
+            ("-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n", None),
+        ] {
+            assert_eq!(super::alive(text.as_bytes(), 0, true), alive, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_missed_for_want_of_a_sign() {
+        let pattern = ASSIGNED_PATTERN.as_ref().unwrap();
+        for text in [
+            "token=abcd",
+            "TOKEN_of_the_first_order := abcd",
+            "'api key' : abcd",
+            "\"Credentials\" => abcd",
+            "passwd \n 'x'",
+            "PASSWORD E'x'",
+            "a1://:x@",
+            "postgres://joe:hunter2@db",
+            "private-key=abcd",
+        ] {
+            assert!(pattern.is_match(text.as_bytes()), "{text}");
+            assert!(may_assign(text.as_bytes(), 0), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_key_in_pieces() {
+        let text = b"--- ----- -----EN -------END A KEY---- -----rest";
+        for piece in 1..text.len() {
+            let mut end = KeyEnd::default();
+            let mut at = 0;
+            let found = text.chunks(piece).find_map(|chunk| {
+                let found = end.find(chunk).map(|n| at + n);
+                at += chunk.len();
+                found
+            });
+            assert_eq!(found, Some(text.len() - 4), "pieces of {piece}");
+        }
     }
 }

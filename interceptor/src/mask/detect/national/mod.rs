@@ -87,7 +87,7 @@ pub(super) fn named(says: impl Fn(&[&str]) -> bool) -> u32 {
 
 /// Finds numeric ids in a run of digit groups.
 pub(super) fn find_numeric(run: &Run<'_>, context: &Context, mut found: impl FnMut(Range<usize>)) {
-    let mut first = 0;
+    let mut first = run.first;
     while first < run.groups.len() {
         match NUMERIC
             .iter()
@@ -104,8 +104,13 @@ pub(super) fn find_numeric(run: &Run<'_>, context: &Context, mut found: impl FnM
 }
 
 /// Finds ids with letters in a folded text.
-pub(super) fn find_lettered(text: &[u8], found: impl FnMut(Range<usize>)) {
-    letters::find(text, found);
+pub(super) fn find_lettered(text: &[u8], from: usize, found: impl FnMut(Range<usize>)) {
+    letters::find(text, from, found);
+}
+
+/// Where an id with letters may have begun that more text behind could complete.
+pub(super) fn lettered_alive(text: &[u8], from: usize) -> Option<usize> {
+    letters::alive(text, from)
 }
 
 impl NumericId {

@@ -1,0 +1,60 @@
+//! `interceptor sessions verify`, for people.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::record::PublicKey;
+use crate::record::ledger::Anchor;
+use crate::record::terminal::{Style, safe};
+use crate::record::verify::{Options, Report};
+
+/// What to compare with.
+pub(super) fn options(anchors: &[PathBuf], key: Option<&Path>) -> anyhow::Result<Options> {
+    let mut options = Options { key: key.map(PublicKey::load).transpose()?, anchors: Vec::new() };
+    for path in anchors {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read anchor {}", path.display()))?;
+        let anchor: Anchor = serde_json::from_str(&text).with_context(|| {
+            format!("{} is no checkpoint of `sessions export --checkpoint`", path.display())
+        })?;
+        options.anchors.push((path.display().to_string(), anchor));
+    }
+    Ok(options)
+}
+
+/// What was found.
+pub(super) fn report(
+    report: &Report,
+    as_json: bool,
+    style: Style,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if as_json {
+        serde_json::to_writer_pretty(&mut *out, report)?;
+        return Ok(writeln!(out)?);
+    }
+    for note in &report.notes {
+        writeln!(out, "{} {}", style.yellow("note:"), safe(note))?;
+    }
+    for finding in &report.findings {
+        let whose = finding.session.map(|n| format!("session {n} ")).unwrap_or_default();
+        writeln!(out, "{} {whose}{}", style.red("finding:"), safe(&finding.message))?;
+    }
+    if report.more_findings > 0 {
+        writeln!(out, "{} {} more", style.red("finding:"), report.more_findings)?;
+    }
+    let Report { sessions, events, ledger, open, deleted, unsigned, .. } = report;
+    writeln!(
+        out,
+        "{sessions} sessions ({open} open), {events} events, {ledger} ledger entries, {deleted} \
+         deleted by retention, {unsigned} events not signed by a checkpoint yet"
+    )?;
+    let verdict = if report.is_clean() {
+        style.green("verified: everything is as it was signed")
+    } else {
+        style.red("NOT verified: the record was changed or is damaged")
+    };
+    Ok(writeln!(out, "{verdict}")?)
+}
