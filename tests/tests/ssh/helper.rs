@@ -18,16 +18,11 @@ fn helper(bed: &Bed, robot: &Robot) -> Result<Cmd> {
     let interceptor = program("interceptor")?;
     let made = robot.run(&interceptor).args(["agent", "key", "--json", "--key"]).arg(&key);
     let made: Value = serde_json::from_str(&bed.at(robot, made).ok()?)?;
-    let mut jwk = made["jwk"].clone();
-    jwk["kid"] = made["jkt"].clone();
-    for (name, value) in [("use", "sig"), ("alg", "ES256")] {
-        jwk[name] = json!(value);
-    }
     let mut claims = Map::new();
     claims.insert("aud".into(), json!(SSH_AUDIENCE));
     State::open(&bed.dir().join("issuer"))?.register(Client {
         id: "0oa-reporter".into(),
-        jwk: Some(jwk),
+        jwk: Some(made["jwk"].clone()),
         scopes: vec![SSH_SCOPE.into()],
         claims,
         dpop: true,
