@@ -172,7 +172,11 @@ async fn open(
     let broken = |error: russh::Error| failed(UpstreamError::Ssh(error));
     for (name, value) in variables {
         let ruling = acting.with(|session| session.rule_ssh(&ssh::env(name)));
-        if ruling.is_some_and(|r| r.effect == Effect::Allow) {
+        let allowed = ruling.is_some_and(|r| r.effect == Effect::Allow);
+        if !allowed {
+            // As sshd does with what AcceptEnv does not name: it is not set, and that is all.
+            acting.with(|session| session.refuse_ssh(&ssh::env(name), "not passed on"));
+        } else {
             channel.write.set_env(false, name.as_str(), value.as_str()).await.map_err(broken)?;
             let value = acting.with(|session| session.scrub(value)).unwrap_or_default();
             note(acting, &event::ChannelEnv { ch, name: name.into(), value: value.into() });

@@ -246,6 +246,7 @@ impl Files {
         }
         let relay = &self.relay;
         let _ = relay.upstream.write.close().await;
+        relay.acting.end_with_service();
         if let Some(Stop::Words(words)) = stop {
             let told = async {
                 say(&relay.write, &words).await;

@@ -335,6 +335,7 @@ impl Relay {
             }
         };
         let _ = self.upstream.write.close().await;
+        self.acting.end_with_service();
         if let Some(words) = words {
             // A reader that stands still is not waited for.
             let told = async {
