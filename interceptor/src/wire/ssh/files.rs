@@ -33,8 +33,8 @@ struct Files {
     judging: JoinSet<Judged>,
     /// The request by which each path was opened, for the record of its transfer.
     opened: HashMap<String, u64>,
-    from_agent: Owed,
-    from_server: Owed,
+    owed_to_agent: Owed,
+    owed_to_server: Owed,
     bytes_in: u64,
     bytes_out: u64,
 }
@@ -56,8 +56,8 @@ pub async fn run(relay: Relay, machine: Machine) {
         machine,
         judging: JoinSet::new(),
         opened: HashMap::new(),
-        from_agent: Owed::default(),
-        from_server: Owed::default(),
+        owed_to_agent: Owed::default(),
+        owed_to_server: Owed::default(),
         bytes_in: 0,
         bytes_out: 0,
     };
@@ -76,8 +76,8 @@ impl Files {
             tokio::select! {
                 over = acting.over() => return Err(Stop::Words(over.words)),
                 Some(judged) = self.judging.join_next() => {
-                    if let Ok((ticket, operation, answer)) = judged {
-                        self.decided(ticket, &operation, answer)?;
+                    if let Ok(judged) = judged {
+                        self.decided(judged)?;
                     }
                 }
                 event = self.relay.upstream.flow.next(), if from_server => {
@@ -169,7 +169,7 @@ impl Files {
         match event {
             Event::Data(Stream::Data, bytes) => {
                 self.machine.from_server(&bytes).map_err(|e| self.malformed(&e))?;
-                if let Some(grant) = self.from_server.add(bytes.len()) {
+                if let Some(grant) = self.owed_to_server.add(bytes.len()) {
                     self.relay.upstream.write.grant_window(grant).await?;
                 }
             }
@@ -177,7 +177,7 @@ impl Files {
                 let count = bytes.len();
                 let write = &self.relay.write;
                 write.extended_data_bytes(super::channel::STDERR, bytes.freeze()).await?;
-                if let Some(grant) = self.from_server.add(count) {
+                if let Some(grant) = self.owed_to_server.add(count) {
                     self.relay.upstream.write.grant_window(grant).await?;
                 }
             }
@@ -213,7 +213,7 @@ impl Files {
             Event::Data(Stream::Data, bytes) => {
                 self.machine.from_agent(&bytes).map_err(|e| self.malformed(&e))?;
                 self.bytes_in += bytes.len() as u64;
-                if let Some(grant) = self.from_agent.add(bytes.len()) {
+                if let Some(grant) = self.owed_to_agent.add(bytes.len()) {
                     self.relay.write.grant_window(grant).await?;
                 }
             }

@@ -131,8 +131,7 @@ impl Machine {
     pub fn decide(&mut self, ticket: Ticket, decision: Decision) -> Result<(), String> {
         match (self, ticket) {
             (Self::Sftp(guard), Ticket::Sftp(ticket)) => {
-                guard.decide(ticket, decision);
-                Ok(())
+                guard.decide(ticket, decision).map_err(|e| e.to_string())
             }
             (Self::Scp(watcher), Ticket::Scp(ticket)) => {
                 watcher.decide(ticket, decision).map_err(|e| e.to_string())

@@ -218,9 +218,12 @@ async fn at(due: Option<tokio::time::Instant>) {
 
 /// Resolves when a grant is withdrawn, never when there is none or its time just ends.
 pub async fn withdrawn(grant: Option<&mut GrantRef>) {
-    match grant {
-        Some(grant) if grant.withdrawn().await => {}
-        _ => pending().await,
+    let gone = match grant {
+        Some(grant) => grant.withdrawn().await,
+        None => false,
+    };
+    if !gone {
+        pending().await
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod line;
 mod place;
+mod told;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use self::line::{Line, MAX_LINE};
 use self::place::Places;
+pub use self::told::{Entry, File, Step, Ticket};
 pub use super::sftp::{Decision, Direction};
 
 /// Most bytes of one side that may lie here unread. A caller that heeds [`Watcher::is_full`]
@@ -47,62 +49,6 @@ pub enum ScpError {
     /// It had to end before.
     #[error("the scp channel has ended")]
     Over,
-}
-
-/// Names a [`Step::Judge`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ticket(u64);
-
-/// A file or a directory that a source announces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Which way it goes.
-    pub direction: Direction,
-    /// It is a directory.
-    pub directory: bool,
-    /// Its name without a path.
-    pub name: String,
-    /// Every path that it can be read from or written to, as the command names them.
-    pub paths: Vec<String>,
-    /// False: the login shell made names of a pattern, and `paths` are where they may lie.
-    pub certain: bool,
-    /// Bytes; zero for a directory.
-    pub size: u64,
-    /// Permission bits.
-    pub mode: u32,
-}
-
-/// What became of one announced file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
-    /// As it was judged.
-    pub entry: Entry,
-    /// Bytes that passed.
-    pub bytes: u64,
-    /// SHA-256 of them.
-    pub sha256: [u8; 32],
-    /// They are the whole file, and both sides say that all went well.
-    pub complete: bool,
-    /// Why not, in the words of the side that said so.
-    pub failure: Option<String>,
-}
-
-/// What is to be done now.
-#[derive(Debug)]
-pub enum Step {
-    /// Send this to the server.
-    ToServer(Bytes),
-    /// Send this to the agent.
-    ToAgent(Bytes),
-    /// Ask policy; answer with [`Watcher::decide`].
-    Judge {
-        /// Names the question.
-        ticket: Ticket,
-        /// What is announced.
-        entry: Entry,
-    },
-    /// A file has passed, or was cut off.
-    Ended(File),
 }
 
 /// What the sink's next answer is about.
@@ -419,12 +365,12 @@ impl Watcher {
 
     fn on_verdict(&mut self) -> Result<(), ScpError> {
         let Some(&first) = self.source.first() else { return Ok(()) };
+        if first > 2 {
+            return self.fault(true, "more data than was announced");
+        }
         let length = if first == 0 { 1 } else { self.line_end(true)? };
         if length == 0 {
             return Ok(());
-        }
-        if first > 2 {
-            return self.fault(true, "more data than was announced");
         }
         let verdict = self.source.split_to(length).freeze();
         if let (Some(running), true) = (&mut self.running, first != 0) {

@@ -5,14 +5,12 @@ use russh_sftp::protocol::{Init, Packet, StatusCode};
 
 use super::frame::Frame;
 use super::handles::Serial;
-use super::jobs::Held;
-use super::operation::{Operation, Place, Touch, Verb};
 use super::packet::Malformed;
 use super::request::{self, Request};
 use super::{Asked, Fault, Guard, Phase, SftpError, Step, Wants};
 
 const NO_HANDLE: &str = "interceptor: no such handle";
-const NOT_OPENED_SO: &str = "interceptor: the handle was not opened for this";
+pub(super) const NOT_OPENED_SO: &str = "interceptor: the handle was not opened for this";
 
 impl Guard {
     /// Handles what the agent has sent, as far as there is room.
@@ -41,7 +39,7 @@ impl Guard {
         }
         match request::parse(&frame).map_err(|Malformed| Fault::Malformed(kind))? {
             Request::Refuse { code, words } => self.refuse(frame.id(), code, words),
-            Request::Pass => self.forward(frame, Wants::Extended),
+            Request::Pass => drop(self.forward(frame, Wants::Extended)),
             Request::OnPath(request) => self.submit(frame.id(), request),
             request => self.on_handle(frame, request),
         }
@@ -66,7 +64,7 @@ impl Guard {
     }
 
     /// Handles a request on open handles, or lets it wait for an earlier one's decision.
-    fn on_handle(&mut self, frame: Frame, request: Request) {
+    pub(super) fn on_handle(&mut self, frame: Frame, request: Request) {
         let (first, second) = match &request {
             Request::Read { handle, .. }
             | Request::Write { handle, .. }
@@ -128,27 +126,6 @@ impl Guard {
         }
     }
 
-    /// Takes up what waited for a decision on this handle.
-    pub(super) fn wake(&mut self, serial: Serial) {
-        loop {
-            let Some(handle) = self.handles.get(serial) else { return };
-            if handle.judged > 0 {
-                return;
-            }
-            let Some(frame) = handle.waiting.pop_front() else { return };
-            self.waiting = self.waiting.saturating_sub(frame.len());
-            // What still waits comes after this one, wherever it goes now.
-            let rest = std::mem::take(&mut handle.waiting);
-            // It was decoded before it was put there.
-            if let Ok(request) = request::parse(&frame) {
-                self.on_handle(frame, request);
-            }
-            if let Some(handle) = self.handles.get(serial) {
-                handle.waiting.extend(rest);
-            }
-        }
-    }
-
     /// Sends the packet on, under an id of ours. Gives what was sent.
     pub(super) fn forward(&mut self, frame: Frame, wants: Wants) -> Bytes {
         let id = self.fresh_id();
@@ -156,58 +133,5 @@ impl Guard {
         let bytes = frame.with_id(id);
         self.steps.push_back(Step::ToServer(bytes.clone()));
         bytes
-    }
-
-    /// A permitted change of open files goes to the server.
-    pub(super) fn run_held(&mut self, held: Held) {
-        let copied = held.operation.verb == Verb::Copy;
-        if let Some(handle) = self.handles.get(held.serials.1) {
-            let cut = held.size.is_some_and(|size| size != handle.write.next());
-            if copied || cut {
-                handle.write.spoil();
-            }
-        }
-        self.forward(held.frame, Wants::Status);
-    }
-
-    /// The decision on them is made, and what waited goes on.
-    pub(super) fn release_handles(&mut self, (first, second): (Serial, Serial)) {
-        for serial in [first, second] {
-            if let Some(handle) = self.handles.get(serial) {
-                handle.judged = handle.judged.saturating_sub(1);
-            }
-        }
-        self.wake(first);
-        self.wake(second);
-    }
-
-    fn judge_set_open(
-        &mut self,
-        frame: Frame,
-        serial: Serial,
-        size: Option<u64>,
-        attributes: String,
-    ) {
-        let Some(place) = self.open_place(serial, Touch::Attributes) else { return };
-        let operation =
-            Operation { verb: Verb::SetStat, places: vec![place], flags: Vec::new(), attributes };
-        self.submit_held(Held { frame, serials: (serial, serial), size, operation });
-    }
-
-    fn judge_copy(&mut self, frame: Frame, from: Serial, to: Serial, attributes: String) {
-        let writes = self.handles.get(to).is_some_and(|handle| handle.opened.writes);
-        let places = (self.open_place(from, Touch::Read), self.open_place(to, Touch::Write));
-        let (true, (Some(a), Some(b))) = (writes, places) else {
-            return self.refuse(frame.id(), StatusCode::PermissionDenied, NOT_OPENED_SO);
-        };
-        let operation =
-            Operation { verb: Verb::Copy, places: vec![a, b], flags: Vec::new(), attributes };
-        self.submit_held(Held { frame, serials: (from, to), size: None, operation });
-    }
-
-    /// An open file as a place.
-    fn open_place(&mut self, serial: Serial, touch: Touch) -> Option<Place> {
-        let path = self.handles.get(serial)?.opened.path.clone();
-        Some(Place { touch, asked: path.clone(), path, resolved: true })
     }
 }

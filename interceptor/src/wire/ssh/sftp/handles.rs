@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use russh_sftp::protocol::OpenFlags;
+
 use super::frame::Frame;
+use super::request;
 use super::transfer::{Direction, Passage, Transfer};
 
 /// Names an open handle for as long as the channel lives. The server's own names are used again.
@@ -20,6 +23,25 @@ pub(super) struct Opened {
     pub fresh: bool,
     /// Writes go to the end, wherever they are said to go.
     pub append: bool,
+}
+
+impl Opened {
+    pub fn file(flags: OpenFlags, path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            directory: false,
+            reads: request::reads(flags),
+            writes: flags.contains(OpenFlags::WRITE),
+            fresh: flags.contains(OpenFlags::TRUNCATE)
+                || flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUDE),
+            append: flags.contains(OpenFlags::APPEND),
+        }
+    }
+
+    pub fn directory(path: &str) -> Self {
+        let path = path.to_owned();
+        Self { path, directory: true, reads: false, writes: false, fresh: false, append: false }
+    }
 }
 
 /// One open handle.

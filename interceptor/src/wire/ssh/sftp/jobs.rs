@@ -10,10 +10,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use russh_sftp::protocol::{OpenFlags, StatusCode};
+use russh_sftp::protocol::StatusCode;
 
 use super::frame::Frame;
-use super::handles::{Opened, Serial};
+use super::handles::Opened;
+use super::held::Held;
 use super::operation::{Operation, Place, Verb};
 use super::request::{self, How, OnPath};
 use super::{Asked, Decision, Guard, SftpError, Step, Ticket, Wants, path};
@@ -28,17 +29,6 @@ const WITHHELD: &str = "interceptor: the content of this file is withheld";
 pub(super) enum Action {
     Path(OnPath),
     Handle(Held),
-}
-
-/// A packet that changes open files. Their paths were resolved when they were opened.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub frame: Frame,
-    /// Of the handle that is read and of the one that is changed; often the same.
-    pub serials: (Serial, Serial),
-    /// What the file is cut to.
-    pub size: Option<u64>,
-    pub operation: Operation,
 }
 
 /// What is known of one path.
@@ -158,14 +148,8 @@ fn seen_from_link(request: &OnPath, named: &request::Named) -> String {
 }
 
 impl Guard {
-    /// A packet that changes open files has come: they take no other before its decision.
-    pub(super) fn submit_held(&mut self, held: Held) {
-        let (first, second) = held.serials;
-        for serial in [first, second] {
-            if let Some(handle) = self.handles.get(serial) {
-                handle.judged += 1;
-            }
-        }
+    /// Judges a change of open files.
+    pub(super) fn judge_held(&mut self, held: Held) {
         let places = held.operation.places.clone();
         let ticket = self.jobs.ticket();
         self.jobs.jobs.insert(ticket, Job::new(held.frame.id(), Action::Handle(held)));
@@ -394,15 +378,10 @@ impl Guard {
     /// Sends an operation with the paths that were judged.
     fn send(&mut self, id: u32, request: OnPath, places: &[Place]) {
         let wants = match (request.verb, request.open, places.first()) {
-            (Verb::Open, Some(flags), Some(place)) => Wants::Handle(opened(flags, &place.path)),
-            (Verb::List, _, Some(place)) => Wants::Handle(Opened {
-                path: place.path.clone(),
-                directory: true,
-                reads: false,
-                writes: false,
-                fresh: false,
-                append: false,
-            }),
+            (Verb::Open, Some(flags), Some(place)) => {
+                Wants::Handle(Opened::file(flags, &place.path))
+            }
+            (Verb::List, _, Some(place)) => Wants::Handle(Opened::directory(&place.path)),
             (Verb::Stat, ..) if request.is_extended() => Wants::Extended,
             (Verb::Stat, ..) => Wants::Attributes,
             (Verb::ReadLink, ..) => Wants::Names,
@@ -423,17 +402,5 @@ impl Guard {
         };
         let sent = |asked: &&Asked| matches!(asked, Asked::Agent { wants: Wants::Handle(_), .. });
         self.jobs.jobs.values().filter(opens).count() + self.asked.values().filter(sent).count()
-    }
-}
-
-fn opened(flags: OpenFlags, path: &str) -> Opened {
-    Opened {
-        path: path.to_owned(),
-        directory: false,
-        reads: request::reads(flags),
-        writes: flags.contains(OpenFlags::WRITE),
-        fresh: flags.contains(OpenFlags::TRUNCATE)
-            || flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUDE),
-        append: flags.contains(OpenFlags::APPEND),
     }
 }

@@ -40,6 +40,7 @@
 mod agent;
 mod frame;
 mod handles;
+mod held;
 mod jobs;
 mod operation;
 mod packet;

@@ -107,12 +107,9 @@ fn ranges_are_merged_and_bounded() {
 
 #[test]
 fn bulk_bytes_pass_as_they_are() {
-    let mut guard = Guard::new(Limits::default());
-    let mut server = rig::Server::default();
     let mut rig = Rig::greeted();
     let handle = opened(&mut rig, NEW);
-    std::mem::swap(&mut guard, &mut rig.guard);
-    std::mem::swap(&mut server, &mut rig.server);
+    let mut guard = rig.guard;
     let sent = packet::write(77, &handle, 0, &[0xff; 40_000]);
     guard.from_agent(&sent).unwrap();
     let Some(Step::ToServer(bytes)) = guard.next() else { panic!("nothing is sent") };

@@ -57,13 +57,13 @@ fn a_path_that_never_stays_is_refused_in_the_end() {
 fn a_pipelined_link_cannot_pass_an_open_that_was_judged_before_it() {
     let mut rig = Rig::greeted();
     rig.refuse("/etc/shadow");
-    rig.server.links.insert("/home/agent/x".into(), "/srv/a".into());
+    rig.server.links.insert("/home/agent/x".into(), "/srv".into());
     // All at once, before the server has answered anything.
     rig.stalled = Some(Vec::new());
     let burst = [
         packet::remove(1, "x"),
-        packet::symlink(2, "/etc/shadow", "x"),
-        open(3, "x", OpenFlags::READ),
+        packet::symlink(2, "/etc", "x"),
+        open(3, "x/shadow", OpenFlags::READ),
     ];
     rig.send(burst.concat());
     while rig.stalled.as_ref().is_some_and(|waiting| !waiting.is_empty()) {

@@ -4,14 +4,17 @@
 mod bulk;
 mod held;
 mod malformed;
+mod packet;
 mod paths;
 mod properties;
 mod real_server;
 mod rig;
+mod server;
 
-use russh_sftp::protocol::StatusCode;
+use russh_sftp::protocol::{OpenFlags, StatusCode};
 
-use self::rig::{Rig, open, packet};
+use self::packet::open;
+use self::rig::Rig;
 use super::*;
 
 #[test]
