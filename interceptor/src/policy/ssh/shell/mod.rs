@@ -139,7 +139,7 @@ fn suspicious(text: &str) -> Option<&'static str> {
     }
     // A multi-byte character set other than UTF-8 may take the second for a part of the first.
     let swallowed = text.as_bytes().windows(2).any(|w| {
-        matches!(w, [0x80.., b'\\' | b'`' | b'|' | b'{' | b'}' | b'~' | b'[' | b']' | b'^'])
+        matches!(w, [0x80..=0xff, b'\\' | b'`' | b'|' | b'{' | b'}' | b'~' | b'[' | b']' | b'^'])
     });
     swallowed.then_some("where a character ends in another locale")
 }
