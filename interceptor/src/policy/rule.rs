@@ -338,7 +338,10 @@ fn sense(rule: &Rule, fields: &Fields<'_>) -> Read<()> {
     }
     if rule.on == On::Connect {
         if let Some(key) = request_key {
-            return at(key, "a rule on \"connect\" sees no request; drop this key or `on`".into());
+            return at(
+                key,
+                "a rule on \"connect\" sees no statement or request; drop this key or `on`".into(),
+            );
         }
         if !rule.masks.is_empty() {
             return at("masks", "a connection returns nothing to mask; drop `on`".into());
