@@ -109,8 +109,9 @@ fn is_scaled_image(domain: &[u8]) -> bool {
 
 /// Finds e-mail addresses in a folded text.
 pub(super) fn find(text: &[u8], from: usize, mut found: impl FnMut(Range<usize>)) {
+    let begin = from;
     let mut from = from;
-    for at in memchr::memchr2_iter(b'@', b'%', &text[from..]).map(|at| at + from) {
+    for at in memchr::memchr2_iter(b'@', b'%', &text[begin..]).map(|at| at + begin) {
         let Some(sign) = sign_len(&text[at..]) else { continue };
         if at < from {
             continue;
