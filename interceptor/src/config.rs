@@ -5,11 +5,12 @@
 //! checks; it opens no socket and starts nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use russh::keys::PublicKey;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -84,6 +85,23 @@ pub struct Config {
     /// Where alerts and metrics go.
     #[serde(default)]
     pub metrics: Metrics,
+    /// Where agents may present a token beforehand or get a ticket for it; nowhere when absent.
+    pub present: Option<Present>,
+}
+
+/// The address at which agents present a token before they connect.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Present {
+    /// Where HTTPS is served.
+    pub listen: SocketAddr,
+    /// Certificate and key shown there.
+    pub tls: ServerTls,
+    /// The addresses under which agents know it, e.g. `https://db1.example.com:8443`: what a
+    /// proof (DPoP `htu`) must be made for. By default the names in the certificate with the port
+    /// of `listen`.
+    #[serde(default)]
+    pub urls: Vec<String>,
 }
 
 /// This host's own description.
@@ -209,6 +227,38 @@ pub struct Agent {
     /// for theft detection (NAT, Kubernetes).
     #[serde(default)]
     pub sources: Vec<IpNet>,
+    /// SSH public keys it may authenticate with before its token comes in a variable, as they
+    /// stand in `authorized_keys`. Each belongs to one agent, and none proves anything by itself.
+    #[serde(default)]
+    pub ssh_keys: Vec<SshKey>,
+}
+
+/// A registered SSH public key, written `ecdsa-sha2-nistp256 AAAA… comment`.
+#[derive(Debug, Clone)]
+pub struct SshKey(pub PublicKey);
+
+impl<'de> Deserialize<'de> for SshKey {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        use russh::keys::ssh_key::public::KeyData;
+        let text = String::deserialize(d)?;
+        let fail = |why: &str| {
+            let start: String = text.chars().take(40).collect();
+            Err(serde::de::Error::custom(format!("ssh_keys: {start:?}… {why}")))
+        };
+        if text.contains(['\n', '\r']) {
+            return fail("is more than one line");
+        }
+        match PublicKey::from_openssh(&text) {
+            Err(e) => fail(&format!("is no SSH public key: {e}")),
+            Ok(key) => match key.key_data() {
+                KeyData::Ecdsa(_) | KeyData::Ed25519(_) => Ok(Self(key)),
+                KeyData::SkEcdsaSha2NistP256(_) | KeyData::SkEd25519(_) => Ok(Self(key)),
+                KeyData::Rsa(rsa) if rsa.key_size() >= 2048 => Ok(Self(key)),
+                KeyData::Rsa(_) => fail("is an RSA key of fewer than 2048 bits"),
+                _ => fail("is no plain ECDSA, Ed25519 or RSA key"),
+            },
+        }
+    }
 }
 
 /// Protocols that can be served.
@@ -653,7 +703,9 @@ impl Config {
         unique(
             "agent identity (issuer with cid or act_sub)",
             self.agents.iter().map(|a| format!("{} {:?} {:?}", a.issuer, a.cid, a.act_sub)),
-        )
+        )?;
+        let keys = self.agents.iter().flat_map(|a| &a.ssh_keys);
+        unique("ssh key", keys.map(|k| k.0.fingerprint(Default::default()).to_string()))
     }
 
     fn check_services(&self) -> Result<(), String> {
@@ -749,7 +801,7 @@ impl Service {
 fn is_loopback_http(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    match authority.parse::<std::net::SocketAddr>() {
+    match authority.parse::<SocketAddr>() {
         Ok(address) => address.ip().is_loopback(),
         Err(_) => {
             let host = authority.trim_start_matches('[').trim_end_matches(']');
@@ -826,6 +878,33 @@ mod tests {
         let second = "[[service]]\nname='b'\nprotocol='postgres'\nport=5433\naudience='api://orders-db'\nplaintext_loopback=true\nupstream={socket='/x'}";
         let e = load(&format!("{BASE}\n{second}")).unwrap_err();
         assert!(e.contains("scope"), "{e}");
+    }
+
+    #[test]
+    fn a_registered_key_is_a_plain_key_of_one_agent() {
+        let key = |kind: &str, blob: &[u8]| {
+            use base64::Engine;
+            let blob = base64::engine::general_purpose::STANDARD.encode(blob);
+            format!("ssh_keys = ['{kind} {blob} made for a test']")
+        };
+        let ed25519 = [b"\0\0\0\x0bssh-ed25519\0\0\0\x20".as_slice(), &[7; 32]].concat();
+        let agent = |name: &str, keys: &str| {
+            format!("[[agent]]\nname = '{name}'\nissuer = 'okta'\ncid = '{name}'\n{keys}\n")
+        };
+        let good = key("ssh-ed25519", &ed25519);
+        let config = load(&format!("{BASE}\n{}", agent("a", &good))).unwrap();
+        assert_eq!(config.agents[0].ssh_keys.len(), 1);
+        let twice = format!("{BASE}\n{}{}", agent("a", &good), agent("b", &good));
+        assert!(load(&twice).unwrap_err().contains("ssh key SHA256:"));
+        for bad in [
+            key("ssh-rsa", &ed25519),
+            key("ssh-ed25519", &ed25519[..40]),
+            key("ssh-dss", b"\0\0\0\x07ssh-dss"),
+            "ssh_keys = ['nonsense']".into(),
+            "ssh_keys = [\"ssh-ed25519 AAAA\\nssh-ed25519 BBBB\"]".into(),
+        ] {
+            assert!(load(&format!("{BASE}\n{}", agent("a", &bad))).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! The binary is a thin shell around this library; `ARCHITECTURE.md` walks a connection
 //! through the modules in order.
 
+pub mod agent;
 pub mod approval;
 pub mod capture;
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod control;
 pub mod identity;
 pub mod mask;
 pub mod policy;
+pub mod present;
 pub mod record;
 pub mod session;
 pub mod sshd;

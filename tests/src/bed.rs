@@ -2,15 +2,20 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::accounts::Accounts;
 use crate::cluster::{Cluster, Server};
-use crate::daemon::{DaemonSpec, Interceptor, ServiceSpec};
+use crate::daemon::{Behind, DaemonSpec, Interceptor, Kind, REGISTERED, ServiceSpec};
 use crate::live::Live;
 use crate::login::Login;
 use crate::net::{Net, Place};
 use crate::proc::{Cmd, Output};
+use crate::robot::Robot;
+use crate::sshd::{self, Sshd};
+use crate::sshkey::{self, Certificate, SshKey};
 use crate::tls::Tls;
 use crate::tokens::{Claims, Issuer};
 
@@ -23,6 +28,14 @@ pub fn cannot_run() -> Option<String> {
         .into_iter()
         .find(|p| !installed(p))
         .map(|p| format!("needs {p}: run `cargo xtask setup`"))
+}
+
+/// Why beds with an sshd cannot be made here, if they cannot.
+pub fn cannot_ssh() -> Option<String> {
+    let missing = || {
+        ["ssh", "ssh-keygen", "unshare", "mount", sshd::PROGRAM].into_iter().find(|p| !installed(p))
+    };
+    cannot_run().or_else(|| missing().map(|p| format!("needs {p}: run `cargo xtask setup ssh`")))
 }
 
 /// Where libfaketime lies, preloaded to give a daemon a clock of its own.
@@ -53,6 +66,17 @@ macro_rules! skip_unless_possible {
     };
 }
 
+/// The same for tests that need an sshd.
+#[macro_export]
+macro_rules! skip_unless_ssh {
+    () => {
+        if let Some(why) = $crate::bed::cannot_ssh() {
+            $crate::bed::skipped(&why);
+            return Ok(());
+        }
+    };
+}
+
 /// What a bed is made of.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -65,6 +89,11 @@ pub struct Spec {
     /// The daemon; none for a plain PostgreSQL.
     pub daemon: Option<DaemonSpec>,
 }
+
+/// The rules that every set should stand on.
+pub const BASE_RULES: &str = include_str!("../../policies/base.toml");
+/// The rules of beds with an sshd.
+pub const SSH_RULES: &str = include_str!("../data/policies/ssh.toml");
 
 impl Default for Spec {
     fn default() -> Self {
@@ -83,10 +112,47 @@ impl Spec {
         Self { daemon: None, ..Self::default() }
     }
 
+    /// The host's sshd and no PostgreSQL, with the rules of the SSH tests.
+    pub fn ssh() -> Self {
+        Self { services: vec![ServiceSpec::ssh()], ..Self::default() }
+            .policies(&[("base.toml", BASE_RULES), ("ssh.toml", SSH_RULES)])
+    }
+
+    /// sshd alone, reached directly.
+    pub fn direct_ssh() -> Self {
+        Self { daemon: None, ..Self::ssh() }
+    }
+
+    /// PostgreSQL and sshd on one host.
+    pub fn both() -> Self {
+        let mut spec = Self::default().and(ServiceSpec::ssh());
+        let daemon = spec.daemon.get_or_insert_default();
+        daemon.policies.extend([
+            ("base.toml".into(), BASE_RULES.into()),
+            ("ssh.toml".into(), SSH_RULES.into()),
+        ]);
+        spec
+    }
+
+    /// With an address at which tokens are presented beforehand.
+    pub fn presenting(self) -> Self {
+        self.config(&format!(
+            "[present]\nlisten = \"0.0.0.0:{}\"\n\
+             tls = {{ certificate = \"{{dir}}/server.pem\", key = \"{{dir}}/server.key\" }}",
+            crate::present::PORT
+        ))
+    }
+
     /// With other policies than the default ones.
     pub fn policies(mut self, files: &[(&str, &str)]) -> Self {
         self.daemon.get_or_insert_default().policies =
             files.iter().map(|(n, t)| ((*n).into(), (*t).into())).collect();
+        self
+    }
+
+    /// With one more policy file.
+    pub fn and_policy(mut self, name: &str, text: &str) -> Self {
+        self.daemon.get_or_insert_default().policies.push((name.into(), text.into()));
         self
     }
 
@@ -118,6 +184,9 @@ pub struct Bed {
     interceptor: Option<Interceptor>,
     issuer: Option<Issuer>,
     clusters: Vec<Cluster>,
+    sshds: Vec<Sshd>,
+    accounts: Option<Accounts>,
+    robots: AtomicU32,
     /// Certificates.
     pub tls: Tls,
     net: Net,
@@ -136,30 +205,50 @@ impl Bed {
         let dir = Directory::create(net.id())?;
         let host = net.name(Place::Host);
         let tls = Tls::create(&dir.0)?;
-        let server = spec.server.map_or_else(Server::debian, Ok)?;
-        let mut clusters = Vec::new();
+        let accounts = spec.services.iter().any(|s| s.kind == Kind::Ssh);
+        let accounts = accounts.then(|| Accounts::create(&dir.0)).transpose()?;
+        if accounts.is_some() {
+            SshKey::elsewhere(&dir.0.join(REGISTERED), 0)?;
+        }
+        let (mut clusters, mut sshds, mut services) = (Vec::new(), Vec::new(), Vec::new());
         for service in &spec.services {
             let place = dir.0.join(&service.name);
-            clusters.push(Cluster::start(
-                &place,
-                &host,
-                service.port,
-                &server,
-                &tls,
-                &spec.postgres,
-            )?);
+            let behind = match (service.kind, &accounts) {
+                (Kind::Ssh, Some(accounts)) => {
+                    let sshd = Sshd::start(&place, &host, service.port, accounts)?;
+                    let behind = Behind::Sshd(sshd.host_keys(), sshd.ca_key());
+                    sshds.push(sshd);
+                    behind
+                }
+                _ => {
+                    let server = spec.server.clone().map_or_else(Server::debian, Ok)?;
+                    let settings = &spec.postgres;
+                    let made =
+                        Cluster::start(&place, &host, service.port, &server, &tls, settings)?;
+                    let behind = Behind::Socket(made.socket());
+                    clusters.push(made);
+                    behind
+                }
+            };
+            services.push((service.clone(), behind));
         }
-        let mut bed = Self { interceptor: None, issuer: None, clusters, tls, net, dir };
+        let robots = AtomicU32::new(0);
+        let mut bed = Self {
+            interceptor: None,
+            issuer: None,
+            clusters,
+            sshds,
+            accounts,
+            robots,
+            tls,
+            net,
+            dir,
+        };
         if let Some(daemon) = &spec.daemon {
             bed.issuer = Some(Issuer::start(&bed.dir.0, &bed.net)?);
-            let services: Vec<(ServiceSpec, PathBuf)> = spec
-                .services
-                .iter()
-                .cloned()
-                .zip(bed.clusters.iter().map(Cluster::socket))
-                .collect();
-            let id = bed.net.id().to_owned();
-            let made = Interceptor::create(&bed.dir.0, &id, &host, &bed.tls, &services, daemon);
+            let (id, etc) = (bed.net.id().to_owned(), bed.accounts.as_ref().map(Accounts::etc));
+            let made =
+                Interceptor::create(&bed.dir.0, &id, &host, &bed.tls, &services, daemon, etc);
             bed.interceptor = Some(made?);
         }
         Ok(bed)
@@ -188,6 +277,21 @@ impl Bed {
     /// All PostgreSQLs, in the order of the services.
     pub fn clusters(&self) -> &[Cluster] {
         &self.clusters
+    }
+
+    /// The users of a bed with an sshd.
+    pub fn accounts(&self) -> Result<&Accounts> {
+        self.accounts.as_ref().context("this bed has no accounts")
+    }
+
+    /// The host's sshd.
+    pub fn sshd(&self) -> Result<&Sshd> {
+        self.sshds.first().context("this bed has no sshd")
+    }
+
+    /// The same, to be signalled.
+    pub fn sshd_mut(&mut self) -> Result<&mut Sshd> {
+        self.sshds.first_mut().context("this bed has no sshd")
     }
 
     /// The daemon.
@@ -251,6 +355,73 @@ impl Bed {
     pub fn live_psql(&self, login: &Login) -> Result<Live> {
         let cmd = self.client(login, "psql").args(["-X", "-At"]);
         Live::start(&self.place(login, cmd))
+    }
+}
+
+impl Bed {
+    /// An agent's account with a key of its own, and nothing that would let it in.
+    pub fn robot(&self, user: &str) -> Result<Robot> {
+        self.robot_with(user, sshkey::Kind::P256)
+    }
+
+    /// The same with a key of some kind.
+    pub fn robot_with(&self, user: &str, kind: sshkey::Kind) -> Result<Robot> {
+        let accounts = self.accounts()?;
+        let home = accounts.robot(self.robots.fetch_add(1, Ordering::Relaxed))?;
+        Robot::create(home, &accounts.etc(), &self.sshd()?.known_hosts()?, user, kind)
+    }
+
+    /// An agent that gets in as some user: its certificate carries a token bound to its key.
+    pub fn agent(&self, user: &str) -> Result<Robot> {
+        self.agent_with(user, Claims::ssh())
+    }
+
+    /// The same with a token of these claims, bound to its key.
+    pub fn agent_with(&self, user: &str, claims: Claims) -> Result<Robot> {
+        let robot = self.robot(user)?;
+        let token = self.token(&claims.bound(&robot.key.thumbprint()?))?;
+        robot.certified(&Certificate::good(user, &token))
+    }
+
+    /// An agent whose key is registered with the daemon, and that has no token yet.
+    pub fn registered(&self, user: &str) -> Result<Robot> {
+        let robot = self.robot(user)?;
+        let key = self.dir.0.join(REGISTERED);
+        robot.write(".ssh/id_ecdsa", std::fs::read(&key)?)?;
+        robot.write(".ssh/id_ecdsa.pub", std::fs::read(key.with_extension("pub"))?)?;
+        Ok(robot)
+    }
+
+    /// An agent that sshd lets in directly, for beds without a daemon.
+    pub fn direct_agent(&self, user: &str) -> Result<Robot> {
+        let robot = self.robot(user)?;
+        self.sshd()?.authorize(&robot.key.public()?)?;
+        Ok(robot)
+    }
+
+    /// Puts a robot's command on its machine.
+    pub fn at(&self, robot: &Robot, command: Cmd) -> Cmd {
+        command.in_netns(&self.net.name(robot.from))
+    }
+
+    /// Runs a command on the host with stock `ssh`.
+    pub fn ssh(&self, robot: &Robot, command: &str) -> Result<Output> {
+        self.at(robot, robot.ssh([command])).run()
+    }
+
+    /// The same with something to read.
+    pub fn ssh_in(
+        &self,
+        robot: &Robot,
+        command: &str,
+        stdin: impl Into<Vec<u8>>,
+    ) -> Result<Output> {
+        self.at(robot, robot.ssh([command])).stdin(stdin).run()
+    }
+
+    /// An `ssh` that is talked to.
+    pub fn live_ssh(&self, robot: &Robot, options: &[&str], command: &[&str]) -> Result<Live> {
+        Live::start(&self.at(robot, robot.ssh_with(options, command)))
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod cases;
 pub mod memory;
 pub mod report;
+pub mod ssh;
 pub mod targets;
 
 use std::time::Duration;
@@ -22,6 +23,10 @@ pub struct Plan {
     pub idle: u32,
     /// Bytes of the large COPY.
     pub copy_bytes: u64,
+    /// Bytes of the large file that is sent over SSH.
+    pub ssh_bytes: u64,
+    /// Idle SSH sessions for the memory measurement.
+    pub ssh_idle: u32,
     /// Only cases whose name contains this.
     pub only: Option<String>,
 }
@@ -36,6 +41,8 @@ impl Plan {
             scale: 10,
             idle: 1_000,
             copy_bytes: 1 << 30,
+            ssh_bytes: 1536 << 20,
+            ssh_idle: 200,
             only: None,
         }
     }
@@ -49,6 +56,8 @@ impl Plan {
             scale: 1,
             idle: 20,
             copy_bytes: 16 << 20,
+            ssh_bytes: 16 << 20,
+            ssh_idle: 10,
             only: None,
         }
     }

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
@@ -17,6 +18,7 @@ use crate::bed::Bed;
 use crate::login::Login;
 use crate::paths;
 use crate::proc::Cmd;
+use crate::robot::Robot;
 use crate::wire::trust;
 
 /// A driver's script, which prints one JSON object.
@@ -37,6 +39,43 @@ pub const PSYCOPG2: Script =
 pub const NODE: Script =
     Script { name: "pg", text: include_str!("../data/clients/pg.js"), node: true };
 
+/// paramiko at ordinary work.
+pub const PARAMIKO: Script = Script {
+    name: "paramiko",
+    text: include_str!("../data/clients/paramiko_work.py"),
+    node: false,
+};
+/// paramiko with one password and nothing else.
+pub const PARAMIKO_PASSWORD: Script = Script {
+    name: "paramiko",
+    text: include_str!("../data/clients/paramiko_password.py"),
+    node: false,
+};
+/// paramiko with terminals of every size.
+pub const PARAMIKO_TERMINALS: Script = Script {
+    name: "paramiko",
+    text: include_str!("../data/clients/paramiko_terminals.py"),
+    node: false,
+};
+/// paramiko with messages that no client sends.
+pub const PARAMIKO_RAW: Script =
+    Script { name: "paramiko", text: include_str!("../data/clients/ssh_raw.py"), node: false };
+/// asyncssh at ordinary work.
+pub const ASYNCSSH: Script = Script {
+    name: "asyncssh",
+    text: include_str!("../data/clients/asyncssh_work.py"),
+    node: false,
+};
+/// asyncssh with many commands over one connection.
+pub const ASYNCSSH_MANY: Script = Script {
+    name: "asyncssh",
+    text: include_str!("../data/clients/asyncssh_many.py"),
+    node: false,
+};
+/// Node's ssh2 at ordinary work.
+pub const SSH2: Script =
+    Script { name: "ssh2", text: include_str!("../data/clients/ssh2_work.js"), node: true };
+
 /// How a script's run ended.
 pub enum Run {
     /// The driver is not installed; where it should be.
@@ -45,25 +84,70 @@ pub enum Run {
     Printed(String),
 }
 
+impl Script {
+    /// The program that reads the script from its standard input.
+    fn interpreter(self) -> Result<std::result::Result<Cmd, String>> {
+        if self.node {
+            let npm = paths::npm().filter(|n| n.join("node_modules").join(self.name).exists());
+            let Some(npm) = npm else {
+                return Ok(Err(format!("no {} of npm: run `cargo xtask setup npm`", self.name)));
+            };
+            let modules = format!("NODE_PATH={}", npm.join("node_modules").display());
+            return Ok(Ok(Cmd::new("env").args([&*modules, "node", "-"])));
+        }
+        let Some(python) = paths::python() else {
+            return Ok(Err("no Python drivers: run `cargo xtask setup python`".into()));
+        };
+        let import = Cmd::new(&python).args(["-c", &format!("import {}", self.name)]).run()?;
+        Ok(if import.success() {
+            Ok(Cmd::new(python).arg("-"))
+        } else {
+            Err(format!("no {} of Python: run `cargo xtask setup python`", self.name))
+        })
+    }
+}
+
 /// Runs a script on the login's machine.
 pub fn run(bed: &Bed, login: &Login, script: Script) -> Result<Run> {
-    let cmd = if script.node {
-        let Some(npm) = paths::npm().filter(|n| n.join("node_modules").join(script.name).exists())
-        else {
-            return Ok(Run::Absent("no node-postgres: run `cargo xtask setup npm`".into()));
-        };
-        bed.client(login, "node").arg("-").env("NODE_PATH", npm.join("node_modules"))
-    } else {
-        let Some(python) = paths::python() else {
-            return Ok(Run::Absent("no Python drivers: run `cargo xtask setup python`".into()));
-        };
-        let import = Cmd::new(&python).args(["-c", &format!("import {}", script.name)]).run()?;
-        if !import.success() {
-            return Ok(Run::Absent(format!("no {} in {}", script.name, python.display())));
+    Ok(match script.interpreter()? {
+        Err(why) => Run::Absent(why),
+        Ok(cmd) => {
+            let cmd = login.apply(cmd).stdin(script.text);
+            Run::Printed(bed.place(login, cmd).run()?.ok()?)
         }
-        bed.client(login, python).arg("-")
+    })
+}
+
+/// Runs a script in a robot's account and reads what it prints; `None`, and said so, where its
+/// library is not installed.
+pub fn ssh_script(
+    bed: &Bed,
+    robot: &Robot,
+    script: Script,
+    args: &[&str],
+) -> Result<Option<serde_json::Value>> {
+    ssh_script_within(bed, robot, script, args, Duration::from_secs(60))
+}
+
+/// The same with a limit of its own.
+pub fn ssh_script_within(
+    bed: &Bed,
+    robot: &Robot,
+    script: Script,
+    args: &[&str],
+    limit: Duration,
+) -> Result<Option<serde_json::Value>> {
+    let cmd = match script.interpreter()? {
+        Err(why) => {
+            crate::bed::skipped(&why);
+            return Ok(None);
+        }
+        Ok(cmd) => cmd,
     };
-    Ok(Run::Printed(bed.place(login, cmd.stdin(script.text)).run()?.ok()?))
+    let cmd = robot.dress(cmd.args(args)).stdin(script.text).limit(limit);
+    let cmd = cmd.env("SSH_HOST", &robot.host).env("SSH_LOGIN", &robot.user);
+    let out = bed.at(robot, cmd).run()?.ok()?;
+    Ok(Some(serde_json::from_str(&out).with_context(|| out.clone())?))
 }
 
 /// Connects tokio-postgres with full verification; its connection runs as a task.

@@ -11,12 +11,15 @@ use serde_json::Value;
 use crate::cluster::{ROLES, write_private};
 use crate::paths::program;
 use crate::proc::{Cmd, Daemon, Output, wait_for};
+use crate::sshd::PRINCIPAL;
 use crate::tls::Tls;
-use crate::tokens::{AUDIENCE, SCOPE, url};
+use crate::tokens::{AUDIENCE, SCOPE, SSH_AUDIENCE, SSH_SCOPE, url};
 
 /// The operating system user who may approve in a bed, and its group. The group is root's so
 /// that the control socket can be reached.
 pub const APPROVER: &str = "backup";
+/// The key, below a bed's directory, that is registered for the reporting agent.
+pub const REGISTERED: &str = "registered";
 /// An operating system user whom nothing maps to a person.
 pub const STRANGER: &str = "games";
 
@@ -30,11 +33,32 @@ pub enum UpstreamKind {
     Tcp,
 }
 
+/// What stands behind a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// A PostgreSQL with the sample database.
+    #[default]
+    Postgres,
+    /// An sshd with users of its own.
+    Ssh,
+}
+
+/// Where the real service of one [`ServiceSpec`] is.
+#[derive(Debug, Clone)]
+pub enum Behind {
+    /// PostgreSQL's Unix socket.
+    Socket(PathBuf),
+    /// sshd's host keys, and the key whose certificates it trusts.
+    Sshd(Vec<PathBuf>, PathBuf),
+}
+
 /// One protected service.
 #[derive(Debug, Clone)]
 pub struct ServiceSpec {
     /// Name in configuration and rules.
     pub name: String,
+    /// What stands behind it.
+    pub kind: Kind,
     /// Port.
     pub port: u16,
     /// Audience its tokens carry.
@@ -47,7 +71,8 @@ pub struct ServiceSpec {
     pub upstream: UpstreamKind,
     /// More lines for its `[[service]]` table, e.g. `expiry_grace = "5s"`.
     pub settings: String,
-    /// Tables that follow it, e.g. `[[service.passthrough]]`.
+    /// Tables that follow it, e.g. `[[service.passthrough]]`; for ssh also lines for its
+    /// `[service.ssh]`.
     pub tables: String,
 }
 
@@ -56,6 +81,7 @@ impl ServiceSpec {
     pub fn orders() -> Self {
         Self {
             name: "orders-db".into(),
+            kind: Kind::Postgres,
             port: 5432,
             audience: AUDIENCE.into(),
             scope: Some(SCOPE.into()),
@@ -64,6 +90,22 @@ impl ServiceSpec {
             settings: String::new(),
             tables: String::new(),
         }
+    }
+
+    /// The host's own sshd.
+    pub fn ssh() -> Self {
+        Self {
+            name: "host-ssh".into(),
+            kind: Kind::Ssh,
+            port: 22,
+            audience: SSH_AUDIENCE.into(),
+            scope: Some(SSH_SCOPE.into()),
+            ..Self::orders()
+        }
+    }
+
+    fn mode(&self) -> &'static str {
+        if self.observe { "observe" } else { "enforce" }
     }
 
     /// A second service with an audience of its own.
@@ -83,7 +125,8 @@ impl ServiceSpec {
 pub struct DaemonSpec {
     /// Policy files: name and contents.
     pub policies: Vec<(String, String)>,
-    /// More of the configuration, top-level tables such as `[record]`.
+    /// More of the configuration, top-level tables such as `[record]`; `{dir}` is the bed's
+    /// directory.
     pub config: String,
     /// Attach the capture.
     pub attach: bool,
@@ -110,6 +153,8 @@ pub struct Interceptor {
     config: PathBuf,
     pins: PathBuf,
     netns: String,
+    /// What stands in place of files of `/etc` for it.
+    etc: Option<PathBuf>,
     attached: bool,
     environment: Vec<(String, String)>,
 }
@@ -121,8 +166,9 @@ impl Interceptor {
         id: &str,
         netns: &str,
         tls: &Tls,
-        services: &[(ServiceSpec, PathBuf)],
+        services: &[(ServiceSpec, Behind)],
         spec: &DaemonSpec,
+        etc: Option<PathBuf>,
     ) -> Result<Self> {
         let pins = PathBuf::from(format!("/sys/fs/bpf/interceptor-{id}"));
         for part in ["state", "run", "policies", "secrets"] {
@@ -140,6 +186,7 @@ impl Interceptor {
             config,
             pins,
             netns: netns.into(),
+            etc,
             attached: false,
             environment: Vec::new(),
         };
@@ -184,7 +231,7 @@ impl Interceptor {
         let _ = std::fs::remove_file(&path);
         let notify = UnixDatagram::bind(&path)?;
         notify.set_nonblocking(true)?;
-        let mut daemon = self.cli(["daemon"]);
+        let mut daemon = self.host_cli(["daemon"]);
         for (name, value) in &self.environment {
             daemon = daemon.env(name, value);
         }
@@ -259,6 +306,14 @@ impl Interceptor {
     /// A command line of `interceptor` with this bed's configuration, on the host.
     pub fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Cmd {
         self.tool(args).in_netns(&self.netns)
+    }
+
+    /// The same, where the bed's own users exist.
+    pub fn host_cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Cmd {
+        match &self.etc {
+            Some(etc) => self.tool(args).with_etc(etc).in_netns(&self.netns),
+            None => self.cli(args),
+        }
     }
 
     /// The same, as another operating system user of root's group, with the login uid that a
@@ -364,10 +419,14 @@ fn configuration(
     dir: &Path,
     pins: &Path,
     tls: &Tls,
-    services: &[(ServiceSpec, PathBuf)],
+    services: &[(ServiceSpec, Behind)],
     spec: &DaemonSpec,
 ) -> Result<String> {
     let d = dir.display();
+    let registered = match std::fs::read_to_string(dir.join(REGISTERED).with_extension("pub")) {
+        Ok(key) => format!("ssh_keys = [\"{}\"]\n", key.trim()),
+        Err(_) => String::new(),
+    };
     let mut toml = format!(
         r#"[host]
 name = "bed-host"
@@ -389,7 +448,7 @@ issuer = "okta"
 cid = "0oa-reporter"
 owners = ["00u-owner"]
 labels = {{ team = "analytics" }}
-
+{registered}
 [[agent]]
 name = "etl"
 issuer = "okta"
@@ -418,15 +477,18 @@ uid = "00u-approver"
         pins.display(),
         url(),
     );
-    for (service, socket) in services {
-        service_table(&mut toml, dir, tls, service, socket)?;
+    for (service, behind) in services {
+        match behind {
+            Behind::Socket(socket) => postgres_table(&mut toml, dir, tls, service, socket)?,
+            Behind::Sshd(keys, ca) => ssh_table(&mut toml, service, keys, ca)?,
+        }
     }
     toml.push('\n');
-    toml.push_str(&spec.config);
+    toml.push_str(&spec.config.replace("{dir}", &d.to_string()));
     Ok(toml)
 }
 
-fn service_table(
+fn postgres_table(
     toml: &mut String,
     dir: &Path,
     tls: &Tls,
@@ -456,7 +518,7 @@ upstream = {upstream}
         service.name,
         service.port,
         service.audience,
-        if service.observe { "observe" } else { "enforce" },
+        service.mode(),
         tls.certificate.display(),
         tls.key.display(),
     )?;
@@ -471,5 +533,43 @@ upstream = {upstream}
         }
     }
     writeln!(toml, "{}", service.tables)?;
+    Ok(())
+}
+
+fn ssh_table(
+    toml: &mut String,
+    service: &ServiceSpec,
+    host_keys: &[PathBuf],
+    ca_key: &Path,
+) -> Result<()> {
+    let keys: Vec<String> =
+        host_keys.iter().map(|k| format!("{:?}", k.display().to_string())).collect();
+    write!(
+        toml,
+        r#"
+[[service]]
+name = "{}"
+protocol = "ssh"
+port = {port}
+audience = "{}"
+mode = "{}"
+upstream = {{ host = "127.0.0.1", port = {port} }}
+"#,
+        service.name,
+        service.audience,
+        service.mode(),
+        port = service.port,
+    )?;
+    if let Some(scope) = &service.scope {
+        writeln!(toml, "scope = \"{scope}\"")?;
+    }
+    writeln!(toml, "{}", service.settings)?;
+    writeln!(
+        toml,
+        "[service.ssh]\nhost_keys = [{}]\nca_key = \"{}\"\nprincipal = \"{PRINCIPAL}\"\n{}",
+        keys.join(", "),
+        ca_key.display(),
+        service.tables
+    )?;
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+mod dpop;
 mod http;
 mod keys;
 mod mint;
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     discoveries: AtomicU64,
     key_fetches: AtomicU64,
     delay_ms: AtomicU64,
+    dpop: dpop::Dpop,
 }
 
 impl Issuer {
@@ -153,6 +155,16 @@ impl Issuer {
     /// Delays every answer.
     pub fn set_delay(&self, delay: std::time::Duration) {
         self.shared.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Hands out another DPoP nonce; proofs with the old one are sent back.
+    pub fn rotate_nonce(&self) {
+        self.shared.dpop.rotate();
+    }
+
+    /// Makes a client known to the token endpoint, or replaces it.
+    pub fn register(&self, client: Client) {
+        self.state.register(client).unwrap_or_else(|e| panic!("cannot register: {e:#}"));
     }
 
     /// How often the key set was fetched.

@@ -6,18 +6,25 @@
 //! owns every process and file it makes and removes them when it is dropped, so that beds can
 //! stand side by side and a failed test leaves nothing behind.
 
+pub mod accounts;
 pub mod bed;
 pub mod bench;
 pub mod clients;
 pub mod cluster;
 pub mod daemon;
 pub mod data;
+pub mod flow;
 pub mod issuer;
 pub mod live;
 pub mod login;
 pub mod net;
 pub mod paths;
+pub mod present;
 pub mod proc;
+pub mod provider;
+pub mod robot;
+pub mod sshd;
+pub mod sshkey;
 pub mod story;
 pub mod suites;
 pub mod tls;

@@ -125,8 +125,22 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for place in [Place::Agent, Place::Other, Place::Host] {
-            let _ = Cmd::new("ip").args(["netns", "del", &self.name(place)]).run();
+            let name = self.name(place);
+            // What a login session has started outlives its server.
+            end_processes(&name);
+            let _ = Cmd::new("ip").args(["netns", "del", &name]).run();
         }
+    }
+}
+
+/// Kills what still runs in a namespace of ours.
+fn end_processes(namespace: &str) {
+    let pids = Cmd::new("ip").args(["netns", "pids", namespace]).ok().unwrap_or_default();
+    for pid in pids.split_whitespace().filter_map(|p| p.parse().ok()) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGKILL,
+        );
     }
 }
 
@@ -151,13 +165,7 @@ fn sweep() {
         if std::path::Path::new("/proc").join(owner).exists() {
             continue;
         }
-        let pids = Cmd::new("ip").args(["netns", "pids", &name]).ok().unwrap_or_default();
-        for pid in pids.split_whitespace().filter_map(|p| p.parse().ok()) {
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
-        }
+        end_processes(&name);
         let _ = Cmd::new("ip").args(["netns", "del", &name]).run();
         if let Some(id) = name.strip_suffix("-host") {
             let _ = std::fs::remove_dir_all(format!("/sys/fs/bpf/interceptor-{id}"));

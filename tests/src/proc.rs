@@ -115,6 +115,24 @@ impl Cmd {
         ])
     }
 
+    /// Runs as an operating system user by number, in the group of the same number.
+    pub fn as_uid(self, uid: u32) -> Self {
+        self.wrapped([
+            "setpriv".into(),
+            format!("--reuid={uid}"),
+            format!("--regid={uid}"),
+            "--clear-groups".into(),
+        ])
+    }
+
+    /// Runs where each file of a directory stands in place of the one of its name in `/etc`.
+    pub fn with_etc(self, dir: &Path) -> Self {
+        const BIND: &str = "for f in \"$1\"/*; do mount --bind \"$f\" \"/etc/${f##*/}\" || exit 126; \
+                            done; shift 2; exec \"$@\"";
+        let sh = ["unshare", "--mount", "--propagation=private", "sh", "-c", BIND, "etc"];
+        self.wrapped(sh.map(String::from).into_iter().chain([dir.display().to_string()]))
+    }
+
     fn wrapped(mut self, before: impl IntoIterator<Item = String>) -> Self {
         let mut argv: Vec<OsString> = before.into_iter().map(Into::into).collect();
         argv.push("--".into());
@@ -126,6 +144,13 @@ impl Cmd {
     /// The command line, for messages. Environment (where tokens are) is left out.
     pub fn shown(&self) -> String {
         self.argv.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The command line for a shell, every word quoted.
+    pub fn quoted(&self) -> String {
+        let quote =
+            |word: &OsString| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
+        self.argv.iter().map(quote).collect::<Vec<_>>().join(" ")
     }
 
     /// The command for the standard library, streams not yet set.
@@ -183,10 +208,12 @@ impl Cmd {
             std::thread::sleep(Duration::from_millis(3));
         };
         let _ = writer.join();
+        let raw = stdout.join().unwrap_or_default();
         Ok(Output {
             what: self.shown(),
             code: status.code(),
-            stdout: joined(stdout),
+            stdout: String::from_utf8_lossy(&raw).into_owned(),
+            raw,
             stderr: joined(stderr),
             took: started.elapsed(),
         })
@@ -232,8 +259,10 @@ pub struct Output {
     pub what: String,
     /// Exit status; none when a signal ended it.
     pub code: Option<i32>,
-    /// Standard output.
+    /// Standard output, as text.
     pub stdout: String,
+    /// Standard output, byte for byte.
+    pub raw: Vec<u8>,
     /// Standard error.
     pub stderr: String,
     /// From start to end.

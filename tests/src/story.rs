@@ -1,5 +1,7 @@
 //! The main job, told step by step and checked at every step: what the demo shows.
 
+mod ssh;
+
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -83,6 +85,9 @@ pub fn tell(bed: &mut Bed, teller: &mut Teller<'_>) -> Result<u32> {
     refusing(bed, teller)?;
     holding(bed, teller)?;
     tokens(bed, teller)?;
+    if bed.sshd().is_ok() {
+        ssh::tell(bed, teller)?;
+    }
     dying(bed, teller)?;
     looking_back(bed, teller)?;
     let (told, failed) = (teller.told, teller.failed);

@@ -19,6 +19,11 @@ pub const AUDIENCE: &str = "api://orders-db";
 /// The scope every default token holds.
 pub const SCOPE: &str = "db.orders";
 
+/// The audience of the host's sshd.
+pub const SSH_AUDIENCE: &str = "api://host-ssh";
+/// The scope of tokens for it.
+pub const SSH_SCOPE: &str = "ssh.login";
+
 /// The running issuer.
 pub struct Issuer {
     process: Daemon,
@@ -110,6 +115,16 @@ impl Claims {
         });
         let claims = claims.as_object().cloned().unwrap_or_default();
         Self { claims, header: Map::new(), sign: "current" }
+    }
+
+    /// What the same agent holds for the host's sshd, bound to no key.
+    pub fn ssh() -> Self {
+        Self::reporter().with("aud", SSH_AUDIENCE).with("scp", json!([SSH_SCOPE]))
+    }
+
+    /// Binds it to a key by its thumbprint.
+    pub fn bound(self, thumbprint: &str) -> Self {
+        self.with("cnf", json!({ "jkt": thumbprint }))
     }
 
     /// A machine's own token: neither user nor groups.

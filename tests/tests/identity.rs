@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use interceptor::config::{Config, Service};
 use interceptor::identity::{
-    Code, Identity, Inspector, Pace, Presented, Proven, Refusal, Source, StepState, hash_token,
+    Code, Identity, Inspector, Pace, Presented, Proven, ProvenKey, Refusal, Source, StepState,
+    hash_token,
 };
 use interceptor_tests::issuer::{Algorithm, Issuer, Mint, Options, Sign};
 use serde_json::{Value, json};
@@ -75,6 +76,12 @@ fn config(url: &str, state: &Path, more: &str) -> Config {
         issuers = ["other"]
         plaintext_loopback = true
         upstream = {{ socket = "/x" }}
+        [[service]]
+        name = "host-ssh"
+        protocol = "ssh"
+        port = 22
+        audience = "api://ssh"
+        upstream = {{ host = "127.0.0.1", port = 22 }}
         "#,
         state.display()
     );
@@ -120,7 +127,7 @@ impl Host {
                 token: token.as_bytes(),
                 service: self.service("orders-db"),
                 source: Source { addr: source.parse().unwrap(), uid: None },
-                client_key,
+                client_key: client_key.map(ProvenKey::Spki),
                 now: SystemTime::now(),
             })
             .await
@@ -338,6 +345,48 @@ async fn a_copied_token_is_refused_and_raised_also_after_a_restart() {
     let ledger = std::fs::read(host.state.path().join("tokens.db-wal")).unwrap_or_default();
     let signature = token.rsplit('.').next().unwrap().as_bytes();
     assert!(!ledger.windows(signature.len()).any(|w| w == signature));
+}
+
+#[tokio::test]
+async fn a_key_of_ssh_proves_as_a_key_of_tls_does_and_speaks_for_its_own_agent() {
+    use interceptor::agent::{AgentKey, Kind};
+    let dir = tempfile::tempdir().unwrap();
+    let key = |name: &str, kind| AgentKey::create(&dir.path().join(name), kind).unwrap();
+    let (own, other) = (key("own", Kind::P256), key("other", Kind::Rsa));
+    let registered = format!(
+        "[[agent]]\nname = 'registered'\nissuer = 'okta'\ncid = '0oa3ssh'\nssh_keys = ['{}']",
+        other.public().to_openssh().unwrap().trim()
+    );
+    let host = Host::with(Options::default(), &registered).await;
+    let prove = |token: String, key: &AgentKey, service: &'static str| {
+        let key = key.public().clone();
+        let host = &host;
+        async move {
+            host.identity
+                .prove(Presented {
+                    token: token.as_bytes(),
+                    service: host.service(service),
+                    source: Source { addr: "203.0.113.7".parse().unwrap(), uid: None },
+                    client_key: Some(ProvenKey::Ssh(&key)),
+                    now: SystemTime::now(),
+                })
+                .await
+        }
+    };
+    let bound = |cid: &str, key: &AgentKey| {
+        let claims = json!({"cid": cid, "cnf": {"jkt": key.jkt()}, "aud": "api://ssh"});
+        host.issuer.mint(&host.good(claims))
+    };
+    let proven = prove(bound("0oa1machine", &own), &own, "host-ssh").await.unwrap();
+    assert_eq!(proven.claims().pop.as_deref(), Some(own.jkt()));
+    let wrong = prove(bound("0oa1machine", &own), &other, "host-ssh").await.unwrap_err();
+    assert_eq!(wrong.code, Code::ProofRequired);
+    assert!(!wrong.message.contains("libpq"), "{}", wrong.message);
+    assert_eq!(host.identity.agent_of_key(other.public()).unwrap().name, "registered");
+    assert!(host.identity.agent_of_key(own.public()).is_none());
+    assert!(prove(bound("0oa3ssh", &other), &other, "host-ssh").await.is_ok());
+    let foreign = prove(bound("0oa1machine", &other), &other, "host-ssh").await.unwrap_err();
+    assert_eq!(foreign.code.as_str(), "AGENT_KEY");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::setup::{self, Group};
 use crate::steps::{as_root, cargo, passing};
 
 /// What a bed needs to be built and to stand.
-pub const BED: [Group; 4] = [Group::Build, Group::Ebpf, Group::Net, Group::Postgres];
+pub const BED: [Group; 5] = [Group::Build, Group::Ebpf, Group::Net, Group::Postgres, Group::Ssh];
 
 /// Installs what is missing, builds, and runs the story. `--keep` leaves it standing.
 pub fn run(args: &[String]) -> Result<()> {

@@ -18,8 +18,8 @@ Usage: cargo xtask COMMAND
   test [--quick]    install and check everything; --quick leaves out fuzzing and documentation
   bench [OPTIONS]   measure against direct connections, HAProxy and pgbouncer (--help there);
                     --micro runs the criterion benches instead
-  setup [GROUP..]   install what is missing (groups: build ebpf net clock postgres proxies deny
-                    fuzz python npm; all without a name)
+  setup [GROUP..]   install what is missing (groups: build ebpf net clock postgres ssh proxies
+                    deny fuzz python npm; all without a name)
   build-ebpf        compile the kernel program into target/bpf/interceptor-capture.o
 ";
 

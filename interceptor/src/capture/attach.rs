@@ -41,6 +41,8 @@ pub struct AttachOptions {
     pub object: Option<PathBuf>,
     /// Close connections to the ports that were open before.
     pub destroy_existing: bool,
+    /// Ports on which even so none is closed.
+    pub keep_existing: Vec<u16>,
     /// User and group id that get the maps a daemon needs. Unchanged (at first root) when absent.
     pub owner: Option<(u32, u32)>,
 }
@@ -114,6 +116,10 @@ pub fn attach(options: &AttachOptions) -> Result<AttachReport, CaptureError> {
 /// the daemon holds go on.
 pub fn detach(dir: &Path) -> Result<(), CaptureError> {
     let _lock = bpffs::lock(dir)?;
+    detach_locked(dir)
+}
+
+pub(super) fn detach_locked(dir: &Path) -> Result<(), CaptureError> {
     if !dir.exists() {
         return Err(CaptureError::NotAttached { dir: dir.into() });
     }
@@ -131,7 +137,7 @@ pub fn detach(dir: &Path) -> Result<(), CaptureError> {
     bpffs::remove(dir)
 }
 
-type ExemptSet = BTreeSet<(IpNet, u16)>;
+pub(super) type ExemptSet = BTreeSet<(IpNet, u16)>;
 
 fn check(options: &AttachOptions) -> Result<ExemptSet, CaptureError> {
     let invalid = |m: String| Err(CaptureError::Invalid(m));
@@ -382,7 +388,7 @@ fn empty_slot(dir: &Path, slot: u32) -> Result<(), CaptureError> {
     counters.set(slot, zero, 0).map_err(failed)
 }
 
-fn fill_exempt(dir: &Path, wanted: &ExemptSet) -> Result<bool, CaptureError> {
+pub(super) fn fill_exempt(dir: &Path, wanted: &ExemptSet) -> Result<bool, CaptureError> {
     let failed = |e| CaptureError::from_aya("write the exempt sources", &e);
     let mut map: Exempt = maps::open(dir, maps::EXEMPT, Access::Loader)?;
     let keys = map.keys().collect::<Result<Vec<_>, _>>().map_err(failed)?;
@@ -420,7 +426,7 @@ fn close_older(
     let own = own.keys().collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let daemon = maps::meta(dir)?.owner;
     let mut closed = 0;
-    for &port in &options.ports {
+    for &port in options.ports.iter().filter(|p| !options.keep_existing.contains(p)) {
         let is_new = changes.added.contains(&port);
         let older = |peer: SocketAddr, local: SocketAddr, uid: u32| {
             let captured = !is_new && uid == daemon;

@@ -13,6 +13,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+use serde::Serialize;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -36,6 +37,19 @@ const LISTEN: u8 = 10;
 /// Everything between the first SYN and the last FIN: not TIME_WAIT, CLOSE, LISTEN.
 const CONNECTED: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12;
 
+/// One established connection to a local port, as the kernel lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Connection {
+    /// This end. IPv4 is never in IPv6 form.
+    pub local: SocketAddr,
+    /// The other end, in the same form.
+    pub remote: SocketAddr,
+    /// The kernel's number for the socket, never given twice between two starts of the machine.
+    pub cookie: u64,
+    /// The key to the process that holds it; 0 while nobody has accepted it.
+    pub inode: u64,
+}
+
 /// One socket as the kernel describes it.
 #[derive(Debug, Clone, Copy)]
 struct Socket {
@@ -46,6 +60,7 @@ struct Socket {
     interface: u32,
     cookie: [u32; 2],
     uid: u32,
+    inode: u32,
 }
 
 /// User id of the owner of the socket at the other end of a connection, if that end is on this
@@ -68,10 +83,20 @@ pub fn peer_uid(peer: SocketAddr, original_dst: SocketAddr) -> Option<u32> {
 /// Cookies of all TCP listeners of this network namespace.
 pub(super) fn listening_cookies() -> io::Result<Vec<u64>> {
     let mut cookies = Vec::new();
-    Diag::open()?.dump(0, 1 << LISTEN, &mut |s| {
-        cookies.push(u64::from(s.cookie[1]) << 32 | u64::from(s.cookie[0]));
-    })?;
+    Diag::open()?.dump(0, 1 << LISTEN, &mut |s| cookies.push(s.cookie()))?;
     Ok(cookies)
+}
+
+/// The established connections to a local port of this network namespace.
+pub(super) fn established(port: u16) -> io::Result<Vec<Connection>> {
+    let mut all = Vec::new();
+    Diag::open()?.dump(port, 1 << ESTABLISHED, &mut |s| {
+        if s.local.port() == port {
+            let (local, remote, inode) = (s.local, s.remote, s.inode.into());
+            all.push(Connection { local, remote, cookie: s.cookie(), inode });
+        }
+    })?;
+    Ok(all)
 }
 
 /// Closes connections to a local port for which `close(peer, local, uid)` holds; says how many.
@@ -188,6 +213,10 @@ fn parse(mut rest: &[u8], each: &mut dyn FnMut(Socket)) -> io::Result<bool> {
 }
 
 impl Socket {
+    fn cookie(&self) -> u64 {
+        u64::from(self.cookie[1]) << 32 | u64::from(self.cookie[0])
+    }
+
     fn read(m: &[u8]) -> Option<Self> {
         let m = m.get(..REPLY)?;
         let end = |port: usize, at: usize| {
@@ -207,6 +236,7 @@ impl Socket {
             interface: u32_at(m, 40)?,
             cookie: [u32_at(m, 44)?, u32_at(m, 48)?],
             uid: u32_at(m, 64)?,
+            inode: u32_at(m, 68)?,
         })
     }
 }
@@ -271,6 +301,28 @@ mod tests {
             assert_eq!(peer_uid(peer, local), Some(me), "{bind}");
             drop((client, server));
             assert_eq!(peer_uid(peer, local), None, "{bind} after close");
+        }
+    }
+
+    #[test]
+    fn connections_are_told_apart_by_cookie_even_on_the_same_ports() {
+        use std::os::unix::fs::MetadataExt;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let client = TcpStream::connect(to).unwrap();
+            let (server, peer) = listener.accept().unwrap();
+            let all = established(to.port()).unwrap();
+            let [one] = all[..] else { panic!("{all:?}") };
+            assert_eq!((one.local, one.remote), (to, peer));
+            let fd = format!("/proc/self/fd/{}", server.as_raw_fd());
+            assert_eq!(one.inode, std::fs::metadata(fd).unwrap().ino());
+            assert!(one.cookie != 0 && !seen.contains(&one.cookie));
+            assert_eq!(established(to.port()).unwrap(), [one], "the cookie stays");
+            seen.push(one.cookie);
+            socket2::SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            drop((client, server));
         }
     }
 

@@ -21,14 +21,16 @@ mod maps;
 mod netns;
 mod object;
 mod pins;
+mod restore;
 mod status;
 mod sys;
 mod upstream;
 
 pub use attach::{AttachOptions, AttachReport, Outcome, attach, detach};
-pub use diag::peer_uid;
+pub use diag::{Connection, peer_uid};
 pub use error::CaptureError;
 pub use listener::{Captured, Listener};
 pub use pins::{Pins, PortCounters};
+pub use restore::{Before, before, connections, is_upstream, restore};
 pub use status::{ExemptStatus, ForeignLink, LinkStatus, PortStatus, Status, status};
 pub use upstream::{UpstreamExemption, connect_exempt};

@@ -3,18 +3,29 @@
 //! The privileged verb. It runs once at boot and after a change of the configured ports; the
 //! daemon itself never needs what this needs.
 
+pub mod caller;
+mod guard;
+pub mod pending;
+pub mod places;
+mod watch;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
+use serde::Serialize;
 
 use crate::capture::{
     self, AttachOptions, AttachReport, CaptureError, Outcome, PortStatus, Status,
 };
 use crate::config::{Config, Paths};
+use guard::Guard;
+use pending::Pending;
+use places::Places;
 
 /// Arguments of `interceptor capture`.
 #[derive(Debug, Args)]
@@ -27,10 +38,17 @@ pub struct CaptureArgs {
 enum Verb {
     /// Protect the configured ports; until a daemon serves them they refuse connections.
     Attach(AttachArgs),
+    /// Keep the capture of an SSH port: to be run from an SSH session that began after it.
+    Confirm,
+    /// Give the ports that wait to be confirmed back now.
+    Undo,
     /// Stop protecting: every port reaches its service directly again.
     Detach(DirArgs),
     /// Show what is protected, by whom it is served, and what the kernel counted.
     Status(StatusArgs),
+    /// Give the ports that wait to be confirmed back when the time is over.
+    #[command(hide = true)]
+    Watch(Places),
 }
 
 #[derive(Debug, Args)]
@@ -42,6 +60,10 @@ Examples:
       also close connections that were open before
   interceptor capture attach --netns /run/netns/db
       protect the ports of another network namespace
+
+An SSH port is captured for good only when you are logged in from one of its exempt sources, or
+when an earlier capture with the same exempt sources was confirmed. Otherwise it is undone after
+two minutes, unless `interceptor capture confirm` is run from a session that began meanwhile.
 
 Running it again is safe: it upgrades the program and updates ports and exempt sources in place.")]
 struct AttachArgs {
@@ -59,6 +81,18 @@ struct AttachArgs {
     /// Close connections to the protected ports that did not come through the daemon.
     #[arg(long)]
     close_existing: bool,
+    /// Keep an SSH port captured although no way in was shown. Only with a console at hand.
+    #[arg(long)]
+    no_confirm: bool,
+    /// Time to confirm the capture of an SSH port, between 1s and 10m.
+    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = wait)]
+    undo_after: Duration,
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    let fits = (Duration::from_secs(1)..=Duration::from_secs(600)).contains(&time);
+    if fits { Ok(time) } else { Err("between 1s and 10m".into()) }
 }
 
 #[derive(Debug, Args)]
@@ -101,17 +135,75 @@ fn run_to(
     match &args.verb {
         Verb::Attach(a) => {
             let config = Config::load(config_path)?;
-            let report = capture::attach(&options(a, &config)?)?;
+            let guard = Guard { no_confirm: a.no_confirm, undo_after: a.undo_after };
+            let (report, lines) = guard::attach(&config, options(a, &config)?, guard)?;
             print_report(out, &report)?;
+            print_lines(out, &lines)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Confirm => {
+            print_lines(out, &guard::confirm(&places(config_path)?)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Undo => {
+            print_lines(out, &guard::give_back(&places(config_path)?, None)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Watch(places) => {
+            watch::run(places)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Detach(a) => {
             let dir = directory(a, config_path)?;
             capture::detach(&dir)?;
+            if let Ok(places) = places(config_path) {
+                guard::withdraw(&places)?;
+            }
             writeln!(out, "Detached; the ports reach their services directly.")?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Status(a) => show(out, a, &directory(&a.pins, config_path)?),
+        Verb::Status(a) => {
+            let waiting = Waiting::look(&places(config_path).unwrap_or_else(|_| {
+                // With a broken configuration the pins can still be looked at.
+                Places::of(&Paths::default())
+            }));
+            show(out, a, &directory(&a.pins, config_path)?, &waiting)
+        }
+    }
+}
+
+/// Where the guard keeps its state.
+fn places(config_path: &Path) -> anyhow::Result<Places> {
+    if !config_path.exists() {
+        return Ok(Places::of(&Paths::default()));
+    }
+    Ok(Places::of(&Config::load(config_path)?.paths))
+}
+
+fn print_lines(out: &mut impl Write, lines: &[String]) -> anyhow::Result<()> {
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
+/// What waits to be confirmed, for those who look.
+#[derive(Debug, Default, Serialize)]
+pub struct Waiting {
+    /// The capture that waits.
+    pub pending: Option<Pending>,
+    /// For people.
+    pub lines: Vec<String>,
+}
+
+impl Waiting {
+    /// Looks; what cannot be read is said.
+    pub fn look(places: &Places) -> Self {
+        match Pending::read(places) {
+            Ok(None) => Self::default(),
+            Ok(Some(pending)) => Self { lines: pending.lines(places), pending: Some(pending) },
+            Err(error) => Self { pending: None, lines: vec![format!("{error:#}")] },
+        }
     }
 }
 
@@ -137,6 +229,7 @@ fn options(args: &AttachArgs, config: &Config) -> anyhow::Result<AttachOptions> 
         object: args.object.clone(),
         destroy_existing: args.close_existing,
         owner: args.owner.as_deref().map(user).transpose()?,
+        keep_existing: Vec::new(),
     })
 }
 
@@ -176,7 +269,12 @@ fn list(ports: &[u16]) -> String {
     ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn show(out: &mut impl Write, args: &StatusArgs, dir: &Path) -> anyhow::Result<ExitCode> {
+fn show(
+    out: &mut impl Write,
+    args: &StatusArgs,
+    dir: &Path,
+    waiting: &Waiting,
+) -> anyhow::Result<ExitCode> {
     let status = match capture::status(dir) {
         Ok(status) => status,
         Err(e @ CaptureError::NotAttached { .. }) if args.json => {
@@ -189,9 +287,13 @@ fn show(out: &mut impl Write, args: &StatusArgs, dir: &Path) -> anyhow::Result<E
     if args.json {
         let mut answer = serde_json::to_value(&status)?;
         answer["attached"] = (!status.unprotected()).into();
+        answer["waiting"] = serde_json::to_value(&waiting.pending)?;
         writeln!(out, "{answer:#}")?;
     } else {
         print_status(out, &status)?;
+        for line in &waiting.lines {
+            writeln!(out, "WAITS: {line}")?;
+        }
     }
     Ok(if status.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,10 +13,12 @@ use tokio::task::JoinSet;
 use crate::capture::{Listener, Pins};
 use crate::config::{Config, Mode};
 use crate::control;
+use crate::present;
 use crate::session::handler::Handler;
 use crate::session::workers::Workers;
 use crate::session::{Ending, Gate};
-use crate::wire::postgres::{Server, cancel::CancelKeys};
+use crate::wire::Server;
+use crate::wire::postgres::cancel::CancelKeys;
 
 /// Arguments of `interceptor daemon`.
 #[derive(Debug, Args)]
@@ -42,8 +44,12 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let socket = gate.config.paths.control_socket();
     let control =
         control::Server::new(&socket, Arc::clone(&handler) as _, Arc::clone(&gate.approvals))?;
+    let presents = present(&gate)?;
     let listeners = listen(&gate)?;
     let mut tasks = JoinSet::new();
+    if let Some(server) = presents {
+        tasks.spawn(server.run());
+    }
     tasks.spawn(control.run());
     tasks.spawn(Arc::clone(gate.identity()).refresh_keys());
     if let Some(port) = gate.config.metrics.port {
@@ -73,6 +79,30 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The address where tokens are presented beforehand, if there is one.
+fn present(gate: &Arc<Gate>) -> anyhow::Result<Option<present::Server>> {
+    let Some(config) = &gate.config.present else { return Ok(None) };
+    let services = &gate.config.services;
+    let services = services.iter().filter_map(|s| gate.service(s.port).cloned());
+    let metrics = Arc::clone(&gate.metrics);
+    let parts = present::Parts {
+        identity: Arc::clone(gate.identity()),
+        presented: Arc::clone(&gate.presented),
+        services: services.map(|s| (s.name.clone(), s)).collect(),
+        notify: Box::new(move |event| {
+            if let Some(code) = event.refused {
+                metrics.refused(event.service.unwrap_or("none"), code);
+                if event.alert {
+                    metrics.alert(code);
+                }
+            }
+        }),
+    };
+    let server = present::Server::new(config, parts)?;
+    tracing::info!(address = %config.listen, "tokens can be presented");
+    Ok(Some(server))
+}
+
 /// Certificates are read before the first port is registered: a service that cannot be served
 /// stays closed, and the daemon says so instead of half starting.
 fn listen(gate: &Arc<Gate>) -> anyhow::Result<Vec<(Server, Listener)>> {
@@ -80,7 +110,7 @@ fn listen(gate: &Arc<Gate>) -> anyhow::Result<Vec<(Server, Listener)>> {
     let mut servers = Vec::new();
     for service in &gate.config.services {
         let Some(service) = gate.service(service.port) else { continue };
-        let server = Server::new(Arc::clone(gate), Arc::clone(service), Arc::clone(&keys))
+        let server = Server::new(gate, service, &keys)
             .with_context(|| format!("service {:?}", service.name))?;
         servers.push((server, service.port));
     }

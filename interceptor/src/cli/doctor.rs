@@ -6,8 +6,8 @@
 mod capture;
 mod hba;
 mod host;
-mod procfs;
 mod server;
+mod ssh;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,8 +16,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::procfs;
 use super::table::{Paint, json, print, safe};
-use crate::config::{Config, Upstream};
+use crate::config::{Config, Protocol, Upstream};
 
 /// Find other ways to the protected services, and what is wrong on this host.
 #[derive(Debug, Args)]
@@ -123,7 +124,10 @@ fn examine(path: &Path) -> Vec<Finding> {
     host::daemon(&config, &mut found);
     let captured = capture::check(&config, &mut found);
     let postmasters = server::postmasters();
-    for service in &config.services {
+    for service in config.services.iter().filter(|s| s.protocol == Protocol::Ssh) {
+        ssh::check(service, &config, &mut found);
+    }
+    for service in config.services.iter().filter(|s| s.protocol == Protocol::Postgres) {
         server::check(service, &config, captured, &postmasters, &mut found);
         if let Upstream::Unix { socket } = &service.upstream {
             server::socket_mode(service, socket, &mut found);

@@ -1,12 +1,15 @@
 //! The command line, one file per verb.
 
+pub mod agent;
 pub mod approvals;
 pub mod capture;
 pub mod daemon;
 pub mod doctor;
 pub mod policy;
+mod procfs;
 pub mod sessions;
 pub mod setup;
+mod sshd;
 pub mod status;
 pub mod table;
 pub mod token;
@@ -43,6 +46,8 @@ enum Verb {
     Policy(policy::PolicyArgs),
     /// Look into a token: which checks it passes.
     Token(token::Args),
+    /// On the agent's side: get tokens and carry them to protected hosts.
+    Agent(agent::AgentArgs),
     /// The daemon at one glance.
     Status(status::StatusArgs),
     /// Find other ways to the protected services, and what is wrong on this host.
@@ -97,6 +102,7 @@ impl Cli {
             Verb::Approvals(args) => approvals::run(args, &config).await,
             Verb::Policy(args) => policy::run(args, &config).await,
             Verb::Token(args) => token::run(args, &config).await,
+            Verb::Agent(args) => agent::run(args).await,
             Verb::Status(args) => status::run(args, &config).await,
             Verb::Doctor(args) => doctor::run(args, &config).await,
             Verb::Setup(args) => setup::run(args, &config).await,

@@ -18,10 +18,14 @@ use crate::config::{self, Config, Paths};
 use crate::control::Client;
 use crate::control::protocol::{Op, PolicyStatus};
 use crate::identity::{Claims, MAX_TOKEN};
+use crate::policy::ssh::testing::Asked;
+use crate::policy::ssh::{ForwardKind, LoginShell, ShellAnalyzer};
 use crate::policy::testing::{
     Classify, Outcome, SqlClassifier, claims_from, plain_agent, read_catalog, read_tests,
 };
-use crate::policy::{Ask, Effect, Explanation, PolicySet, Subject, Warning, read_source};
+use crate::policy::{
+    Ask, Effect, Explanation, PolicySet, SshFacts, Stream, Subject, Warning, read_source,
+};
 
 /// Policies: check, test, explain, reload.
 #[derive(Debug, Args)]
@@ -30,6 +34,7 @@ use crate::policy::{Ask, Effect, Explanation, PolicySet, Subject, Warning, read_
   interceptor policy test ./policies
   interceptor policy explain --service orders-db --role app --database orders \\
       --agent reporter --claims claims.json --statement 'SELECT email FROM customers'
+  interceptor policy explain --service host-ssh --role ops --exec 'systemctl restart shop'
   interceptor policy reload")]
 pub struct PolicyArgs {
     #[command(subcommand)]
@@ -59,7 +64,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Say what the verdict on a statement would be, and why.
+    /// Say what the verdict on a statement or an SSH request would be, and why.
     ///
     /// Exit status 1: it would be denied.
     Explain(Box<ExplainArgs>),
@@ -76,15 +81,39 @@ struct ExplainArgs {
     /// The service.
     #[arg(long)]
     service: String,
-    /// The database role.
+    /// The database role, or the OS user.
     #[arg(long)]
     role: String,
-    /// The database.
-    #[arg(long)]
+    /// The database; SSH has none.
+    #[arg(long, default_value = "")]
     database: String,
-    /// The statement; without one, the connection itself is judged.
-    #[arg(long)]
+    /// The statement; without one or any of the next, the connection itself is judged.
+    #[arg(long, group = "asked")]
     statement: Option<String>,
+    /// A command by SSH.
+    #[arg(long, group = "asked", value_name = "COMMAND")]
+    exec: Option<String>,
+    /// The login shell that will read the command.
+    #[arg(long, default_value = "sh", requires = "exec", value_name = "SHELL")]
+    login_shell: String,
+    /// An operation by sftp on one path or two: `read /srv/x`, `rename /srv/x /srv/y`.
+    #[arg(long, group = "asked", num_args = 2..=3, value_names = ["OPERATION", "PATH", "TO"])]
+    sftp: Option<Vec<String>>,
+    /// A forward: `host:port` or `unix:/path`.
+    #[arg(long, group = "asked", value_name = "DESTINATION")]
+    forward: Option<String>,
+    /// A port or socket that the host listens on.
+    #[arg(long, group = "asked", value_name = "DESTINATION")]
+    remote_forward: Option<String>,
+    /// An environment variable.
+    #[arg(long, group = "asked", value_name = "NAME")]
+    variable: Option<String>,
+    /// A subsystem.
+    #[arg(long, group = "asked", value_name = "NAME")]
+    subsystem: Option<String>,
+    /// Any other SSH request: shell, pty, x11, agent-forward, unknown.
+    #[arg(long, group = "asked", value_name = "CLASS")]
+    request: Option<String>,
     /// File with a claim set in JSON; `-` is standard input.
     #[arg(long, conflicts_with = "token")]
     claims: Option<PathBuf>,
@@ -247,6 +276,9 @@ fn test(given: Option<PathBuf>, config: &Path, as_json: bool) -> anyhow::Result<
 #[derive(Serialize)]
 struct Explained {
     statement: Option<String>,
+    /// What was found in an SSH request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    facts: Option<SshFacts>,
     #[serde(flatten)]
     explanation: Explanation,
 }
@@ -257,12 +289,21 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let now = args.at.unwrap_or_else(Timestamp::now);
     let subject = subject(&args, config.as_ref(), now)?;
     let mut all = Vec::new();
-    match &args.statement {
-        None => all.push(Explained {
+    match (&args.statement, asked(&args).map_err(anyhow::Error::msg)?) {
+        (_, Some(asked)) => {
+            let facts = asked.facts(&ShellAnalyzer::new(1));
+            all.push(Explained {
+                statement: Some(format!("{} {}", facts.class, facts.text)),
+                explanation: set.explain(&subject, &Ask::Ssh(&facts), now),
+                facts: Some(facts),
+            });
+        }
+        (None, None) => all.push(Explained {
             statement: None,
+            facts: None,
             explanation: set.explain(&subject, &Ask::Connect, now),
         }),
-        Some(text) => {
+        (Some(text), None) => {
             let tables = match &args.catalog {
                 Some(path) => read_catalog(&read_source(path)?)?,
                 None => Vec::new(),
@@ -273,6 +314,7 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
             }
             all.extend(found.iter().map(|facts| Explained {
                 statement: Some(facts.text.to_string()),
+                facts: None,
                 explanation: set.explain(&subject, &Ask::Sql(facts), now),
             }));
         }
@@ -288,11 +330,57 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(denied)))
 }
 
+/// The SSH request that is asked about.
+fn asked(args: &ExplainArgs) -> Result<Option<Asked>, String> {
+    let words = args.sftp.as_deref().and_then(<[String]>::split_first);
+    Ok(if let Some(command) = &args.exec {
+        Some(Asked::Exec(command.clone(), LoginShell::from_path(&args.login_shell)))
+    } else if let Some((operation, paths)) = words {
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        Some(Asked::sftp(operation, &paths)?)
+    } else if let Some(to) = &args.forward {
+        Some(Asked::forward(ForwardKind::Local, to)?)
+    } else if let Some(to) = &args.remote_forward {
+        Some(Asked::forward(ForwardKind::Remote, to)?)
+    } else if let Some(name) = &args.variable {
+        Some(Asked::variable(name))
+    } else if let Some(name) = &args.subsystem {
+        Some(Asked::subsystem(name))
+    } else if let Some(class) = &args.request {
+        Some(Asked::request(class)?)
+    } else {
+        None
+    })
+}
+
+/// What was found in a request, a line for each.
+fn seen(facts: &SshFacts) -> String {
+    let mut out = String::new();
+    let mut say = |what: String| out.push_str(&format!("  {}\n", safe(&what)));
+    for program in &facts.programs {
+        let args: Vec<_> = program.args.iter().map(|a| a.text.as_str()).collect();
+        say(format!("runs {program} {}", args.join(" ")));
+    }
+    for file in &facts.files {
+        say(format!("would {file}"));
+    }
+    for name in &facts.variables {
+        say(format!("sets {name}"));
+    }
+    if let Some(what) = &facts.unseen {
+        say(format!("cannot see {what}"));
+    }
+    out
+}
+
 fn shown(one: &Explained, paint: Paint) -> String {
     let verdict = &one.explanation.verdict;
     let mut out = String::new();
     if let Some(text) = &one.statement {
         out.push_str(&format!("{}\n", paint.strong(&safe(text))));
+    }
+    if let Some(facts) = &one.facts {
+        out.push_str(&seen(facts));
     }
     let effect = verdict.effect.as_str();
     let effect = match verdict.effect {
@@ -329,6 +417,11 @@ fn shown(one: &Explained, paint: Paint) -> String {
             mask.rule
         )));
         out.push('\n');
+    }
+    match &verdict.stream {
+        Stream::Plain => {}
+        Stream::Masked => out.push_str("output: masked\n"),
+        Stream::Unmasked { why } => out.push_str(&format!("output: not masked; {}\n", safe(why))),
     }
     let mut table = Table::new(&["", "RULE", "EFFECT", "WHERE", "WHY"]);
     for note in &one.explanation.rules {

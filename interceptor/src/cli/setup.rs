@@ -8,6 +8,8 @@ mod block;
 mod change;
 mod plan;
 mod server;
+mod ssh;
+mod systemd;
 
 use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Write};
@@ -32,6 +34,8 @@ pub struct SetupArgs {
 enum Verb {
     /// Close PostgreSQL's Unix socket to all but the daemon and the server's own user.
     Postgres(Box<PostgresArgs>),
+    /// Let sshd trust the daemon's session certificates for chosen users.
+    Ssh(Box<ssh::SshArgs>),
 }
 
 /// What to prepare, and where.
@@ -104,9 +108,13 @@ pub struct PostgresArgs {
 
 /// Runs the verb.
 pub async fn run(args: SetupArgs, config: &Path) -> anyhow::Result<ExitCode> {
-    let Verb::Postgres(args) = args.verb;
-    let service = service(&args, config)?;
-    postgres(&args, service.as_ref())
+    match args.verb {
+        Verb::Postgres(args) => {
+            let service = service(&args, config)?;
+            postgres(&args, service.as_ref())
+        }
+        Verb::Ssh(args) => ssh::run(&args, config).await,
+    }
 }
 
 /// The configured service, where one is needed or there.
@@ -199,5 +207,7 @@ fn coloured(text: &str, paint: Paint) -> String {
     out
 }
 
+#[cfg(test)]
+pub(super) use ssh::tests as ssh_bed;
 #[cfg(test)]
 pub(super) mod tests;

@@ -8,7 +8,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::approvals::control_socket;
+use super::capture::Waiting;
+use super::capture::places::Places;
 use super::table::{Paint, Table, bytes, json, print, safe, span};
+use crate::config::Config;
 use crate::control::protocol::Op;
 use crate::control::{Client, RecordStatus, Status};
 
@@ -28,13 +31,27 @@ pub struct StatusArgs {
 
 /// Runs the verb.
 pub async fn run(args: StatusArgs, config: &Path) -> anyhow::Result<ExitCode> {
+    // First, since it is there even when the daemon is not.
+    let waiting = waiting(config);
+    if !args.json {
+        for line in &waiting.lines {
+            print(&(Paint::stdout().bad(&safe(&format!("CAPTURE NOT CONFIRMED: {line}"))) + "\n"))?;
+        }
+    }
     let status: Status = Client::connect(&control_socket(config)?)?.call(Op::Status)?;
     if args.json {
+        let mut status = serde_json::to_value(&status)?;
+        status["capture_waiting"] = serde_json::to_value(&waiting.pending)?;
         print(&(json(&status)? + "\n"))?;
     } else {
         print(&render(&status, Paint::stdout()))?;
     }
     Ok(ExitCode::from(u8::from(!healthy(&status))))
+}
+
+fn waiting(config: &Path) -> Waiting {
+    let paths = Config::load(config).map(|c| c.paths).unwrap_or_default();
+    Waiting::look(&Places::of(&paths))
 }
 
 fn healthy(status: &Status) -> bool {

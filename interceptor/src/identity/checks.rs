@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config;
 
 use super::claims::{Claims, agent_identity};
-use super::proof::{self, Proof};
+use super::proof;
 use super::refusal::{Code, Fault, quote};
 use super::source::Source;
 
@@ -21,7 +21,10 @@ pub(super) struct Subject<'a> {
     /// Seconds since the epoch.
     pub now: i64,
     pub source: Option<&'a Source>,
-    pub proof: Option<&'a Proof>,
+    /// Name of the client key that was proven.
+    pub proof: Option<&'a str>,
+    /// The agent for which that key is registered.
+    pub key_agent: Option<&'a Arc<config::Agent>>,
 }
 
 /// One check.
@@ -44,7 +47,12 @@ pub(super) const CHECKS: &[Check] = &[
     Check { name: "scope", on_connection: false, run: scope },
     Check { name: "agent", on_connection: false, run: agent },
     Check { name: "source", on_connection: true, run: source },
-    Check { name: "proof", on_connection: true, run: |s| proof::check(s.claims, s.proof) },
+    Check {
+        name: "proof",
+        on_connection: true,
+        run: |s| proof::check(s.claims, s.proof, s.service),
+    },
+    Check { name: "key's owner", on_connection: true, run: key_owner },
 ];
 
 /// Runs all checks and stops at the first that fails.
@@ -171,6 +179,21 @@ fn source(s: &Subject<'_>) -> Result<(), Fault> {
             source.canonical()
         ),
     )
+}
+
+/// A registered key speaks for its own agent only.
+fn key_owner(s: &Subject<'_>) -> Result<(), Fault> {
+    match (s.key_agent, s.agent) {
+        (Some(owner), Some(agent)) if owner.name != agent.name => fail(
+            Code::ForeignKey,
+            format!(
+                "the key of this connection is registered for another agent than {}, whose token \
+                 came: use that agent's own key",
+                quote(&agent.name)
+            ),
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn seconds(span: config::Span) -> i64 {

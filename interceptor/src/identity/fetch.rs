@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openidconnect::core::CoreProviderMetadata;
@@ -14,10 +14,10 @@ use reqwest::{Client, Url};
 
 use crate::config;
 
+use super::https::{self, chain};
+
 /// Most bytes of one answer.
 const MAX_BYTES: usize = 256 * 1024;
-/// Longest wait for one answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a key set is fresh when the issuer says nothing.
 const DEFAULT_FRESH: Duration = Duration::from_secs(3600);
 /// Bounds within which the issuer's word on freshness is honoured.
@@ -50,39 +50,10 @@ impl FetchError {
 impl Fetcher {
     /// Prepares the client; reads the CA file, contacts nobody.
     pub fn new(issuer: &config::Issuer) -> Result<Self, String> {
-        install_crypto();
         let origin = Url::parse(&issuer.url).map_err(|e| format!("url: {e}"))?;
-        if origin.query().is_some() || origin.fragment().is_some() || !origin.username().is_empty()
-        {
-            return Err("url must have no user, query or fragment".into());
-        }
-        let plain = origin.scheme() == "http" && issuer.insecure_loopback && is_loopback(&origin);
-        if origin.scheme() != "https" && !plain {
-            return Err("url must be https (http only with insecure_loopback = true and a \
-                        loopback address)"
-                .into());
-        }
-        let mut client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .https_only(!plain)
-            .connect_timeout(TIMEOUT)
-            .timeout(TIMEOUT)
-            .pool_max_idle_per_host(1)
-            .user_agent(concat!("interceptor/", env!("CARGO_PKG_VERSION")));
-        if is_loopback(&origin) {
-            client = client.no_proxy();
-        }
-        if let Some(file) = &issuer.ca_file {
-            let fail = |e: &dyn Display| format!("ca_file {}: {e}", file.display());
-            let pem = std::fs::read(file).map_err(|e| fail(&e))?;
-            let certs = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| fail(&e))?;
-            if certs.is_empty() {
-                return Err(fail(&"no certificate in it"));
-            }
-            client = client.tls_certs_merge(certs);
-        }
+        let client = https::client(&origin, issuer.ca_file.as_deref(), issuer.insecure_loopback)?;
         Ok(Self {
-            client: client.build().map_err(|e| format!("cannot prepare HTTPS: {}", chain(&e)))?,
+            client,
             issuer: IssuerUrl::new(issuer.url.clone()).map_err(|e| format!("url: {e}"))?,
             origin,
         })
@@ -169,71 +140,9 @@ fn freshness(answer: &HttpResponse) -> Duration {
     said.clamp(FRESH.0, FRESH.1)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host_str() {
-        Some("localhost") => true,
-        Some(host) => host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback()),
-        None => false,
-    }
-}
-
-/// An error with all its reasons on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
-/// Chooses the cryptography of the process once; a choice made before stays.
-fn install_crypto() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn issuer(url: &str) -> config::Issuer {
-        toml::from_str(&format!("name = 'okta'\nurl = '{url}'\ninsecure_loopback = true")).unwrap()
-    }
-
-    #[test]
-    fn only_https_or_real_loopback_is_fetched() {
-        for good in [
-            "https://e.okta.com/oauth2/default",
-            "http://127.0.0.1:9/oauth2/default",
-            "http://[::1]:9/oauth2/default",
-            "http://localhost:9/x",
-        ] {
-            assert!(Fetcher::new(&issuer(good)).is_ok(), "{good}");
-        }
-        for bad in [
-            "http://e.okta.com/oauth2/default",
-            "http://127.0.0.1.evil.example/oauth2/default",
-            "http://localhost.evil.example/",
-            "http://127.0.0.1@evil.example/",
-            "https://e.okta.com/?x=1",
-            "ftp://127.0.0.1/",
-            "nonsense",
-        ] {
-            assert!(Fetcher::new(&issuer(bad)).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn the_issuers_word_on_freshness_counts_within_bounds() {

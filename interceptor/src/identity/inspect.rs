@@ -152,6 +152,7 @@ impl Inspector {
             now: epoch_seconds(now),
             source: source.as_ref(),
             proof: None,
+            key_agent: None,
         };
         let mut steps = vec![step("signature", Ok(()))];
         steps.extend(CHECKS.iter().map(|check| {

@@ -15,7 +15,10 @@ use crate::config::{self, Config};
 mod cache_file;
 mod checks;
 mod claims;
+mod client_key;
+mod dpop;
 mod fetch;
+pub(crate) mod https;
 mod inspect;
 mod issuer;
 mod keys;
@@ -26,18 +29,25 @@ mod source;
 mod strict;
 mod token;
 mod verify;
+mod way;
 
 pub use claims::{Actor, Claims, MAX_ACTORS};
+pub use client_key::{ProvenKey, ssh_thumbprint, thumbprint};
+pub use dpop::{MAX_PROOF, PROOF_ALGORITHMS, Proof, read_proof};
 pub use inspect::{Inspection, Inspector, ServiceInspection, Step, StepState};
 pub use issuer::{IssuerStatus, Pace};
-pub use proof::thumbprint;
 pub use refusal::{Code, IdentityError, Refusal};
 pub use source::Source;
-pub use token::{MAX_TOKEN, hash_token};
+pub use token::{MAX_TOKEN, hash_token, is_token};
+pub use way::Way;
 
-use proof::Proof;
 use replay::{Ledger, Outcome, Use};
-use verify::Verifier;
+use russh::keys::PublicKey;
+use verify::{Verified, Verifier};
+
+/// Name of the extension of an OpenSSH user certificate that holds an access token. Who makes
+/// such certificates (`interceptor agent`) and who reads them agree on it here.
+pub const CERTIFICATE_EXTENSION: &str = "okta-at@interceptor";
 
 /// How often the ledger of first uses is swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -56,10 +66,48 @@ pub struct Presented<'a> {
     pub service: &'a config::Service,
     /// Where it came from.
     pub source: Source,
-    /// SubjectPublicKeyInfo (DER) of the TLS client key, proven on this very connection.
-    pub client_key: Option<&'a [u8]>,
+    /// The client's key, proven on this very connection.
+    pub client_key: Option<ProvenKey<'a>>,
     /// The clock by which the token is judged.
     pub now: SystemTime,
+}
+
+impl<'a> Presented<'a> {
+    fn occasion(&self) -> Occasion<'a> {
+        let Self { service, source, client_key, now, .. } = *self;
+        Occasion { service, source, client_key, now }
+    }
+}
+
+/// Where and when a token is used, whatever the token is.
+#[derive(Debug, Clone, Copy)]
+pub struct Occasion<'a> {
+    /// The service on whose port it is used.
+    pub service: &'a config::Service,
+    /// Where the connection comes from.
+    pub source: Source,
+    /// The client's key, proven on this very connection.
+    pub client_key: Option<ProvenKey<'a>>,
+    /// The clock by which the token is judged.
+    pub now: SystemTime,
+}
+
+/// What a token said whose signature was good: its claims and hashes, never the token itself.
+/// It proves nobody; [`Identity::prove_kept`] runs every check again.
+#[derive(Clone)]
+pub struct Kept(Arc<Verified>);
+
+impl Kept {
+    /// The claims, without what belongs to a moment or a connection.
+    pub fn claims(&self) -> &Claims {
+        &self.0.claims
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("token_sha256", &self.0.claims.token_sha256).finish()
+    }
 }
 
 impl fmt::Debug for Presented<'_> {
@@ -121,14 +169,49 @@ impl Identity {
     /// Checks a token for a service and pins it to its source. The first use is durable before
     /// this returns `Ok`.
     pub async fn prove(&self, presented: Presented<'_>) -> Result<Proven, Refusal> {
-        let Presented { token, service, source, client_key, now } = presented;
+        let Presented { token, service, now, .. } = presented;
         let (verified, offline) = self.verifier.verify(token, Some(service), now).await?;
+        self.settle(&verified, offline, presented.occasion()).await
+    }
+
+    /// Checks a token's form and signature only, for a use that follows.
+    pub async fn examine(
+        &self,
+        token: &[u8],
+        service: &config::Service,
+        now: SystemTime,
+    ) -> Result<Kept, Refusal> {
+        let (verified, _) = self.verifier.verify(token, Some(service), now).await?;
+        Ok(Kept(verified))
+    }
+
+    /// Proves by a token that was examined before, at whatever moment and on whatever connection:
+    /// every check is made as if the token had come now.
+    pub async fn prove_kept(&self, kept: &Kept, at: Occasion<'_>) -> Result<Proven, Refusal> {
+        let offline = self.verifier.still_good(&kept.0, at.service, at.now).await?;
+        self.settle(&kept.0, offline, at).await
+    }
+
+    /// The agent for which an SSH key is registered. That key proves no token: such a connection
+    /// is nobody's until one came.
+    pub fn agent_of_key(&self, key: &PublicKey) -> Option<&Arc<config::Agent>> {
+        self.verifier.agent_of_key(key)
+    }
+
+    /// Judges claims whose signature is good, and pins their token.
+    async fn settle(
+        &self,
+        verified: &Verified,
+        offline: bool,
+        occasion: Occasion<'_>,
+    ) -> Result<Proven, Refusal> {
+        let Occasion { service, source, client_key, now } = occasion;
         let at = epoch_seconds(now);
-        let proof = client_key.map(Proof::of);
+        let proof = client_key.map(|key| key.name());
         let mut claims = verified.claims.clone();
         claims.age_at_use_s = at.saturating_sub(claims.iat);
         claims.offline = offline;
-        claims.pop = proof.as_ref().map(|p| p.name.clone());
+        claims.pop = proof.clone();
         let claims = Arc::new(claims);
         let agent = self.verifier.agent(&claims);
         let refuse = |fault: refusal::Fault| Refusal {
@@ -144,7 +227,8 @@ impl Identity {
             agent,
             now: at,
             source: Some(&source),
-            proof: proof.as_ref(),
+            proof: proof.as_deref(),
+            key_agent: client_key.and_then(|key| self.verifier.agent_of_proven(key)),
         })
         .map_err(refuse)?;
         let Some(agent) = agent else {

@@ -56,8 +56,16 @@ pub enum Code {
     SourceNotAllowed,
     /// The token is bound to a key (`cnf`) that was not proven on this connection.
     ProofRequired,
+    /// The key that was proven on this connection is registered for another agent.
+    ForeignKey,
     /// The token was first used from somewhere else.
     Copied,
+    /// No token that is bound to the connection's key was presented from its source.
+    NotPresented,
+    /// The token is not bound to a key, and here only bound ones are taken.
+    Unbound,
+    /// The ticket is unknown, used, expired, or for another service or source.
+    BadTicket,
     /// The ledger of first uses cannot be written.
     Store,
 }
@@ -87,7 +95,11 @@ impl Code {
         Self::UnknownAgent,
         Self::SourceNotAllowed,
         Self::ProofRequired,
+        Self::ForeignKey,
         Self::Copied,
+        Self::NotPresented,
+        Self::Unbound,
+        Self::BadTicket,
         Self::Store,
     ];
 
@@ -116,7 +128,11 @@ impl Code {
             Self::UnknownAgent => "AGENT_UNKNOWN",
             Self::SourceNotAllowed => "AGENT_SOURCE",
             Self::ProofRequired => "TOKEN_PROOF_REQUIRED",
+            Self::ForeignKey => "AGENT_KEY",
             Self::Copied => "TOKEN_COPIED",
+            Self::NotPresented => "TOKEN_NOT_PRESENTED",
+            Self::Unbound => "TOKEN_UNBOUND",
+            Self::BadTicket => "TICKET_INVALID",
             Self::Store => "TOKEN_LEDGER",
         }
     }
@@ -149,6 +165,27 @@ pub struct Refusal {
     pub claims: Option<Arc<Claims>>,
     /// Whether a human should hear of it now.
     pub alert: bool,
+}
+
+impl Refusal {
+    /// No presented token is bound to the connection's key.
+    pub(crate) fn not_presented() -> Self {
+        let words = "no token bound to this key was presented from here, or it has expired: \
+                     present it again";
+        Fault::new(Code::NotPresented, words).into()
+    }
+
+    /// A token that is not bound to a key where only bound ones are taken.
+    pub(crate) fn unbound(words: &str) -> Self {
+        Fault::new(Code::Unbound, words).into()
+    }
+
+    /// A ticket that opens nothing. `detail` is for the record alone, and an alert.
+    pub(crate) fn bad_ticket(detail: Option<String>) -> Self {
+        let words = "this ticket is unknown, used, expired, or for another service or source: \
+                     get a new one";
+        Self { alert: detail.is_some(), detail, ..Fault::new(Code::BadTicket, words).into() }
+    }
 }
 
 /// One failed check, before it is known whose token it is.

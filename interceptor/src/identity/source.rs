@@ -58,6 +58,7 @@ mod tests {
             act_sub: None,
             owners: vec![],
             labels: Default::default(),
+            ssh_keys: vec![],
             sources: sources.iter().map(|s| s.parse().unwrap()).collect(),
         }
     }

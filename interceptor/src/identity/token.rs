@@ -21,6 +21,18 @@ const NO_JWT: &str = "this is not a JWT access token. Get one from a custom auth
     (its issuer ends in /oauth2/default or /oauth2/<id>): tokens of the org authorization server \
     are opaque and are not accepted, and neither is a password";
 
+/// Whether a secret has the form of a JWT (RFC 7519): three segments of base64url. Says nothing
+/// about its being one, but what looks like this must be treated as a token.
+pub fn is_token(secret: &[u8]) -> bool {
+    let mut segments = secret.split(|b| *b == b'.');
+    let well_formed = |s: &[u8]| {
+        s.len() > 8 && s.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    segments.by_ref().take(2).filter(|s| well_formed(s)).count() == 2
+        && segments.next().is_some()
+        && segments.next().is_none()
+}
+
 /// The SHA-256 of a token in lower-case hex: the only form in which one is kept.
 pub fn hash_token(token: &[u8]) -> String {
     hex(&Sha256::digest(token))

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use lru::LruCache;
+use russh::keys::PublicKey;
+use russh::keys::ssh_key::public::KeyData;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +18,7 @@ use crate::config::{self, Config};
 
 use super::cache_file::CacheFile;
 use super::claims::Claims;
+use super::client_key::ProvenKey;
 use super::issuer::{IssuerKeys, Pace};
 use super::keys::algorithm_name;
 use super::refusal::{Code, Fault, IdentityError, quote};
@@ -29,6 +32,7 @@ pub(super) struct Verifier {
     issuers: Vec<Arc<IssuerKeys>>,
     by_cid: HashMap<(String, String), Arc<config::Agent>>,
     by_actor: HashMap<(String, String), Arc<config::Agent>>,
+    by_key: HashMap<KeyData, Arc<config::Agent>>,
     seen: Mutex<Seen>,
 }
 
@@ -75,8 +79,12 @@ impl Verifier {
             })
             .collect::<Result<_, _>>()?;
         let (mut by_cid, mut by_actor) = (HashMap::new(), HashMap::new());
+        let mut by_key = HashMap::new();
         for agent in &config.agents {
             let shared = Arc::new(agent.clone());
+            for key in &agent.ssh_keys {
+                by_key.insert(key.0.key_data().clone(), shared.clone());
+            }
             if let Some(cid) = &agent.cid {
                 by_cid.insert((agent.issuer.clone(), cid.clone()), shared.clone());
             }
@@ -85,7 +93,7 @@ impl Verifier {
             }
         }
         let seen = Mutex::new(Seen { tokens: LruCache::unbounded(), bytes: 0 });
-        Ok(Self { issuers, by_cid, by_actor, seen })
+        Ok(Self { issuers, by_cid, by_actor, by_key, seen })
     }
 
     pub fn issuers(&self) -> &[Arc<IssuerKeys>] {
@@ -101,6 +109,37 @@ impl Verifier {
             (None, None) => return None,
         };
         registry.get(&(claims.issuer.clone(), id.clone()))
+    }
+
+    /// The agent for which an SSH key is registered.
+    pub fn agent_of_key(&self, key: &PublicKey) -> Option<&Arc<config::Agent>> {
+        self.by_key.get(key.key_data())
+    }
+
+    /// The same of a proven key of any kind.
+    pub fn agent_of_proven(&self, key: ProvenKey<'_>) -> Option<&Arc<config::Agent>> {
+        match key {
+            ProvenKey::Ssh(key) => self.agent_of_key(key),
+            ProvenKey::Spki(_) | ProvenKey::Jkt(_) => None,
+        }
+    }
+
+    /// Whether what was verified before still is: its issuer is accepted here and the key that
+    /// signed it is still published. `true`: the issuer's keys could not be confirmed lately.
+    pub async fn still_good(
+        &self,
+        known: &Verified,
+        service: &config::Service,
+        now: SystemTime,
+    ) -> Result<bool, Fault> {
+        accepts(Some(service), &known.issuer.config)?;
+        let found = known.issuer.find(&known.claims.kid, now).await?;
+        if found.key.digest == known.key {
+            return Ok(found.offline);
+        }
+        let issuer = quote(&known.issuer.config.name);
+        let words = format!("the key that signed the token is not published by {issuer} any more");
+        Err(Fault::new(Code::UnknownKey, words))
     }
 
     /// Checks form and signature, and that the service accepts the issuer. `true` beside the

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::load::PolicySet;
-use super::model::{Matchers, On, Rule};
+use super::model::{About, Matchers, On, Rule};
+use super::ssh;
 use super::verdict::Effect;
 
 /// Something `policy check` tells, though the set can be used.
@@ -109,6 +110,7 @@ fn say_unsafe(rule: &Rule, say: &mut impl FnMut(String)) {
         && rule.when.text.is_some()
         && rule.when.statement.is_none()
         && rule.when.tables.is_none()
+        && rule.about != About::Ssh
     {
         say("allows by text alone, which says little of what a statement does; add `statement` \
              and `tables`"
@@ -121,7 +123,12 @@ fn say_unsafe(rule: &Rule, say: &mut impl FnMut(String)) {
         && rule.effect.is_some()
         && rule.when.unseen == Some(true)
         && rule.when.statement.is_none()
+        && rule.when.ssh.request.is_none()
     {
-        say("lets through whatever cannot be seen, of every class; add `statement`".into());
+        let key = if rule.about == About::Ssh { "request" } else { "statement" };
+        say(format!("lets through whatever cannot be seen, of every class; add `{key}`"));
+    }
+    if rule.can_cover() {
+        ssh::say_unsafe(&rule.when.ssh, rule.when.text.is_some(), say);
     }
 }

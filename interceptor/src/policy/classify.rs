@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::facts::SqlFacts;
+use super::facts::{SqlFacts, SshFacts};
 use super::sql::{Analyzer, Catalog, Context};
+use super::ssh::ShellAnalyzer;
+use super::ssh::testing::Asked;
 use super::testing::{Classify, TestTable};
 
 /// Relations of the server itself, as far as tests name them.
@@ -45,12 +47,13 @@ const SUBSCRIPTION: [&str; 9] = [
 #[derive(Debug)]
 pub struct SqlClassifier {
     analyzer: Analyzer,
+    shells: ShellAnalyzer,
 }
 
 impl SqlClassifier {
-    /// Starts one parsing thread.
+    /// Starts a thread for SQL and one for commands.
     pub fn new() -> Self {
-        Self { analyzer: Analyzer::new(1) }
+        Self { analyzer: Analyzer::new(1), shells: ShellAnalyzer::new(1) }
     }
 }
 
@@ -72,6 +75,10 @@ impl Classify for SqlClassifier {
         let analysis =
             self.analyzer.analyze_blocking(text, Arc::new(context)).map_err(|e| e.to_string())?;
         Ok(analysis.statements.iter().map(|s| s.facts.clone()).collect())
+    }
+
+    fn ssh(&self, asked: &Asked) -> SshFacts {
+        asked.facts(&self.shells)
     }
 }
 

@@ -8,7 +8,8 @@ use super::facts::{Ask, SqlFacts, Subject};
 use super::judge::miss;
 use super::load::PolicySet;
 use super::matching::{Sense, exclusion, request_miss};
-use super::model::{Classes, On, Rule};
+use super::model::{About, Classes, On, Rule};
+use super::ssh;
 use super::verdict::{DEFAULT_DENY, Effect, Verdict};
 
 /// A verdict with what every rule had to say.
@@ -41,9 +42,9 @@ impl PolicySet {
     /// The verdict, and for every rule why it took part or which key kept it out.
     pub fn explain(&self, subject: &Subject, ask: &Ask<'_>, now: Timestamp) -> Explanation {
         let verdict = self.judge(subject, ask, now);
-        let (on, facts) = match ask {
-            Ask::Connect => (On::Connect, None),
-            Ask::Sql(facts) => (On::Request, Some(*facts)),
+        let on = match ask {
+            Ask::Connect => On::Connect,
+            Ask::Sql(_) | Ask::Ssh(_) => On::Request,
         };
         let mut rules: Vec<RuleNote> = Vec::new();
         for hit in verdict.rules.iter().filter(|h| h.rule != DEFAULT_DENY) {
@@ -67,19 +68,29 @@ impl PolicySet {
                 line: rule.line,
                 effect: rule.effect,
                 matched: false,
-                why: why_not(rule, subject, facts, now),
+                why: why_not(rule, subject, ask, now),
             });
         }
         Explanation { verdict, rules }
     }
 }
 
-fn why_not(rule: &Rule, subject: &Subject, facts: Option<&SqlFacts>, now: Timestamp) -> String {
+fn why_not(rule: &Rule, subject: &Subject, ask: &Ask<'_>, now: Timestamp) -> String {
     let sense = if rule.effect == Some(Effect::Allow) { Sense::Cover } else { Sense::Strict };
     if let Some(miss) = miss(rule, subject, now, sense) {
         return format!("`{miss}` does not hold");
     }
-    let Some(facts) = facts else { return "does not match".into() };
+    match ask {
+        Ask::Connect => "does not match".into(),
+        Ask::Sql(facts) => sql_why_not(rule, facts, sense),
+        Ask::Ssh(facts) => ssh::why_not(rule, facts, sense),
+    }
+}
+
+fn sql_why_not(rule: &Rule, facts: &SqlFacts, sense: Sense) -> String {
+    if rule.about == About::Ssh {
+        return "is about SSH".into();
+    }
     let request = match sense {
         Sense::Strict => request_miss(rule, facts),
         Sense::Cover => exclusion(rule, facts),

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::identity::Claims;
 
+pub use super::ssh::facts::{SshClass, SshFacts};
+
 /// What kind of statement a request is.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
@@ -218,9 +220,9 @@ pub struct Subject {
     pub agent: Option<Arc<config::Agent>>,
     /// The service's name.
     pub service: String,
-    /// The database.
+    /// The database; empty for SSH.
     pub database: String,
-    /// The database role.
+    /// The database role, or the OS user.
     pub role: String,
     /// Where the connection comes from.
     pub source: IpAddr,
@@ -235,4 +237,6 @@ pub enum Ask<'a> {
     Connect,
     /// One SQL statement.
     Sql(&'a SqlFacts),
+    /// One SSH request.
+    Ssh(&'a SshFacts),
 }

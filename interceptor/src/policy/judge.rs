@@ -8,14 +8,15 @@ use super::coverage::Coverage;
 use super::facts::{Ask, SqlFacts, Subject};
 use super::load::PolicySet;
 use super::matching::{Miss, Sense, exclusion, request_miss, subject_miss, time_miss};
-use super::model::{On, Rule};
-use super::verdict::{DEFAULT_DENY, Effect, HoldTerms, Limits, MaskRule, RuleHit, Verdict};
+use super::model::{About, On, Rule};
+use super::verdict::{DEFAULT_DENY, Effect, HoldTerms, Limits, MaskRule, RuleHit, Stream, Verdict};
 
 impl PolicySet {
     /// What the rules say about a request at a moment.
     pub fn judge(&self, subject: &Subject, ask: &Ask<'_>, now: Timestamp) -> Verdict {
         match ask {
             Ask::Connect => self.judge_connect(subject, now),
+            Ask::Ssh(facts) => self.judge_ssh(subject, facts, now),
             Ask::Sql(facts) => {
                 let mut verdict = self.judge_sql(subject, facts, now);
                 for role in &facts.roles_assumed {
@@ -68,8 +69,18 @@ impl PolicySet {
     }
 
     fn judge_sql(&self, subject: &Subject, facts: &SqlFacts, now: Timestamp) -> Verdict {
+        let mut request = SqlRequest { facts, coverage: Coverage::new(facts) };
+        self.judge_request(subject, &mut request, now)
+    }
+
+    /// The verdict on one request by the rules that speak of its protocol.
+    pub(super) fn judge_request<R: Request>(
+        &self,
+        subject: &Subject,
+        request: &mut R,
+        now: Timestamp,
+    ) -> Verdict {
         let mut draft = Draft::default();
-        let mut coverage = Coverage::new(facts);
         for rule in self.rules_for(&subject.service, On::Request) {
             if !rule.masks.is_empty() {
                 draft.note_time(rule, subject);
@@ -80,29 +91,77 @@ impl PolicySet {
                     }
                 }
             }
+            if rule.about == R::FOREIGN {
+                continue;
+            }
             let masks_only = rule.effect.is_none() && !rule.masks.is_empty();
             let strict = rule.effect != Some(Effect::Allow) && !masks_only;
             let mut fires = false;
-            if strict && request_miss(rule, facts).is_none() {
+            if strict && request.matches(rule) {
                 draft.note_time(rule, subject);
                 fires = miss(rule, subject, now, Sense::Strict).is_none();
                 if fires {
-                    draft.fire(rule, why(rule, facts));
+                    draft.fire(rule, request.why(rule));
                 }
             }
             // A rule that holds lets through only what it has held.
             if (fires || rule.effect == Some(Effect::Allow))
                 && rule.can_cover()
-                && exclusion(rule, facts).is_none()
+                && request.admits(rule)
                 && subject_miss(rule, subject, Sense::Cover).is_none()
             {
                 draft.note_time(rule, subject);
-                if time_miss(rule, subject, now, Sense::Cover).is_none() && coverage.add(rule) {
+                if time_miss(rule, subject, now, Sense::Cover).is_none() && request.cover(rule) {
                     draft.cover(rule, "allows what it names");
                 }
             }
         }
-        draft.finish(coverage.missing())
+        draft.finish(request.missing())
+    }
+}
+
+/// A request as rules see it.
+pub(super) trait Request {
+    /// What a rule speaks of that is never about this.
+    const FOREIGN: About;
+    /// Whether a rule fires in the strict reading.
+    fn matches(&self, rule: &Rule) -> bool;
+    /// Which facts a rule that fired is about.
+    fn why(&self, rule: &Rule) -> String;
+    /// Whether a rule that lets through excludes nothing of it.
+    fn admits(&self, rule: &Rule) -> bool;
+    /// Takes what such a rule covers; false when that is nothing.
+    fn cover(&mut self, rule: &Rule) -> bool;
+    /// What no rule has covered, in words.
+    fn missing(&self) -> Option<String>;
+}
+
+struct SqlRequest<'a> {
+    facts: &'a SqlFacts,
+    coverage: Coverage<'a>,
+}
+
+impl Request for SqlRequest<'_> {
+    const FOREIGN: About = About::Ssh;
+
+    fn matches(&self, rule: &Rule) -> bool {
+        request_miss(rule, self.facts).is_none()
+    }
+
+    fn why(&self, rule: &Rule) -> String {
+        why(rule, self.facts)
+    }
+
+    fn admits(&self, rule: &Rule) -> bool {
+        exclusion(rule, self.facts).is_none()
+    }
+
+    fn cover(&mut self, rule: &Rule) -> bool {
+        self.coverage.add(rule)
+    }
+
+    fn missing(&self) -> Option<String> {
+        self.coverage.missing()
     }
 }
 
@@ -196,6 +255,7 @@ impl<'r> Draft<'r> {
             limits,
             hold: (effect == Effect::Hold).then_some(HoldTerms { timeout }),
             cacheable: !timed,
+            stream: Stream::Plain,
         }
     }
 }

@@ -18,6 +18,7 @@ mod model;
 pub mod pattern;
 mod rule;
 pub mod sql;
+pub mod ssh;
 pub mod testing;
 mod text;
 mod time;
@@ -25,11 +26,13 @@ pub mod verdict;
 
 pub use check::Warning;
 pub use explain::{Explanation, RuleNote};
-pub use facts::{Ask, ColumnName, Name, SqlFacts, StatementClass, Subject};
+pub use facts::{Ask, ColumnName, Name, SqlFacts, SshClass, SshFacts, StatementClass, Subject};
 pub use load::{MAX_FILE, MAX_RULES, PolicySet, Source, read_directory, read_source};
 pub use pattern::{ColumnPattern, NamePattern, Pattern};
 pub use text::{PolicyError, PolicyErrors};
-pub use verdict::{DEFAULT_DENY, Effect, HoldTerms, Limits, MaskRule, RuleHit, Verdict};
+pub use verdict::{
+    BinaryMask, DEFAULT_DENY, Effect, HoldTerms, Limits, MaskRule, RuleHit, Stream, Verdict,
+};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

@@ -9,6 +9,7 @@ use regex::Regex;
 use super::condition::Condition;
 use super::facts::{SqlFacts, StatementClass};
 use super::pattern::{ColumnPattern, NamePattern, Pattern};
+use super::ssh::SshMatchers;
 use super::time::{Age, Window};
 use super::verdict::{Effect, Limits, MaskRule};
 
@@ -17,6 +18,14 @@ use super::verdict::{Effect, Limits, MaskRule};
 pub(super) enum On {
     Request,
     Connect,
+}
+
+/// Of which protocol's requests a rule speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    Either,
+    Sql,
+    Ssh,
 }
 
 /// One rule.
@@ -33,6 +42,9 @@ pub(super) struct Rule {
     pub masks: Vec<Arc<MaskRule>>,
     pub when: Matchers,
     pub not: Matchers,
+    pub about: About,
+    /// Marks what it lets through as no text.
+    pub binary: bool,
 }
 
 impl Rule {
@@ -74,6 +86,7 @@ pub(super) struct Matchers {
     pub without_where: Option<bool>,
     pub text: Option<Regex>,
     pub unseen: Option<bool>,
+    pub ssh: SshMatchers,
 }
 
 impl Matchers {
@@ -89,6 +102,18 @@ impl Matchers {
         .chain(self.content())
         .find(|(_, is)| *is)
         .map(|(key, _)| key)
+        .or_else(|| self.ssh.key())
+    }
+
+    /// The first key that only SQL has.
+    pub fn sql_key(&self) -> Option<&'static str> {
+        let shared = |key: &str| key == "text";
+        [("statement", self.statement.is_some())]
+            .into_iter()
+            .chain(self.content())
+            .chain([("commands", self.commands.is_some()), ("settings", self.settings.is_some())])
+            .find(|(key, is)| *is && !shared(key))
+            .map(|(key, _)| key)
     }
 
     /// The first key that names tables, columns, commands or parameters.
@@ -103,6 +128,7 @@ impl Matchers {
             .chain([("commands", self.commands.is_some()), ("settings", self.settings.is_some())])
             .find(|(_, is)| *is)
             .map(|(key, _)| key)
+            .or_else(|| self.ssh.content_key())
     }
 
     fn content(&self) -> [(&'static str, bool); 7] {

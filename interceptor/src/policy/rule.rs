@@ -6,11 +6,12 @@ use jiff::tz::TimeZone;
 
 use super::condition::{Condition, regex};
 use super::facts::StatementClass;
-use super::model::{Classes, Matchers, On, Rule};
+use super::model::{About, Classes, Matchers, On, Rule};
 use super::pattern::{ColumnPattern, NamePattern, Pattern};
+use super::ssh::SshMatchers;
 use super::text::{Fields, Node, Read};
 use super::time::{Age, EVERY_DAY, Window, days, hours};
-use super::verdict::{Effect, Limits, MaskRule};
+use super::verdict::{BinaryMask, Effect, Limits, MaskRule};
 use crate::mask;
 
 const MATCHERS: &[&str] = &[
@@ -39,9 +40,16 @@ const MATCHERS: &[&str] = &[
     "without_where",
     "text",
     "unseen",
+    "request",
+    "programs",
+    "arguments",
+    "paths",
+    "operations",
+    "destinations",
+    "variables",
 ];
 const OTHERS: &[&str] =
-    &["name", "effect", "on", "message", "limits", "hold", "masks", "not", "description"];
+    &["name", "effect", "on", "message", "limits", "hold", "masks", "binary", "not", "description"];
 
 const MAX_MESSAGE: usize = 1000;
 
@@ -65,7 +73,10 @@ pub(super) fn read(file: &Arc<str>, mut fields: Fields<'_>) -> Read<Rule> {
         }
         None => Matchers::default(),
     };
+    let when = matchers(&fields)?;
     let rule = Rule {
+        about: about(&fields, &when, &not)?,
+        binary: fields.get("binary").map(|n| n.bool()).transpose()?.unwrap_or_default(),
         masks: masks(&name, &fields)?,
         name,
         file: file.clone(),
@@ -75,7 +86,7 @@ pub(super) fn read(file: &Arc<str>, mut fields: Fields<'_>) -> Read<Rule> {
         message: message(&fields)?,
         limits: limits(&fields)?,
         timeout: timeout(&fields)?,
-        when: matchers(&fields)?,
+        when,
         not,
     };
     sense(&rule, &fields)?;
@@ -116,6 +127,20 @@ fn on(fields: &Fields<'_>) -> Read<On> {
     }
 }
 
+/// Of which requests it speaks: a key that one protocol lacks keeps it from the other.
+fn about(fields: &Fields<'_>, when: &Matchers, not: &Matchers) -> Read<About> {
+    let sql = when.sql_key().or_else(|| not.sql_key());
+    let ssh = when.ssh.key().or_else(|| not.ssh.key());
+    match (sql, ssh) {
+        (None, None) => Ok(About::Either),
+        (Some(_), None) => Ok(About::Sql),
+        (None, Some(_)) => Ok(About::Ssh),
+        (Some(sql), Some(ssh)) => Err(fields.err(format!(
+            "never matches: `{sql}` is about SQL and `{ssh}` about SSH; write two rules"
+        ))),
+    }
+}
+
 fn message(fields: &Fields<'_>) -> Read<Option<String>> {
     let Some(node) = fields.get("message") else { return Ok(None) };
     let text = node.str()?;
@@ -149,7 +174,7 @@ fn masks(rule: &str, fields: &Fields<'_>) -> Read<Vec<Arc<MaskRule>>> {
         .iter()
         .map(|item| {
             let table = item.table()?;
-            table.known(&["columns", "kinds", "method"])?;
+            table.known(&["columns", "kinds", "method", "binary"])?;
             let columns = match table.get("columns") {
                 Some(node) => node.each(ColumnPattern::new)?,
                 None => Vec::new(),
@@ -162,7 +187,18 @@ fn masks(rule: &str, fields: &Fields<'_>) -> Read<Vec<Arc<MaskRule>>> {
                 return Err(table.err("a mask names `columns`, or `kinds` of data to look for"));
             }
             let method = table.need("method")?.read::<mask::Method>()?;
-            Ok(Arc::new(MaskRule { rule: rule.to_owned(), columns, kinds, method }))
+            let binary = match table.get("binary") {
+                None => BinaryMask::default(),
+                Some(node) if kinds.is_empty() => {
+                    return Err(node.err("goes with `kinds`, which are looked for in streams"));
+                }
+                Some(node) => match node.str()? {
+                    "deny" => BinaryMask::Deny,
+                    "hold" => BinaryMask::Hold,
+                    _ => return Err(node.err("\"deny\" or \"hold\"")),
+                },
+            };
+            Ok(Arc::new(MaskRule { rule: rule.to_owned(), columns, kinds, method, binary }))
         })
         .collect()
 }
@@ -216,6 +252,7 @@ fn matchers(fields: &Fields<'_>) -> Read<Matchers> {
             .map(|n| regex(n.str()?, false).map_err(|e| n.err(e)))
             .transpose()?,
         unseen: fields.get("unseen").map(|n| n.bool()).transpose()?,
+        ssh: SshMatchers::read(fields)?,
     })
 }
 
@@ -293,12 +330,15 @@ fn sense(rule: &Rule, fields: &Fields<'_>) -> Read<()> {
     if rule.timeout.is_some() && rule.effect != Some(Effect::Hold) {
         return at("hold", "goes with effect = \"hold\"".into());
     }
+    if rule.binary && !matches!(rule.effect, Some(Effect::Allow | Effect::Hold)) {
+        return at("binary", "goes with effect = \"allow\" or \"hold\"".into());
+    }
+    if rule.binary && (rule.on == On::Connect || rule.about == About::Sql) {
+        return at("binary", "is about the output of SSH requests".into());
+    }
     if rule.on == On::Connect {
         if let Some(key) = request_key {
-            return at(
-                key,
-                "a rule on \"connect\" sees no statement; drop this key or `on`".into(),
-            );
+            return at(key, "a rule on \"connect\" sees no request; drop this key or `on`".into());
         }
         if !rule.masks.is_empty() {
             return at("masks", "a connection returns nothing to mask; drop `on`".into());

@@ -11,10 +11,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub use super::classify::SqlClassifier;
-use super::facts::{Ask, SqlFacts, Subject};
+use super::facts::{Ask, SqlFacts, SshFacts, Subject};
 use super::load::{PolicySet, Source};
+use super::ssh::testing::Asked;
+use super::ssh::{self, ShellAnalyzer};
 use super::text::{self, Fields, Node, PolicyErrors, Read};
-use super::verdict::{Effect, Verdict};
+use super::verdict::{Effect, Stream, Verdict};
 use crate::config;
 use crate::identity::Claims;
 
@@ -34,6 +36,11 @@ pub trait Classify {
     /// Classifies; names mean what `tables` say, `search_path` being `public` behind the system
     /// catalog. An error is what an agent would be told.
     fn classify(&self, text: &str, tables: &[TestTable]) -> Result<Vec<SqlFacts>, String>;
+
+    /// Reads what an SSH request asks for.
+    fn ssh(&self, asked: &Asked) -> SshFacts {
+        asked.facts(&ShellAnalyzer::new(1))
+    }
 }
 
 /// The cases of one file.
@@ -54,6 +61,7 @@ struct Case {
     at: Timestamp,
     statement: Option<String>,
     facts: Option<SqlFacts>,
+    ssh: Option<Asked>,
     expect: Expect,
 }
 
@@ -64,6 +72,7 @@ struct Expect {
     rule: Option<String>,
     masks: Option<Vec<String>>,
     message: Option<String>,
+    stream: Option<String>,
 }
 
 /// How one case went.
@@ -96,8 +105,13 @@ const CASE: &[&str] = &[
     "rule",
     "masks",
     "message",
+    "stream",
     "description",
 ];
+
+fn keys() -> Vec<&'static str> {
+    CASE.iter().chain(ssh::testing::KEYS).copied().collect()
+}
 
 /// When a case happens that does not say: a Monday morning.
 const DEFAULT_TIME: &str = "2026-03-02T10:00:00Z";
@@ -114,7 +128,7 @@ impl TestFile {
         top.known(&["case", "catalog", "defaults"])?;
         let defaults = top.get("defaults").map(|n| n.table()).transpose()?;
         if let Some(defaults) = &defaults {
-            defaults.known(CASE)?;
+            defaults.known(&keys())?;
         }
         let tables = top.get("catalog").map(|n| catalog(&n)).transpose()?.unwrap_or_default();
         let mut cases = Vec::new();
@@ -177,7 +191,7 @@ fn case(mut fields: Fields<'_>, defaults: Option<&Fields<'_>>) -> Read<Case> {
     fields.rename("case");
     let name = fields.need("name")?.str()?.to_owned();
     fields.rename(format!("case \"{name}\""));
-    fields.known(CASE)?;
+    fields.known(&keys())?;
     let get = |key: &str| fields.get(key).or_else(|| defaults.and_then(|d| d.get(key)));
     let word = |key: &str, or: &str| -> Read<String> {
         get(key).map_or_else(|| Ok(or.to_owned()), |n| n.str().map(str::to_owned))
@@ -186,6 +200,10 @@ fn case(mut fields: Fields<'_>, defaults: Option<&Fields<'_>>) -> Read<Case> {
     let facts = fields.get("facts").map(|n| n.read::<SqlFacts>()).transpose()?;
     if statement.is_some() && facts.is_some() {
         return Err(fields.err("either `statement` or `facts`"));
+    }
+    let ssh = ssh::testing::read(&fields, defaults)?;
+    if ssh.is_some() && (statement.is_some() || facts.is_some()) {
+        return Err(fields.err("asks for SQL and for SSH; write two cases"));
     }
     let source = word("source", "127.0.0.1")?;
     let source: IpAddr =
@@ -204,7 +222,7 @@ fn case(mut fields: Fields<'_>, defaults: Option<&Fields<'_>>) -> Read<Case> {
         client: None,
     };
     let expect = expect(&fields, get("expect"))?;
-    Ok(Case { line: fields.line(), name, subject, at, statement, facts, expect })
+    Ok(Case { line: fields.line(), name, subject, at, statement, facts, ssh, expect })
 }
 
 fn expect(fields: &Fields<'_>, node: Option<Node<'_>>) -> Read<Expect> {
@@ -222,6 +240,7 @@ fn expect(fields: &Fields<'_>, node: Option<Node<'_>>) -> Read<Expect> {
         rule: fields.get("rule").map(|n| n.str().map(str::to_owned)).transpose()?,
         masks: fields.get("masks").map(|n| n.each(|s| Ok(s.to_owned()))).transpose()?,
         message: fields.get("message").map(|n| n.str().map(str::to_owned)).transpose()?,
+        stream: fields.get("stream").map(|n| n.str().map(str::to_owned)).transpose()?,
     })
 }
 
@@ -277,6 +296,7 @@ pub fn plain_agent(name: &str, labels: BTreeMap<String, String>) -> config::Agen
         owners: Vec::new(),
         labels,
         sources: Vec::new(),
+        ssh_keys: Vec::new(),
     }
 }
 
@@ -287,6 +307,10 @@ impl Case {
         classify: &dyn Classify,
         tables: &[TestTable],
     ) -> Result<(), String> {
+        if let Some(asked) = &self.ssh {
+            let facts = classify.ssh(asked);
+            return self.compare(&policies.judge(&self.subject, &Ask::Ssh(&facts), self.at));
+        }
         let verdict = match (&self.statement, &self.facts) {
             (Some(text), _) => match classify.classify(text, tables) {
                 Err(_) if self.expect.error => return Ok(()),
@@ -322,6 +346,14 @@ impl Case {
             && verdict.message.as_deref() != Some(message)
         {
             return Err(format!("the message is {:?}", verdict.message));
+        }
+        let stream = match verdict.stream {
+            Stream::Plain => "plain",
+            Stream::Masked => "masked",
+            Stream::Unmasked { .. } => "unmasked",
+        };
+        if self.expect.stream.as_deref().is_some_and(|wanted| wanted != stream) {
+            return Err(format!("the stream is {stream}"));
         }
         let Some(masks) = &self.expect.masks else { return Ok(()) };
         let mut is: Vec<String> = verdict

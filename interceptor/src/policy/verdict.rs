@@ -89,6 +89,56 @@ pub struct HoldTerms {
     pub timeout: Option<Duration>,
 }
 
+/// What becomes of a request whose output cannot be masked; the greater is the stricter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BinaryMask {
+    /// It waits for a human, and then runs unmasked.
+    Hold,
+    /// It is refused.
+    #[default]
+    Deny,
+}
+
+impl BinaryMask {
+    fn is_deny(&self) -> bool {
+        *self == Self::Deny
+    }
+}
+
+/// What becomes of the output of an SSH request.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// No mask looks for kinds of data; it passes as it is.
+    #[default]
+    Plain,
+    /// Kinds of data must be masked in it.
+    Masked,
+    /// They should be, and cannot; if it runs at all, it passes as it is.
+    Unmasked {
+        /// In words for a human.
+        why: String,
+    },
+}
+
+impl Stream {
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
+
+    /// Of two requests that go together: what masks less stands for both.
+    fn combine(self, other: Self) -> Self {
+        match (self, other) {
+            (unmasked @ Self::Unmasked { .. }, _) | (_, unmasked @ Self::Unmasked { .. }) => {
+                unmasked
+            }
+            (Self::Masked, _) | (_, Self::Masked) => Self::Masked,
+            (Self::Plain, Self::Plain) => Self::Plain,
+        }
+    }
+}
+
 /// What one rule masks by one method.
 #[derive(Debug, Clone, Serialize)]
 pub struct MaskRule {
@@ -100,6 +150,9 @@ pub struct MaskRule {
     pub kinds: Vec<mask::Kind>,
     /// How they are masked.
     pub method: mask::Method,
+    /// What becomes of output that cannot be masked.
+    #[serde(skip_serializing_if = "BinaryMask::is_deny")]
+    pub binary: BinaryMask,
 }
 
 impl MaskRule {
@@ -149,6 +202,9 @@ pub struct Verdict {
     pub hold: Option<HoldTerms>,
     /// False when a rule that could matter depends on the time or the token's age.
     pub cacheable: bool,
+    /// What becomes of the output of an SSH request.
+    #[serde(skip_serializing_if = "Stream::is_plain")]
+    pub stream: Stream,
 }
 
 impl Verdict {
@@ -188,7 +244,13 @@ impl Verdict {
             limits: first.limits.strictest(second.limits),
             hold,
             cacheable: first.cacheable && second.cacheable,
+            stream: first.stream.combine(second.stream),
         }
+    }
+
+    /// The file of a rule that took part.
+    pub(super) fn file_of(&self, rule: &str) -> String {
+        self.rules.iter().find(|h| h.rule == rule).map_or_else(String::new, |h| h.file.clone())
     }
 
     /// Name of the rule that decided, for messages to the agent.

@@ -143,6 +143,9 @@ pub struct IdentityProven<'a> {
     /// False for `[[service.passthrough]]` and for `observe` without a token.
     #[serde(default = "yes")]
     pub proven: bool,
+    /// How the token came ([`crate::identity::Way`]): `password`, `certificate`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<Cow<'a, str>>,
 }
 
 /// The token was refused.

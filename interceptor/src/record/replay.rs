@@ -160,7 +160,11 @@ impl<'w, W: Write> Player<'w, W> {
     }
 
     fn proven(&mut self, i: IdentityProven<'_>) -> io::Result<()> {
-        let how = if i.proven { "" } else { " (unproven)" };
+        let how = match &i.way {
+            _ if !i.proven => " (unproven)".to_owned(),
+            Some(way) => format!(", token by {}", safe(way)),
+            None => String::new(),
+        };
         self.aside(&format!(
             "agent {} for {} by {}{how}",
             safe(&i.agent),

@@ -687,6 +687,7 @@ fn lists_are_filtered_and_searches_find_statements() {
             source_key: "10.0.0.1".into(),
             expires_at: 0,
             proven: true,
+            way: Some("password".into()),
         })
         .unwrap();
         log.record(&request(1, "allow", format!("select 100% \"of_{agent}\"\n'\u{1b}[31m'")))

@@ -16,6 +16,7 @@ use crate::identity::{Identity, Source};
 use crate::mask::{Detectors, HashKey, Kind, Method};
 use crate::policy::PolicySet;
 use crate::policy::sql::Analyzer;
+use crate::present::Presented;
 use crate::record::event::Opening;
 use crate::record::{HmacKey, Recorder, now_us};
 
@@ -31,6 +32,8 @@ pub struct Gate {
     pub config: Arc<Config>,
     services: HashMap<u16, Arc<Service>>,
     pub(super) identity: Arc<Identity>,
+    /// Tokens that were presented beforehand, and tickets.
+    pub presented: Arc<Presented>,
     policies: ArcSwap<PolicySet>,
     pub(super) analyzer: Arc<Analyzer>,
     /// The store.
@@ -76,6 +79,7 @@ impl Gate {
         Ok(Arc::new(Self {
             services,
             identity,
+            presented: Arc::default(),
             policies: ArcSwap::from_pointee(policies),
             analyzer: Arc::new(Analyzer::new(2)),
             recorder,

@@ -130,6 +130,7 @@ impl Log {
         &mut self,
         proven: &identity::Proven,
         source_key: String,
+        way: identity::Way,
     ) -> Result<(), RecordError> {
         let claims = proven.claims();
         let agent = proven.agent();
@@ -143,6 +144,7 @@ impl Log {
             source_key: Cow::Owned(source_key),
             expires_at: claims.exp,
             proven: true,
+            way: Some(Cow::Borrowed(way.as_str())),
         })
     }
 
@@ -158,6 +160,7 @@ impl Log {
             source_key: Cow::Borrowed(""),
             expires_at: 0,
             proven: false,
+            way: None,
         })
     }
 

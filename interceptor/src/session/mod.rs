@@ -13,7 +13,9 @@ pub mod hold;
 pub mod live;
 pub mod log;
 pub mod metrics;
+mod prove;
 pub mod sql;
+pub mod ssh;
 pub mod workers;
 
 use std::net::SocketAddr;
@@ -24,12 +26,13 @@ use secrecy::SecretString;
 use ulid::Ulid;
 
 use crate::config::{self, Mode};
-use crate::identity::{self, Presented, Source};
+use crate::identity::{self, Source};
 use crate::policy::{Ask, Subject, Verdict};
 use crate::record::event;
 
 pub use crate::policy::Effect;
 pub use gate::Gate;
+pub use hold::Waiting;
 pub use live::{Ending, Live};
 pub use log::Log;
 
@@ -167,45 +170,6 @@ impl<S> Session<S> {
 }
 
 impl Session<Arrived> {
-    /// Checks the token that was presented, pins it to its source, and records its claims.
-    pub async fn prove(
-        mut self,
-        token: &[u8],
-        client_key: Option<&[u8]>,
-    ) -> Result<Session<Proven>, (Self, Refused)> {
-        let presented = Presented {
-            token,
-            service: &self.service,
-            source: self.source,
-            client_key,
-            now: SystemTime::now(),
-        };
-        match self.gate.identity.prove(presented).await {
-            Ok(proven) => {
-                if let Err(e) = self.log.identity(&proven, self.source.key(proven.agent())) {
-                    let refused = self.record_failed(&e);
-                    return Err((self, refused));
-                }
-                self.live.set_identity(&proven.agent().name, proven.claims().principal());
-                Ok(self.map(|_| Proven { who: Who::Token(proven) }))
-            }
-            Err(refusal) => {
-                let code = refusal.code.as_str();
-                if refusal.alert {
-                    self.gate.metrics.alert(code);
-                    tracing::warn!(session = %self.id(), source = %self.peer, code, message = %refusal.message, "ALERT");
-                }
-                let observed = !self.enforces();
-                let recorded = self.log.identity_refused(&refusal, observed);
-                let refused = match recorded {
-                    Ok(()) => self.refuse(RefusedKind::Identity, code, &refusal.message, None),
-                    Err(e) => self.record_failed(&e),
-                };
-                Err((self, refused))
-            }
-        }
-    }
-
     /// Lets a connection go on without token where the configuration names its role and
     /// network, and its operating system user on loopback.
     pub fn pass_through(mut self, role: &str) -> Result<Session<Proven>, Self> {

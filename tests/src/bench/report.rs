@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::bench::cases::{Outcome, Sample};
 use crate::bench::memory::{Memory, Stored};
+use crate::bench::ssh::Ssh;
 use crate::bench::targets::Way;
 use crate::paths;
 use crate::proc::Cmd;
@@ -29,6 +30,8 @@ pub struct Report {
     pub memory: Option<Memory>,
     /// Record.
     pub stored: Vec<Stored>,
+    /// SSH.
+    pub ssh: Ssh,
 }
 
 /// Median, least and most of some numbers.
@@ -80,6 +83,7 @@ impl Report {
             self.latencies(&mut out);
         }
         self.sizes(&mut out);
+        self.over_ssh(&mut out);
         out
     }
 
@@ -174,6 +178,57 @@ impl Report {
                     s.durability, s.rate, s.median_ms, s.sent, s.stored, s.bytes_per_request
                 );
             }
+        }
+    }
+
+    fn over_ssh(&self, out: &mut String) {
+        if !self.ssh.pairs.is_empty() {
+            out.push_str(
+                "| SSH | direct | interceptor | of direct | added |\n|---|---:|---:|---:|---:|\n",
+            );
+        }
+        for pairs in &self.ssh.pairs {
+            let both = || pairs.through.iter().zip(&pairs.direct);
+            let ratio = spread(&both().map(|(t, d)| t / d).collect::<Vec<_>>());
+            let added = spread(&both().map(|(t, d)| t - d).collect::<Vec<_>>());
+            let added = match pairs.unit {
+                "ms" => format!("{:+.3} ms ({:+.3}–{:+.3})", added.0, added.1, added.2),
+                _ => String::new(),
+            };
+            let digits = usize::from(pairs.unit == "ms") * 2;
+            let _ = writeln!(
+                out,
+                "| {} | {:.digits$} {unit} | {:.digits$} {unit} | {:.2} ({:.2}–{:.2}) | {added} |",
+                pairs.name,
+                spread(&pairs.direct).0,
+                spread(&pairs.through).0,
+                ratio.0,
+                ratio.1,
+                ratio.2,
+                unit = pairs.unit,
+            );
+        }
+        if !self.ssh.pairs.is_empty() {
+            out.push_str(
+                "\nOpenSSH's client on 127.0.0.1, key exchange curve25519-sha256 on both ways; \
+                 medians of interleaved pairs with minimum and maximum. Of times lower is better, \
+                 of rates higher.\n\n",
+            );
+        }
+        if let Some(d) = &self.ssh.downloads {
+            let (median, least, most) = spread(&d.rates);
+            let _ = writeln!(
+                out,
+                "{} downloads of {} MiB: {median:.0} MiB/s ({least:.0}–{most:.0}), the longest pause \
+                 {:.0} ms.\n",
+                d.count,
+                d.bytes >> 20,
+                d.pause_ms
+            );
+        }
+        if let Some((count, bytes)) = self.ssh.idle {
+            let kib = bytes as f64 / 1024.0;
+            let _ = writeln!(out, "Each of {count} idle SSH sessions takes {kib:.0} KiB.");
         }
     }
 

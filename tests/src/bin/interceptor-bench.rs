@@ -9,6 +9,7 @@ use interceptor_tests::bench::Plan;
 use interceptor_tests::bench::cases::{all, measure};
 use interceptor_tests::bench::memory::{ciphers, memory, stored};
 use interceptor_tests::bench::report::Report;
+use interceptor_tests::bench::ssh::{self, SshTargets};
 use interceptor_tests::bench::targets::Targets;
 use interceptor_tests::proc::Cmd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -25,7 +26,8 @@ struct Options {
     /// Seconds of every measurement.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Only cases whose name contains this; `memory` and `stored` are the last two.
+    /// Only cases whose name contains this; beside them there are `memory`, `stored`, and for
+    /// SSH (all of it: `ssh`) `ssh downloads` and `ssh idle`.
     #[arg(long)]
     only: Option<String>,
 }
@@ -77,6 +79,7 @@ fn run(options: &Options) -> Result<bool> {
             report.stored.push(stored(durability, &plan)?);
         }
     }
+    over_ssh(&plan, &mut report)?;
     let file = report.save()?;
     println!("{}\nwritten to {}", report.markdown(), file.display());
     let whole = report.stored.iter().all(|s| s.sent == s.stored);
@@ -84,4 +87,28 @@ fn run(options: &Options) -> Result<bool> {
         eprintln!("bench: not every statement that was sent is in the record");
     }
     Ok(whole)
+}
+
+fn over_ssh(plan: &Plan, report: &mut Report) -> Result<()> {
+    let cases: Vec<_> = ssh::all().into_iter().filter(|c| plan.wants(&c.name)).collect();
+    let (downloads, idle) = (plan.wants("ssh downloads"), plan.wants("ssh idle"));
+    if cases.is_empty() && !downloads && !idle {
+        return Ok(());
+    }
+    if let Some(why) = interceptor_tests::bed::cannot_ssh() {
+        bail!("{why}");
+    }
+    eprintln!("building two beds with an sshd");
+    let targets = SshTargets::build(plan)?;
+    for case in &cases {
+        report.ssh.pairs.push(ssh::measure(&targets, case, plan)?);
+    }
+    if idle {
+        eprintln!("  ssh idle");
+        report.ssh.idle = Some(ssh::idle(&targets, plan)?);
+    }
+    if downloads {
+        report.ssh.downloads = Some(ssh::downloads(&targets, plan)?);
+    }
+    Ok(())
 }

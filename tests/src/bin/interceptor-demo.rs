@@ -1,15 +1,18 @@
 //! Shows the main job on real parts, step by step, and checks every outcome.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use interceptor_tests::bed::{Bed, cannot_run};
+use interceptor_tests::accounts::DEPLOY;
+use interceptor_tests::bed::{Bed, Spec, cannot_ssh};
 use interceptor_tests::cluster::DATABASE;
 use interceptor_tests::net::{HOST_V4, Place};
+use interceptor_tests::sshkey::Certificate;
 use interceptor_tests::story::{INTERRUPTED, Teller, colour, tell};
 use interceptor_tests::tokens::Claims;
 use nix::sys::signal::{SigSet, Signal};
@@ -37,14 +40,14 @@ fn main() -> ExitCode {
 }
 
 fn demo(options: &Options) -> Result<u32> {
-    if let Some(why) = cannot_run() {
+    if let Some(why) = cannot_ssh() {
         bail!("{why}");
     }
     let ended = listen()?;
     println!(
-        "Building a protected host: namespaces, PostgreSQL with sample data, issuer, capture, daemon …"
+        "Building a protected host: namespaces, PostgreSQL with sample data, sshd, issuer, capture, daemon …"
     );
-    let mut bed = Bed::new()?;
+    let mut bed = Bed::with(Spec::both())?;
     let mut out = std::io::stdout().lock();
     let failed = tell(&mut bed, &mut Teller::new(&mut out, colour()))?;
     if options.keep {
@@ -79,6 +82,7 @@ fn explain(bed: &Bed, out: &mut impl Write) -> Result<()> {
     let token = bed.dir().join("token");
     let fresh = Claims::reporter().lasting(3500);
     interceptor_tests::cluster::write_private(&token, bed.token(&fresh)?.as_bytes())?;
+    let as_agent = as_agent(bed)?;
     let (agent, host) = (bed.net().name(Place::Agent), bed.net().name(Place::Host));
     let program = interceptor_tests::paths::program("interceptor")?;
     let issuer = interceptor_tests::paths::program("okta-like-issuer")?;
@@ -94,12 +98,15 @@ fn explain(bed: &Bed, out: &mut impl Write) -> Result<()> {
          as the agent (the token is good for about an hour):\n  \
          PGPASSWORD=$(cat {token}) PGSSLMODE=verify-full PGSSLROOTCERT={ca} \\\n    \
          nsenter --net=/run/netns/{agent} psql -h {HOST_V4} -U app_ro {DATABASE}\n\
+         the same by ssh (its certificate is good for about an hour):\n  \
+         {as_agent} ssh {DEPLOY}@{HOST_V4} 'cat orders.txt'\n\
          another token:\n  \
          {issuer} mint --state {dir}/issuer --claims '{{…}}'\n\
          on the host:\n  \
          {cli} status\n  {cli} approvals list\n  {cli} sessions list\n\
          policies (then `… policy reload`):\n  {policies}\n\
          the daemon's log:\n  {dir}/daemon.log",
+        as_agent = as_agent.display(),
         token = token.display(),
         ca = bed.tls.ca.display(),
         issuer = issuer.display(),
@@ -107,4 +114,18 @@ fn explain(bed: &Bed, out: &mut impl Write) -> Result<()> {
     )?;
     out.flush()?;
     Ok(())
+}
+
+/// A script that runs a command in the account of an agent with a fresh certificate.
+fn as_agent(bed: &Bed) -> Result<PathBuf> {
+    let robot = bed.robot(DEPLOY)?;
+    let bound = Claims::ssh().lasting(3500).bound(&robot.key.thumbprint()?);
+    let wish = Certificate::good(&robot.user, &bed.token(&bound)?);
+    let robot = robot.certified(&Certificate { validity: "-1m:+58m".into(), ..wish })?;
+    let home = format!("HOME={}", robot.home.display());
+    let command = bed.at(&robot, robot.run("env").arg(home)).quoted();
+    let script = bed.dir().join("as-agent");
+    std::fs::write(&script, format!("#!/bin/sh\nexec {command} \"$@\"\n"))?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(script)
 }

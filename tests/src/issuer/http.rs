@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::dpop::Wrong;
 use super::mint::{Mint, now};
 use super::{Shared, State};
 
@@ -41,6 +42,8 @@ pub struct Client {
     pub claims: Map<String, Value>,
     /// Lifetime of its tokens in seconds; 300 when absent.
     pub lifetime: Option<i64>,
+    /// Its tokens must be bound to a key ("Require Demonstrating Proof of Possession").
+    pub dpop: bool,
 }
 
 #[derive(Clone)]
@@ -48,6 +51,8 @@ struct App {
     state: State,
     shared: Arc<Shared>,
     revoked: Arc<Mutex<BTreeSet<String>>>,
+    /// Ids of client assertions that came.
+    asserted: Arc<Mutex<BTreeSet<String>>>,
 }
 
 pub(super) fn serve(
@@ -57,7 +62,7 @@ pub(super) fn serve(
     tls: bool,
 ) -> Result<tokio::task::JoinHandle<()>> {
     let acceptor = if tls { Some(acceptor(&state.ca_file())?) } else { None };
-    let app = App { state, shared, revoked: Arc::default() };
+    let app = App { state, shared, revoked: Arc::default(), asserted: Arc::default() };
     let base = "/oauth2/default";
     let router = Router::new()
         .route(&format!("{base}/.well-known/openid-configuration"), get(discovery))
@@ -114,6 +119,7 @@ async fn discovery(Extract(app): Extract<App>) -> Response {
         "scopes_supported": ["openid", "profile", "email", "offline_access"],
         "token_endpoint_auth_methods_supported":
             ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+        "dpop_signing_alg_values_supported": ["RS256", "ES256"],
         "claims_supported": ["ver", "jti", "iss", "aud", "iat", "exp", "cid", "uid", "scp", "sub"],
         "code_challenge_methods_supported": ["S256"],
         "request_parameter_supported": true,
@@ -177,6 +183,13 @@ async fn token(
         );
     }
     let mut claims = json!({"cid": client.id, "sub": client.id, "scp": scopes});
+    let jkt = match bound_to(&app, &headers, &client) {
+        Ok(jkt) => jkt,
+        Err(refused) => return *refused,
+    };
+    if let Some(jkt) = &jkt {
+        claims["cnf"] = json!({ "jkt": jkt });
+    }
     if let Some(map) = claims.as_object_mut() {
         map.extend(client.claims);
     }
@@ -185,7 +198,7 @@ async fn token(
         Ok(token) => (
             [(header::CACHE_CONTROL, "no-cache, no-store")],
             Json(json!({
-                "token_type": "Bearer",
+                "token_type": if jkt.is_some() { "DPoP" } else { "Bearer" },
                 "expires_in": client.lifetime.unwrap_or(300),
                 "access_token": token,
                 "scope": scopes.join(" "),
@@ -193,6 +206,29 @@ async fn token(
         )
             .into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// The key to which the token shall be bound, by the proof in the headers.
+fn bound_to(
+    app: &App,
+    headers: &HeaderMap,
+    client: &Client,
+) -> Result<Option<String>, Box<Response>> {
+    let address = format!("{}/v1/token", app.state.url().unwrap_or_default());
+    let bad = |words: &str| Box::new(refuse(StatusCode::BAD_REQUEST, "invalid_dpop_proof", words));
+    match app.shared.dpop.check(headers, &address) {
+        Ok(None) if client.dpop => Err(bad("The DPoP proof JWT header is missing.")),
+        Ok(jkt) => Ok(jkt),
+        Err(Wrong::Proof(what)) => Err(bad(&format!("The DPoP proof is not valid: {what}."))),
+        Err(Wrong::Nonce(nonce)) => {
+            let words = "Authorization server requires nonce in DPoP proof.";
+            let mut response = refuse(StatusCode::BAD_REQUEST, "use_dpop_nonce", words);
+            if let Ok(nonce) = nonce.parse() {
+                response.headers_mut().insert("dpop-nonce", nonce);
+            }
+            Err(Box::new(response))
+        }
     }
 }
 
@@ -205,7 +241,7 @@ fn authenticate(app: &App, headers: &HeaderMap, form: &TokenForm) -> Option<Clie
             return None;
         }
         let url = app.state.url().ok()?;
-        return clients.iter().find(|c| asserts(c, assertion, &url)).cloned();
+        return clients.iter().find(|c| asserts(app, c, assertion, &url)).cloned();
     }
     if let Some(basic) = headers.get(header::AUTHORIZATION) {
         let encoded = basic.to_str().ok()?.strip_prefix("Basic ")?;
@@ -217,9 +253,13 @@ fn authenticate(app: &App, headers: &HeaderMap, form: &TokenForm) -> Option<Clie
     (client.secret.is_some() && client.secret == form.client_secret).then_some(client)
 }
 
-fn asserts(client: &Client, assertion: &str, url: &str) -> bool {
+fn asserts(app: &App, client: &Client, assertion: &str, url: &str) -> bool {
     let verify = || -> Option<Value> {
         let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(client.jwk.clone()?).ok()?;
+        let kid = jsonwebtoken::decode_header(assertion).ok()?.kid;
+        if jwk.common.key_id.is_some() && kid != jwk.common.key_id {
+            return None;
+        }
         let mut wanted = Validation::new(match &jwk.algorithm {
             jsonwebtoken::jwk::AlgorithmParameters::EllipticCurve(_) => {
                 jsonwebtoken::Algorithm::ES256
@@ -233,7 +273,12 @@ fn asserts(client: &Client, assertion: &str, url: &str) -> bool {
         let key = DecodingKey::from_jwk(&jwk).ok()?;
         Some(jsonwebtoken::decode::<Value>(assertion, &key, &wanted).ok()?.claims)
     };
-    verify().is_some_and(|claims| claims["exp"].as_i64().is_some_and(|exp| exp - now() <= 3600))
+    let Some(claims) = verify() else { return false };
+    // An assertion with an id is good once.
+    let new = claims["jti"].as_str().is_none_or(|jti| {
+        app.asserted.lock().unwrap_or_else(PoisonError::into_inner).insert(jti.to_owned())
+    });
+    new && claims["exp"].as_i64().is_some_and(|exp| exp - now() <= 3600)
 }
 
 async fn introspect(

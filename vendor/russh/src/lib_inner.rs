@@ -369,7 +369,8 @@ pub enum Sig {
 }
 
 impl Sig {
-    fn name(&self) -> &str {
+    /// The name of the signal without `SIG` (RFC 4254, section 6.10).
+    pub fn name(&self) -> &str {
         match *self {
             Sig::ABRT => "ABRT",
             Sig::ALRM => "ALRM",

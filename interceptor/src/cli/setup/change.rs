@@ -81,7 +81,7 @@ impl Change {
         match &self.after {
             Some(after) => {
                 if let Some(dir) = self.path.parent() {
-                    fs::create_dir_all(dir).with_context(what)?;
+                    make_directories(dir).with_context(what)?;
                 }
                 write(&self.path, after, self.before.as_ref().map(|_| &*self.path))
             }
@@ -118,6 +118,19 @@ impl Change {
             backup.display()
         ))
     }
+}
+
+/// Makes what is missing of a directory, open to readers whatever the umask: sshd reads files
+/// below as the user who logs in.
+fn make_directories(dir: &Path) -> std::io::Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_directories(parent)?;
+    }
+    fs::create_dir(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o755))
 }
 
 /// Replaces a file in one step; owner and mode are taken from `like`.

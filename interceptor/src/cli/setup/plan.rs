@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, bail, ensure};
 
@@ -13,6 +12,7 @@ use super::PostgresArgs;
 use super::block::{self, Place};
 use super::change::Change;
 use super::server::{Files, Server, group_name};
+use super::systemd;
 use crate::config::Service;
 
 /// Name of the map in pg_ident.conf.
@@ -209,10 +209,7 @@ impl Plan {
             fs::set_permissions(self.server.socket(), Permissions::from_mode(mode))?;
         }
         if self.systemd {
-            let reloaded = Command::new("systemctl").arg("daemon-reload").status();
-            if !reloaded.is_ok_and(|s| s.success()) {
-                said.push("run `systemctl daemon-reload`: it could not be run here".into());
-            }
+            systemd::reload(said);
         }
         match &self.check {
             Some(check) => self.verify(check, said),
@@ -424,9 +421,7 @@ fn drop_ins(
 }
 
 fn uses_systemd(args: &PostgresArgs) -> bool {
-    !args.no_systemd
-        && args.systemd_dir.starts_with("/etc")
-        && std::path::Path::new("/run/systemd/system").exists()
+    !args.no_systemd && systemd::reads(&args.systemd_dir)
 }
 
 fn create_role(role: &str) -> String {

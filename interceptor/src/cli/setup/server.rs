@@ -163,11 +163,7 @@ impl Server {
     /// The systemd unit the server runs in, if any.
     pub fn unit(data: &Path) -> Option<String> {
         let text = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
-        let pid = text.lines().next()?.trim();
-        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let mut units =
-            groups.lines().flat_map(|l| l.split('/')).filter(|p| p.ends_with(".service"));
-        units.next_back().map(str::to_owned)
+        super::systemd::unit_of(text.lines().next()?.trim().parse().ok()?)
     }
 }
 

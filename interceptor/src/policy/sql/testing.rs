@@ -240,6 +240,7 @@ pub fn rules() -> Vec<Arc<MaskRule>> {
             columns: columns.iter().map(|c| ColumnPattern::new(c).unwrap()).collect(),
             kinds: Vec::new(),
             method,
+            binary: crate::policy::BinaryMask::Deny,
         })
     };
     vec![

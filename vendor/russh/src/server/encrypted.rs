@@ -119,6 +119,7 @@ impl Session {
                 Ok(())
             }
             (EncryptedState::WaitingAuthRequest(_), Some((&msg::USERAUTH_REQUEST, mut r))) => {
+                let answer_at = enc.write.len();
                 enc.server_read_auth_request(
                     rejection_wait_until,
                     initial_none_rejection_wait_until,
@@ -129,6 +130,9 @@ impl Session {
                 )
                 .await?;
                 self.common.auth_attempts += 1;
+                if let EncryptedState::WaitingAuthRequest(_) = enc.state {
+                    map_err!(enc.insert_banner(answer_at, handler.rejection_banner()))?;
+                }
                 if let EncryptedState::InitCompression = enc.state {
                     if enc.client_compression.is_deferred() {
                         enc.client_compression.init_decompress(&mut enc.decompress);
@@ -141,6 +145,7 @@ impl Session {
                 EncryptedState::WaitingAuthRequest(auth),
                 Some((&msg::USERAUTH_INFO_RESPONSE, mut r)),
             ) => {
+                let answer_at = enc.write.len();
                 let resp = read_userauth_info_response(
                     rejection_wait_until,
                     handler,
@@ -157,6 +162,7 @@ impl Session {
                     }
                     handler.auth_succeeded(self).await
                 } else {
+                    map_err!(enc.insert_banner(answer_at, handler.rejection_banner()))?;
                     Ok(())
                 }
             }
@@ -925,6 +931,20 @@ fn server_accept_service(
 }
 
 impl Encrypted {
+    /// Puts a banner before the answer that begins at `at`.
+    fn insert_banner(&mut self, at: usize, text: Option<String>) -> Result<(), Error> {
+        let Some(text) = text else { return Ok(()) };
+        let mut packet = Vec::new();
+        push_packet!(packet, {
+            packet.push(msg::USERAUTH_BANNER);
+            text.encode(&mut packet)?;
+            "".encode(&mut packet)?;
+        });
+        let at = at.min(self.write.len());
+        self.write.splice(at..at, packet);
+        Ok(())
+    }
+
     /// Returns false iff the request was rejected.
     async fn server_read_auth_request<H: Handler + Send>(
         &mut self,

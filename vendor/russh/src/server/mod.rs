@@ -372,6 +372,12 @@ pub trait Handler: Sized {
         async { Ok(()) }
     }
 
+    /// Asked after an authentication request that did not succeed: what the client is shown as a
+    /// banner (RFC 4252, section 5.4) before it gets the answer.
+    fn rejection_banner(&mut self) -> Option<String> {
+        None
+    }
+
     /// Called when authentication starts but before it is successful.
     /// Return value is an authentication banner, usually a warning message shown to the client.
     #[allow(unused_variables)]

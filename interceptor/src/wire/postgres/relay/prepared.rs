@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::session::sql::Ruling;
+use crate::session::sql::{Known, Ruling};
 
 use super::super::codec::Field;
 
@@ -23,12 +23,12 @@ pub struct Prepared {
     /// The text as sent, in UTF-8.
     pub text: Arc<str>,
     /// What was decided when it was prepared; judged again at each execution.
-    pub ruling: Mutex<Arc<Ruling>>,
+    ruling: Mutex<Arc<Ruling>>,
     /// Parameter types by OID: as declared in Parse, 0 where the server infers, until the
     /// server described them.
-    pub declared: Mutex<Vec<u32>>,
+    declared: Mutex<Vec<u32>>,
     /// What the server described: the result columns, once known.
-    pub described: Mutex<Option<Described>>,
+    described: Mutex<Option<Described>>,
     /// For a guarded COPY TO STDOUT: the columns of the equivalent SELECT.
     pub copy: Option<Arc<[Field]>>,
 }
@@ -43,6 +43,22 @@ pub enum Described {
 }
 
 impl Prepared {
+    /// A statement of which the server has said nothing yet.
+    pub fn new(
+        text: Arc<str>,
+        ruling: Arc<Ruling>,
+        declared: Vec<u32>,
+        copy: Option<Arc<[Field]>>,
+    ) -> Self {
+        Self {
+            text,
+            ruling: Mutex::new(ruling),
+            declared: Mutex::new(declared),
+            described: Mutex::new(None),
+            copy,
+        }
+    }
+
     /// The decision as last made.
     pub fn ruling(&self) -> Arc<Ruling> {
         Arc::clone(&self.ruling.lock().unwrap_or_else(PoisonError::into_inner))
@@ -183,5 +199,15 @@ impl Held {
     /// Forgets all portals and cursors.
     pub fn forget_portals(&mut self) {
         self.portals.clear();
+    }
+}
+
+impl Known for Held {
+    fn prepared(&self, name: &str) -> Option<Arc<Ruling>> {
+        self.statement(name.as_bytes()).map(|prepared| prepared.ruling())
+    }
+
+    fn cursor(&self, name: &str) -> Option<Arc<Ruling>> {
+        self.portal(name.as_bytes()).map(|portal| portal.prepared.ruling())
     }
 }

@@ -14,8 +14,9 @@ use crate::session::sql::{
 };
 use crate::session::{Admitted, Effect, Session};
 
-use super::super::codec::{Field, Header};
+use super::super::codec::Field;
 use super::super::upstream::{Upstream, UpstreamError};
+use super::compare::{agreed, mask_field};
 use super::frontend::Next;
 use super::{Fault, Relay};
 
@@ -221,8 +222,7 @@ impl Relay {
                 let denial = copy_denial("send COPY in a pipeline of its own");
                 return Ok(Err(self.refuse_whatever(&denial)));
             }
-            self.wants_quiet = true;
-            return Ok(Err(Next::Wait));
+            return Ok(Err(self.until_quiet()));
         }
         let StatementKind::CopyOut { source, .. } = &statement.kind else { return Ok(Ok(None)) };
         let described = self.io.service.describe(&equivalent(source)).await;
@@ -237,20 +237,6 @@ impl Relay {
         }
     }
 
-    /// Refuses the message at the front of the buffer, whichever protocol it belongs to.
-    fn refuse_whatever(&mut self, denial: &Denial) -> Next {
-        let simple = matches!(Header::peek(&self.io.from_client), Ok(Some(h)) if h.tag == b'Q');
-        if simple {
-            if let Ok(Some(header)) = Header::peek(&self.io.from_client) {
-                self.consume(header);
-            }
-            self.refuse_simple(denial);
-            Next::More
-        } else {
-            self.refuse_front(denial)
-        }
-    }
-
     /// The masking of a COPY's data.
     pub(super) fn copy_plan(&self, ruling: &Ruling, columns: &[Field]) -> Result<CopyPlan, Denial> {
         let unclear = || copy_denial("the data of this COPY cannot be guarded");
@@ -260,11 +246,10 @@ impl Relay {
             return Err(unclear());
         };
         let StatementKind::CopyOut { format, .. } = &statement.kind else { return Err(unclear()) };
-        let masks = super::backend::agreed(shield, plan, columns).ok_or_else(|| {
+        let masks = agreed(shield, plan, columns).ok_or_else(|| {
             copy_denial("the columns of this COPY are not those that were judged")
         })?;
-        let columns: Vec<crate::mask::Field> =
-            columns.iter().map(super::backend::mask_field).collect();
+        let columns: Vec<crate::mask::Field> = columns.iter().map(mask_field).collect();
         let format = layout(format, &columns).ok_or_else(unclear)?;
         CopyPlan::compile(
             &columns,
@@ -330,7 +315,7 @@ fn layout(format: &CopyFormat, columns: &[crate::mask::Field]) -> Option<mask::C
 }
 
 fn copy_denial(message: &str) -> Denial {
-    Denial { code: "42501", message: message.into(), hint: None, rule: "masking".into() }
+    Denial::new("42501", "masking", message)
 }
 
 /// A judge that knows what names mean on this connection.

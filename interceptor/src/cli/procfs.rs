@@ -101,6 +101,24 @@ pub fn arguments(pid: u32) -> Vec<String> {
     raw.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect()
 }
 
+/// The processes above a process, the nearest first, without the first of the machine.
+pub fn ancestors(pid: u32) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold anything.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    std::iter::successors(parent(pid), |p| parent(*p)).take_while(|p| *p > 1).take(256).collect()
+}
+
+/// A variable of the environment with which a process was started.
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let raw = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{name}=");
+    raw.split(|b| *b == 0)
+        .find_map(|v| Some(std::str::from_utf8(v).ok()?.strip_prefix(&prefix)?.to_owned()))
+}
+
 /// Working directory of a process.
 pub fn working_dir(pid: u32) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/cwd")).ok()
@@ -157,6 +175,16 @@ mod tests {
             "[::1]:22".parse().unwrap()
         );
         assert!(address("zz:1").is_none() && tcp_line("").is_none());
+    }
+
+    #[test]
+    fn the_way_up_ends_before_the_first_process() {
+        let me = std::process::id();
+        let up = ancestors(me);
+        assert!(!up.contains(&1) && !up.contains(&me));
+        assert_eq!(up.first().copied().unwrap_or(1), std::os::unix::process::parent_id());
+        assert_eq!(variable(me, "PATH"), std::env::var("PATH").ok());
+        assert_eq!(variable(me, "NO_SUCH_VARIABLE_HERE"), None);
     }
 
     #[test]

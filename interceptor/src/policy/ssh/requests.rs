@@ -1,0 +1,134 @@
+//! Facts of requests that are no commands.
+
+use super::facts::{Destination, FileOp, FileUse, Place, SshClass, SshFacts};
+use super::shell::variables;
+
+/// Longest text of a request that is kept whole.
+const MAX_SHOWN: usize = 4096;
+
+/// In which direction a forward leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardKind {
+    /// The host connects for the agent.
+    Local,
+    /// The host listens for the agent.
+    Remote,
+}
+
+/// A login shell.
+pub fn shell_request() -> SshFacts {
+    SshFacts::new(SshClass::Shell, "login shell")
+}
+
+/// A subsystem. What runs in it cannot be seen, nor masked; but sftp, whose operations are asked
+/// for one by one, so that to rules its opening is an sftp request about no file.
+pub fn subsystem(name: &str) -> SshFacts {
+    let facts = SshFacts::new(SshClass::Subsystem, shown(name));
+    SshFacts { binary: !facts.opens_sftp(), ..facts }
+}
+
+/// One operation of the sftp subsystem, with the paths it names as the server resolved them.
+pub fn sftp(op: FileOp, paths: &[&[u8]]) -> SshFacts {
+    let files: Vec<FileUse> = paths.iter().map(|path| file(op, path)).collect();
+    let words: Vec<String> = files.iter().map(|f| f.written.clone()).collect();
+    let text = format!("{op} {}", words.join(" "));
+    let unseen = files.is_empty().then(|| format!("what {op} is about"));
+    SshFacts { files, unseen, ..SshFacts::new(SshClass::Sftp, text) }
+}
+
+fn file(op: FileOp, path: &[u8]) -> FileUse {
+    let place = match std::str::from_utf8(path) {
+        Ok(text) if !text.contains('\0') => place(text),
+        _ => Place::Unknown,
+    };
+    // A shape must tell any two paths apart, so what is not text is spelled out.
+    let written = match std::str::from_utf8(path) {
+        Ok(text) => quoted(text),
+        Err(_) => format!("bytes:{}", path.escape_ascii()),
+    };
+    FileUse { op, place, written, implied: false }
+}
+
+/// Where a path leads that the server will resolve from the home directory.
+pub(super) fn place(path: &str) -> Place {
+    let absolute = path.starts_with('/');
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            // What lies above a link is not what lies above its target.
+            ".." => return Place::Unknown,
+            part => parts.push(part),
+        }
+    }
+    let joined = parts.join("/");
+    if !absolute {
+        return Place::Home(joined);
+    }
+    if aliased(&parts) { Place::Unknown } else { Place::At(format!("/{joined}")) }
+}
+
+/// Paths of the system that are other names of any file.
+fn aliased(parts: &[&str]) -> bool {
+    match parts {
+        ["dev", "fd", ..] => true,
+        ["proc", of, ..] => of.ends_with("self") || of.bytes().all(|b| b.is_ascii_digit()),
+        _ => false,
+    }
+}
+
+/// A forward, of either direction.
+pub fn forward(kind: ForwardKind, destination: Destination) -> SshFacts {
+    let class = match kind {
+        ForwardKind::Local => SshClass::Forward,
+        ForwardKind::Remote => SshClass::RemoteForward,
+    };
+    let facts = SshFacts::new(class, shown(&destination.to_string()));
+    SshFacts { destination: Some(destination), binary: true, ..facts }
+}
+
+/// An environment variable. Its value is not policy's to see.
+pub fn env(name: &str) -> SshFacts {
+    let unseen =
+        variables::dangerous(name).then(|| format!("what {} makes programs do", shown(name)));
+    SshFacts {
+        variables: vec![name.to_owned()],
+        unseen,
+        ..SshFacts::new(SshClass::Env, shown(name))
+    }
+}
+
+/// A terminal.
+pub fn pty(term: &str) -> SshFacts {
+    SshFacts::new(SshClass::Pty, format!("terminal {}", shown(term)))
+}
+
+/// X11 forwarding.
+pub fn x11() -> SshFacts {
+    SshFacts::new(SshClass::X11, "X11 forwarding")
+}
+
+/// Forwarding of the agent's keys.
+pub fn agent_forward() -> SshFacts {
+    SshFacts::new(SshClass::AgentForward, "agent forwarding")
+}
+
+/// A request that is none of the known ones.
+pub fn unknown(what: &str) -> SshFacts {
+    SshFacts {
+        unseen: Some("what this request asks for".into()),
+        ..SshFacts::new(SshClass::Unknown, shown(what))
+    }
+}
+
+/// A path or name as a record shows it, with its edges visible.
+fn quoted(text: &str) -> String {
+    let plain =
+        !text.is_empty() && text.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '"');
+    if plain { text.to_owned() } else { format!("{text:?}") }
+}
+
+fn shown(text: &str) -> String {
+    let cut = text.floor_char_boundary(MAX_SHOWN.min(text.len()));
+    quoted(&text[..cut])
+}
