@@ -365,12 +365,12 @@ impl Watcher {
 
     fn on_verdict(&mut self) -> Result<(), ScpError> {
         let Some(&first) = self.source.first() else { return Ok(()) };
+        if first > 2 {
+            return self.fault(true, "more data than was announced");
+        }
         let length = if first == 0 { 1 } else { self.line_end(true)? };
         if length == 0 {
             return Ok(());
-        }
-        if first > 2 {
-            return self.fault(true, "more data than was announced");
         }
         let verdict = self.source.split_to(length).freeze();
         if let (Some(running), true) = (&mut self.running, first != 0) {

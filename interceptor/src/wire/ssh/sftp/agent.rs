@@ -39,7 +39,7 @@ impl Guard {
         }
         match request::parse(&frame).map_err(|Malformed| Fault::Malformed(kind))? {
             Request::Refuse { code, words } => self.refuse(frame.id(), code, words),
-            Request::Pass => self.forward(frame, Wants::Extended),
+            Request::Pass => drop(self.forward(frame, Wants::Extended)),
             Request::OnPath(request) => self.submit(frame.id(), request),
             request => self.on_handle(frame, request),
         }
