@@ -52,7 +52,7 @@ impl Sshd {
         let mut me = Self { process, dir: dir.into(), port, accounts: accounts.clone() };
         wait_for("sshd to listen", Duration::from_secs(10), || {
             me.process.still_runs()?;
-            Ok(me.log().contains("Server listening on ::").then_some(()))
+            Ok(me.log().contains("Server listening on 0.0.0.0").then_some(()))
         })?;
         Ok(me)
     }
@@ -112,6 +112,11 @@ impl Sshd {
     /// What it has logged.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// How many connections it has let in.
+    pub fn accepted(&self) -> usize {
+        self.log().matches("Accepted publickey for").count()
     }
 
     /// The server process, to be signalled.

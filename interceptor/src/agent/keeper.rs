@@ -79,7 +79,7 @@ impl Keeper {
 
     /// Keeps it fresh; never returns.
     pub async fn run(self) {
-        let mut failures = 0;
+        let mut failures: u32 = 0;
         loop {
             let now = self.current.borrow().clone();
             let wait = match &now {

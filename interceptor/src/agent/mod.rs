@@ -19,7 +19,7 @@ pub mod present;
 pub mod run;
 pub mod settings;
 pub mod socket;
-mod wire;
+pub mod wire;
 
 pub use certificate::certificate;
 pub use grant::{Grant, GrantError, Issuer};

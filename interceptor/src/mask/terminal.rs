@@ -78,7 +78,7 @@ impl TerminalMasker {
             self.read(piece);
             // What is long is looked at again when it has grown by a part of its length.
             let held = self.printed.held();
-            if held > LONG && held <= MAX_HELD && held - self.looked_at < held / 16 {
+            if held > LONG && held <= MAX_HELD && held.saturating_sub(self.looked_at) < held / 16 {
                 continue;
             }
             let pace = if self.printed.len() <= before + ECHO { Pace::Echo } else { Pace::Bulk };

@@ -216,9 +216,7 @@ fn bound_to(
     client: &Client,
 ) -> Result<Option<String>, Box<Response>> {
     let address = format!("{}/v1/token", app.state.url().unwrap_or_default());
-    let bad = |words: &str| {
-        Box::new(refuse(StatusCode::BAD_REQUEST, "invalid_dpop_proof", words))
-    };
+    let bad = |words: &str| Box::new(refuse(StatusCode::BAD_REQUEST, "invalid_dpop_proof", words));
     match app.shared.dpop.check(headers, &address) {
         Ok(None) if client.dpop => Err(bad("The DPoP proof JWT header is missing.")),
         Ok(jkt) => Ok(jkt),

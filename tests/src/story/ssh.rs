@@ -148,11 +148,11 @@ fn stealing(bed: &Bed, teller: &mut Teller<'_>) -> Result<()> {
         || {
             let (owner, thief) = (bed.robot(DEPLOY)?, bed.robot(DEPLOY)?);
             let stolen = bed.token(&Claims::ssh().bound(&owner.key.thumbprint()?))?;
-            let before = bed.sshd()?.log().matches("Accepted").count();
+            let before = bed.sshd()?.accepted();
             let thief = thief.certified(&Certificate::good(DEPLOY, &stolen))?;
             let out = bed.ssh(&thief, "id")?;
             let said = super::refused(&out, "TOKEN_COPIED")?;
-            let after = bed.sshd()?.log().matches("Accepted").count();
+            let after = bed.sshd()?.accepted();
             ensure!(before == after, "it reached sshd");
             Ok(said)
         },

@@ -79,7 +79,7 @@ fn only_a_good_certificate_opens() -> Result<()> {
         assert!(bed.ssh(&bed.agent(USER)?, "true")?.success(), "after {what}");
     }
     // sshd has seen the good ones only.
-    let accepted = bed.sshd()?.log().matches("Accepted").count();
+    let accepted = bed.sshd()?.accepted();
     assert_eq!(accepted, 1 + cases.len(), "{}", bed.sshd()?.log());
     assert_eq!(bed.sshd()?.log().matches("Failed publickey").count(), 0);
     bed.interceptor_mut()?.still_runs()
@@ -129,7 +129,6 @@ fn sshd_sees_who_acts_and_its_certificate_is_short_lived() -> Result<()> {
     for fact in [&*id, "alice@example.com", "reporter", "CERT", "127.0.0.1"] {
         assert!(line.contains(fact), "{fact} is not in {line:?}\n{log}");
     }
-    assert!(!log.contains("Postponed") || !log.contains("Failed"), "{log}");
     // A minute of validity, one principal, nothing but what the session needs.
     let shown = bed.interceptor()?.session(&id)?.to_string();
     assert!(shown.contains("upstream.open"), "{shown}");

@@ -115,7 +115,7 @@ fn a_forward_to_a_protected_port_of_this_host_is_never_opened() -> Result<()> {
     let mut answer = [0];
     assert_eq!(pg.read(&mut answer).unwrap_or(0), 0, "PostgreSQL answered past the daemon");
     ssh.expect("open failed", SOON)?;
-    assert_eq!(bed.sshd()?.log().matches("Accepted").count(), refused + 2, "{}", bed.sshd()?.log());
+    assert_eq!(bed.sshd()?.accepted(), refused + 2, "{}", bed.sshd()?.log());
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod environment;
 mod exec;
 mod files;
 mod git;
+mod helper;
 mod holds;
 mod host;
 mod load;

@@ -37,7 +37,7 @@ fn wrong_tokens_are_refused_by_their_code() -> Result<()> {
         assert!(!out.success() && out.stderr.contains(code), "{code}: {out}");
         session(&bed, code)?;
     }
-    assert_eq!(bed.sshd()?.log().matches("Accepted").count(), 0, "{}", bed.sshd()?.log());
+    assert_eq!(bed.sshd()?.accepted(), 0, "{}", bed.sshd()?.log());
     Ok(())
 }
 
@@ -91,7 +91,7 @@ fn which_users_an_agent_may_become_is_policy() -> Result<()> {
         let out = bed.at(&robot, cmd).run()?;
         assert!(!out.success() && out.stdout.is_empty(), "{user:?}: {out}");
     }
-    assert_eq!(bed.sshd()?.log().matches("Accepted").count(), 1, "{}", bed.sshd()?.log());
+    assert_eq!(bed.sshd()?.accepted(), 1, "{}", bed.sshd()?.log());
     Ok(())
 }
 

@@ -9,7 +9,9 @@ const MAX_DOMAIN: usize = 253;
 /// UTF-8 character.
 fn beyond_len(text: &[u8], end: usize) -> usize {
     (2..=4usize.min(end))
-        .find(|len| std::str::from_utf8(&text[end - len..end]).is_ok_and(|s| s.chars().count() == 1))
+        .find(|len| {
+            std::str::from_utf8(&text[end - len..end]).is_ok_and(|s| s.chars().count() == 1)
+        })
         .unwrap_or(1)
 }
 
@@ -109,8 +111,9 @@ fn is_scaled_image(domain: &[u8]) -> bool {
 
 /// Finds e-mail addresses in a folded text.
 pub(super) fn find(text: &[u8], from: usize, mut found: impl FnMut(Range<usize>)) {
+    let begin = from;
     let mut from = from;
-    for at in memchr::memchr2_iter(b'@', b'%', &text[from..]).map(|at| at + from) {
+    for at in memchr::memchr2_iter(b'@', b'%', &text[begin..]).map(|at| at + begin) {
         let Some(sign) = sign_len(&text[at..]) else { continue };
         if at < from {
             continue;

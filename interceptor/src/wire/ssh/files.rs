@@ -33,8 +33,8 @@ struct Files {
     judging: JoinSet<Judged>,
     /// The request by which each path was opened, for the record of its transfer.
     opened: HashMap<String, u64>,
-    from_agent: Owed,
-    from_server: Owed,
+    owed_to_agent: Owed,
+    owed_to_server: Owed,
     bytes_in: u64,
     bytes_out: u64,
 }
@@ -56,8 +56,8 @@ pub async fn run(relay: Relay, machine: Machine) {
         machine,
         judging: JoinSet::new(),
         opened: HashMap::new(),
-        from_agent: Owed::default(),
-        from_server: Owed::default(),
+        owed_to_agent: Owed::default(),
+        owed_to_server: Owed::default(),
         bytes_in: 0,
         bytes_out: 0,
     };
@@ -153,15 +153,18 @@ impl Files {
     fn transferred(&self, done: Done) {
         let n = self.opened.get(&done.path).copied().unwrap_or_default();
         let sha256: String = done.sha256.iter().map(|b| format!("{b:02x}")).collect();
-        note(&self.relay.acting, &event::FileDone {
-            n,
-            ch: self.relay.ch,
-            op: done.op,
-            path: Cow::Owned(done.path),
-            bytes: done.bytes,
-            sha256: Cow::Owned(sha256),
-            complete: done.complete,
-        });
+        note(
+            &self.relay.acting,
+            &event::FileDone {
+                n,
+                ch: self.relay.ch,
+                op: done.op,
+                path: Cow::Owned(done.path),
+                bytes: done.bytes,
+                sha256: Cow::Owned(sha256),
+                complete: done.complete,
+            },
+        );
     }
 
     /// Something came from the server's program; true when the channel is at its end.
@@ -169,7 +172,7 @@ impl Files {
         match event {
             Event::Data(Stream::Data, bytes) => {
                 self.machine.from_server(&bytes).map_err(|e| self.malformed(&e))?;
-                if let Some(grant) = self.from_server.add(bytes.len()) {
+                if let Some(grant) = self.owed_to_server.add(bytes.len()) {
                     self.relay.upstream.write.grant_window(grant).await?;
                 }
             }
@@ -177,7 +180,7 @@ impl Files {
                 let count = bytes.len();
                 let write = &self.relay.write;
                 write.extended_data_bytes(super::channel::STDERR, bytes.freeze()).await?;
-                if let Some(grant) = self.from_server.add(count) {
+                if let Some(grant) = self.owed_to_server.add(count) {
                     self.relay.upstream.write.grant_window(grant).await?;
                 }
             }
@@ -197,13 +200,16 @@ impl Files {
             Exit::Status(status) => status,
             Exit::Signal { .. } => 255,
         };
-        note(&self.relay.acting, &event::ChannelExit {
-            ch: self.relay.ch,
-            n: request_of(self.relay.permitted.as_ref()),
-            status: Some(status),
-            signal: None,
-            duration_us: crate::session::micros(self.relay.began.elapsed()),
-        });
+        note(
+            &self.relay.acting,
+            &event::ChannelExit {
+                ch: self.relay.ch,
+                n: request_of(self.relay.permitted.as_ref()),
+                status: Some(status),
+                signal: None,
+                duration_us: crate::session::micros(self.relay.began.elapsed()),
+            },
+        );
         Ok(self.relay.write.exit_status(status).await?)
     }
 
@@ -213,7 +219,7 @@ impl Files {
             Event::Data(Stream::Data, bytes) => {
                 self.machine.from_agent(&bytes).map_err(|e| self.malformed(&e))?;
                 self.bytes_in += bytes.len() as u64;
-                if let Some(grant) = self.from_agent.add(bytes.len()) {
+                if let Some(grant) = self.owed_to_agent.add(bytes.len()) {
                     self.relay.write.grant_window(grant).await?;
                 }
             }
@@ -249,12 +255,15 @@ impl Files {
             let _ = tokio::time::timeout(Duration::from_millis(200), told).await;
         }
         let _ = relay.write.close().await;
-        note(&relay.acting, &event::ChannelClose {
-            ch: relay.ch,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            ..event::ChannelClose::default()
-        });
+        note(
+            &relay.acting,
+            &event::ChannelClose {
+                ch: relay.ch,
+                bytes_in: self.bytes_in,
+                bytes_out: self.bytes_out,
+                ..event::ChannelClose::default()
+            },
+        );
         relay.acting.with(|session| {
             session.log().bytes_in += self.bytes_in;
             session.log().bytes_out += self.bytes_out;

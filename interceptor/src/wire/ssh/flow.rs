@@ -104,13 +104,14 @@ impl Flow {
             return;
         }
         let optional = matches!(event, Event::Resize(_) | Event::Signal(_));
+        let full = queue.events.len() >= MAX_WAITING;
         match (queue.events.back_mut(), event) {
             (Some(Event::Resize(last)), Event::Resize(size)) => *last = size,
             (_, Event::Closed) => {
                 queue.closed = true;
                 queue.events.push_back(Event::Closed);
             }
-            (_, _) if optional && queue.events.len() >= MAX_WAITING => return,
+            (_, _) if optional && full => return,
             (_, event) => queue.events.push_back(event),
         }
         drop(queue);

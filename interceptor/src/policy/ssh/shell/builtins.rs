@@ -101,20 +101,13 @@ fn set(walk: &mut Walk, name: &str, args: &[Argument]) {
 
 fn read(walk: &mut Walk, args: &[Argument]) {
     let mut args = args.iter();
-    let mut named = false;
     while let Some(arg) = args.next() {
         match arg.known() {
             Some("-r" | "-s" | "-rs" | "-sr") => {}
             Some("-p" | "-t" | "-n" | "-d" | "-u") => drop(args.next()),
-            Some(name) if is_name(name) => {
-                named = true;
-                walk.assign(name, false);
-            }
+            Some(name) if is_name(name) => walk.assign(name, false),
             _ => return walk.unseen("which variable read sets"),
         }
-    }
-    if !named {
-        walk.assign("REPLY_", false);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Programs that run code of their own language, or other programs, when their words say so.
 
+use super::options::may_be_option;
 use super::walk::Walk;
 use crate::policy::ssh::facts::{Argument, FileOp};
 
@@ -196,7 +197,7 @@ pub(super) fn interpreter(walk: &mut Walk, base: &str, args: &[Argument]) {
 pub(super) fn by_option(walk: &mut Walk, base: &str, args: &[Argument], options: &[&str]) {
     let runs = |arg: &Argument| {
         let Some(text) = arg.known() else {
-            return !arg.text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/');
+            return may_be_option(arg);
         };
         let name = text.split('=').next().unwrap_or(text);
         options.iter().any(|option| match option.strip_prefix("--") {
@@ -295,9 +296,7 @@ fn sed(walk: &mut Walk, base: &str, args: &[Argument]) {
                 in_place = true
             }
             Some(text) if text.starts_with('-') && text.len() > 1 => seen = false,
-            None if !arg.text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/') => {
-                seen = false
-            }
+            None if may_be_option(arg) => seen = false,
             _ => files.push(arg),
         }
     }

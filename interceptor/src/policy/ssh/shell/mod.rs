@@ -95,32 +95,39 @@ fn plausible(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// An upper bound of how deeply brackets nest, quoted or not, and of how many backquotes and
-/// compound commands are open at once.
+/// An upper bound of how deeply brackets nest, quoted or not, and of how many compound commands
+/// are open at once.
 fn nesting(text: &str) -> usize {
-    let (mut deepest, mut open, mut ticks) = (0_usize, 0_usize, 0_usize);
+    let (mut deepest, mut open) = (0_usize, 0_usize);
     for b in text.bytes() {
         match b {
             b'(' | b'{' | b'[' => open += 1,
             b')' | b'}' | b']' => open = open.saturating_sub(1),
-            b'`' => ticks += 1,
             _ => {}
         }
         deepest = deepest.max(open);
     }
-    let opens = ["if", "case", "while", "until", "for"];
-    let closes = ["fi", "esac", "done"];
     let mut compound = 0_usize;
-    let mut compounds = 0_usize;
-    for word in text.split(|c: char| !c.is_ascii_alphabetic()) {
-        if opens.contains(&word) {
-            compound += 1;
-        } else if closes.contains(&word) {
-            compound = compound.saturating_sub(1);
+    // Whether a word here would be the first of a command.
+    let mut first = true;
+    let ends = |c: char| {
+        c.is_whitespace() || matches!(c, ';' | '&' | '|' | '(' | ')' | '<' | '>' | '`' | '"')
+    };
+    for piece in text.split_inclusive(ends) {
+        match piece.trim_end_matches(ends) {
+            "if" | "while" | "until" if first => compound += 1,
+            "for" | "case" | "select" if first => {
+                compound += 1;
+                first = false;
+            }
+            "fi" | "esac" | "done" if first => compound = compound.saturating_sub(1),
+            "" | "do" | "then" | "else" | "elif" | "!" | "time" | "{" | "}" | "in" => {}
+            _ => first = false,
         }
-        compounds = compounds.max(compound);
+        first |= piece.ends_with(|c: char| ends(c) && !matches!(c, ' ' | '\t' | '<' | '>'));
+        deepest = deepest.max(compound);
     }
-    deepest.max(compounds).max(ticks / 64)
+    deepest
 }
 
 /// Characters that deceive whoever reads the command, or a shell in another locale.
@@ -134,7 +141,7 @@ fn suspicious(text: &str) -> Option<&'static str> {
     }
     // A multi-byte character set other than UTF-8 may take the second for a part of the first.
     let swallowed = text.as_bytes().windows(2).any(|w| {
-        matches!(w, [0x80.., b'\\' | b'`' | b'|' | b'{' | b'}' | b'~' | b'[' | b']' | b'^'])
+        matches!(w, [0x80..=0xff, b'\\' | b'`' | b'|' | b'{' | b'}' | b'~' | b'[' | b']' | b'^'])
     });
     swallowed.then_some("where a character ends in another locale")
 }

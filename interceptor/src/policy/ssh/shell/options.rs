@@ -36,7 +36,7 @@ pub(super) fn parse<'a>(args: &'a [Argument], spec: &Options) -> Option<(usize, 
     while let Some(arg) = args.get(at) {
         // A word that may be nothing or several may be options too.
         let Some(text) = arg.known() else {
-            return if arg.single && !may_be_option(arg) { Some((at, met)) } else { None };
+            return if may_be_option(arg) { None } else { Some((at, met)) };
         };
         if text == "--" {
             return Some((at + 1, met));
@@ -52,9 +52,10 @@ pub(super) fn parse<'a>(args: &'a [Argument], spec: &Options) -> Option<(usize, 
     Some((at, met))
 }
 
-/// Whether a word with an unknown part may begin with a dash. Its text is then as written.
-fn may_be_option(arg: &Argument) -> bool {
-    !arg.text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
+/// Whether a word with an unknown part, whose text is as it was written, may turn into one that
+/// begins with a dash, or into several words.
+pub(super) fn may_be_option(arg: &Argument) -> bool {
+    !arg.single || !arg.text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
 }
 
 fn long<'a>(

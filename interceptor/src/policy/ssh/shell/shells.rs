@@ -23,21 +23,21 @@ pub(super) fn shell(walk: &mut Walk, name: Argument, args: Vec<Argument>, input:
     let asks = met.iter().any(|m| matches!(m.name, "version" | "help"));
     let text = met.iter().any(|m| m.name == "c");
     let operand = args.get(at).cloned();
-    let shift = args.get(at + 1..).unwrap_or_default().iter().any(|a| !a.literal);
     walk.note(name, args);
     if asks {
         return;
     }
     walk.via.push(base.clone());
     match (operand, text) {
-        (Some(script), true) => {
-            // `$0` and what follows are expansions like any other, and unknown.
-            let _ = shift;
-            match script.known() {
-                Some(text) => walk.program(text),
-                None => walk.unseen(format!("what {base} -c runs")),
-            }
+        // bash takes these for options too, and the next word for the text.
+        (Some(script), true) if script.text.starts_with(['+', '-']) => {
+            walk.unseen(format!("what {base} -c runs"));
         }
+        // Words behind the text are expansions in it, which are not known anyway.
+        (Some(script), true) => match script.known() {
+            Some(text) => walk.program(text),
+            None => walk.unseen(format!("what {base} -c runs")),
+        },
         (None, true) => {}
         (Some(script), false) => walk.unseen(format!("the script {:?}", script.text)),
         (None, false) => match input {

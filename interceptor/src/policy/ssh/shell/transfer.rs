@@ -262,33 +262,68 @@ fn pack_file(walk: &mut Walk, pack: &str, args: &[Argument]) {
     }
 }
 
-/// Subcommands of git that run programs named in their words.
-const GIT_RUNS: &[&str] = &[
-    "filter-branch",
-    "bisect",
-    "difftool",
-    "mergetool",
-    "rebase",
-    "submodule",
-    "send-email",
-    "instaweb",
-    "daemon",
-    "shell",
-    "remote-ext",
-    "archive",
-    "hook",
-    "for-each-repo",
-    "maintenance",
-    "web--browse",
-    "help",
-    "citool",
-    "gui",
-    "p4",
-    "svn",
-    "credential",
-    "fast-import",
-    "config",
-    "upload-pack",
+/// Verbs of git that run nothing their words name, but for the options looked at.
+const GIT_OWN: &[&str] = &[
+    "add",
+    "am",
+    "apply",
+    "blame",
+    "branch",
+    "cat-file",
+    "check-ignore",
+    "checkout",
+    "cherry-pick",
+    "clean",
+    "clone",
+    "commit",
+    "count-objects",
+    "describe",
+    "diff",
+    "diff-tree",
+    "fetch",
+    "for-each-ref",
+    "fsck",
+    "gc",
+    "grep",
+    "hash-object",
+    "init",
+    "log",
+    "ls-files",
+    "ls-remote",
+    "ls-tree",
+    "merge",
+    "merge-base",
+    "mv",
+    "name-rev",
+    "notes",
+    "prune",
+    "pull",
+    "push",
+    "reflog",
+    "remote",
+    "repack",
+    "reset",
+    "restore",
+    "rev-list",
+    "rev-parse",
+    "revert",
+    "rm",
+    "shortlog",
+    "show",
+    "show-ref",
+    "stash",
+    "status",
+    "switch",
+    "symbolic-ref",
+    "tag",
+    "update-index",
+    "update-ref",
+    "verify-commit",
+    "verify-pack",
+    "verify-tag",
+    "version",
+    "worktree",
+    "write-tree",
 ];
 
 fn git(walk: &mut Walk, args: &[Argument]) {
@@ -310,29 +345,22 @@ fn git(walk: &mut Walk, args: &[Argument]) {
             walk.binary = true;
             pack_file(walk, pack, &args[at + 1..]);
         }
-        Some(verb) if GIT_RUNS.contains(&verb) => walk.unseen(format!("what git {verb} runs")),
-        Some(_) => {
-            let options = [
-                "--upload-pack",
-                "--receive-pack",
-                "--exec",
-                "-x",
-                "--ext-diff",
-                "-O",
-                "--open-files-in-pager",
-                "-u",
-                "--textconv",
-                "--template",
-                "-c",
-                "--config",
-            ];
-            let quiet = matches!(
-                verb.known(),
-                Some("status" | "log" | "diff" | "show" | "rev-parse" | "ls-files" | "describe")
-            );
-            let checked: &[&str] =
-                if quiet { &["--ext-diff", "--textconv", "-O"] } else { &options };
-            by_option(walk, "git", &args[at + 1..], checked);
+        // A verb that git does not have itself may be an alias, which can run anything.
+        Some(verb) if !GIT_OWN.contains(&verb) => walk.unseen(format!("what git {verb} runs")),
+        Some(verb) => {
+            let options: &[&str] = match verb {
+                "clone" | "init" => {
+                    &["--upload-pack", "-u", "--config", "-c", "--template", "--bundle-uri"]
+                }
+                "fetch" | "pull" | "ls-remote" => &["--upload-pack", "--exec"],
+                "push" => &["--receive-pack", "--exec"],
+                "grep" => &["-O", "--open-files-in-pager", "--ext-grep", "--textconv"],
+                "log" | "diff" | "show" | "stash" | "blame" | "cat-file" | "diff-tree"
+                | "shortlog" | "reflog" | "rev-list" => &["--ext-diff", "--textconv", "--filters"],
+                "bisect" | "add" | "checkout" | "commit" | "reset" | "restore" => &["--patch"],
+                _ => &["--exec"],
+            };
+            by_option(walk, "git", &args[at + 1..], options);
             if args[at + 1..].iter().any(|a| a.text.contains("ext::")) {
                 walk.unseen("what git runs");
             }
