@@ -97,9 +97,8 @@ impl Host {
     /// Runs a verb on the host's console: by no SSH session.
     fn console(&self, verb: &str) -> (bool, String) {
         let line = self.line(verb);
-        let clean = |c: &mut Command| -> Output {
-            c.env_remove("SSH_CONNECTION").output().unwrap()
-        };
+        let clean =
+            |c: &mut Command| -> Output { c.env_remove("SSH_CONNECTION").output().unwrap() };
         said(&self.bed.host.run(|| clean(Command::new("sh").args(["-c", &line]))))
     }
 
@@ -249,7 +248,10 @@ fn a_new_session_from_an_exempt_source_confirms() {
     let (fine, text) = host.console("confirm");
     assert!(!fine && text.contains("no SSH session"), "{text}");
     let (fine, text) = host.session("confirm");
-    assert!(fine && text.contains(&format!("confirmed by a new session from {AGENT_V4}")), "{text}");
+    assert!(
+        fine && text.contains(&format!("confirmed by a new session from {AGENT_V4}")),
+        "{text}"
+    );
     assert!(!host.waits() && host.banner());
     assert!(host.log().contains("confirmed"), "{}", host.log());
 }
@@ -312,7 +314,8 @@ impl Daemon {
     fn start(host: &Host) -> Self {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
-        let (netns, pins) = (std::fs::File::open(host.bed.host.path()).unwrap(), host.bed.pins.clone());
+        let (netns, pins) =
+            (std::fs::File::open(host.bed.host.path()).unwrap(), host.bed.pins.clone());
         std::thread::spawn(move || {
             nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -327,7 +330,8 @@ impl Daemon {
                         let pins = std::sync::Arc::clone(&pins);
                         tokio::spawn(async move {
                             let (mut up, _exempt) = connect_exempt(&pins, to).await.unwrap();
-                            let _ = tokio::io::copy_bidirectional(&mut captured.stream, &mut up).await;
+                            let _ =
+                                tokio::io::copy_bidirectional(&mut captured.stream, &mut up).await;
                         });
                     }
                 };

@@ -201,9 +201,7 @@ impl Waiting {
     pub fn look(places: &Places) -> Self {
         match Pending::read(places) {
             Ok(None) => Self::default(),
-            Ok(Some(pending)) => {
-                Self { lines: pending.lines(places), pending: Some(pending) }
-            }
+            Ok(Some(pending)) => Self { lines: pending.lines(places), pending: Some(pending) },
             Err(error) => Self { pending: None, lines: vec![format!("{error:#}")] },
         }
     }

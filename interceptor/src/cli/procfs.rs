@@ -115,7 +115,8 @@ pub fn ancestors(pid: u32) -> Vec<u32> {
 pub fn variable(pid: u32, name: &str) -> Option<String> {
     let raw = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
     let prefix = format!("{name}=");
-    raw.split(|b| *b == 0).find_map(|v| Some(std::str::from_utf8(v).ok()?.strip_prefix(&prefix)?.to_owned()))
+    raw.split(|b| *b == 0)
+        .find_map(|v| Some(std::str::from_utf8(v).ok()?.strip_prefix(&prefix)?.to_owned()))
 }
 
 /// Working directory of a process.

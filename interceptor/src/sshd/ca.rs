@@ -165,8 +165,8 @@ impl UserCa {
         let sources: Vec<_> = spec.source_addresses.iter().map(IpNet::to_string).collect();
         let mut nonce = [0u8; 32];
         random(&mut nonce)?;
-        let mut builder =
-            Builder::new(nonce, spec.public_key.key_data().clone(), after, before).map_err(issue)?;
+        let mut builder = Builder::new(nonce, spec.public_key.key_data().clone(), after, before)
+            .map_err(issue)?;
         builder
             .cert_type(CertType::User)
             .and_then(|b| b.serial(spec.serial))
@@ -174,10 +174,9 @@ impl UserCa {
             .and_then(|b| b.valid_principal(spec.principal))
             .and_then(|b| b.critical_option("source-address", sources.join(",")))
             .map_err(issue)?;
-        for (wanted, name) in [
-            (spec.permit_pty, "permit-pty"),
-            (spec.permit_forwarding, "permit-port-forwarding"),
-        ] {
+        for (wanted, name) in
+            [(spec.permit_pty, "permit-pty"), (spec.permit_forwarding, "permit-port-forwarding")]
+        {
             if wanted {
                 builder.extension(name, "").map_err(issue)?;
             }

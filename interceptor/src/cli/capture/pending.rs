@@ -179,10 +179,12 @@ pub struct Confirmed {
 impl Confirmed {
     /// All that was confirmed. What cannot be read was not confirmed.
     pub fn read(places: &Places) -> Vec<Self> {
-        places::read(&places.confirmed()).unwrap_or_else(|error| {
-            tracing::warn!("{error:#}");
-            None
-        }).unwrap_or_default()
+        places::read(&places.confirmed())
+            .unwrap_or_else(|error| {
+                tracing::warn!("{error:#}");
+                None
+            })
+            .unwrap_or_default()
     }
 
     /// Remembers one, in place of what was known of that port.

@@ -68,8 +68,7 @@ fn waiting(config: &Config, found: &mut Findings) {
 /// The operator's way in when all else fails.
 fn exempt(service: &Service, config: &Config, found: &mut Findings) {
     let name = &service.name;
-    let ours: Vec<_> =
-        config.capture.exempt.iter().filter(|e| e.services.contains(name)).collect();
+    let ours: Vec<_> = config.capture.exempt.iter().filter(|e| e.services.contains(name)).collect();
     if ours.is_empty() {
         found.add(
             Severity::Warning,
@@ -109,9 +108,7 @@ fn old_logins(service: &Service, config: &Config, found: &mut Findings) {
     let past: Vec<_> = live
         .iter()
         .filter(|c| !exempt(&c.remote.ip()) && caller::is_login(c))
-        .filter(|c| {
-            !capture::is_upstream(&config.paths.bpffs, c.remote, c.local).unwrap_or(false)
-        })
+        .filter(|c| !capture::is_upstream(&config.paths.bpffs, c.remote, c.local).unwrap_or(false))
         .map(|c| c.remote.to_string())
         .collect();
     if !past.is_empty() {

@@ -118,7 +118,9 @@ impl Cluster {
             "postgresql@15-main.service",
         ];
         let line = line.iter().chain(more);
-        let Verb::Postgres(args) = Wrapper::try_parse_from(line).unwrap().args.verb else { panic!() };
+        let Verb::Postgres(args) = Wrapper::try_parse_from(line).unwrap().args.verb else {
+            panic!()
+        };
         postgres(&args, None)
     }
 
@@ -219,7 +221,9 @@ fn a_daemon_that_could_not_open_the_socket_is_noticed() {
             vec!["setup", "postgres", "--yes", "--daemon-user", "daemon", "--no-systemd"];
         line.extend(["--role", "app", "--data-dir", data.to_str().unwrap()]);
         line.extend(more);
-        let Verb::Postgres(args) = Wrapper::try_parse_from(line).unwrap().args.verb else { panic!() };
+        let Verb::Postgres(args) = Wrapper::try_parse_from(line).unwrap().args.verb else {
+            panic!()
+        };
         postgres(&args, None)
     };
     let error = format!("{:#}", alone(&[]).unwrap_err());

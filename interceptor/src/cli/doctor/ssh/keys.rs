@@ -16,12 +16,7 @@ const CREDENTIALS: &str = "/run/credentials/interceptor.service";
 const DROP_IN: &str = "/etc/systemd/system/interceptor.service.d/50-ssh.conf";
 
 /// The key that signs session certificates.
-pub fn authority(
-    service: &Service,
-    config: &Config,
-    daemon: Option<u32>,
-    found: &mut Findings,
-) {
+pub fn authority(service: &Service, config: &Config, daemon: Option<u32>, found: &mut Findings) {
     let path = UserCa::path(&config.paths, &service.ssh);
     let (name, fix) = (&service.name, "run `interceptor setup ssh`");
     let owner = fs::metadata(&path).map(|m| m.uid()).map_err(|e| e.kind());

@@ -25,7 +25,8 @@ pub fn check(
     let name = &service.name;
     let protected = |port: u16| config.services.iter().any(|s| s.port == port);
     for address in all.iter().filter(|a| !protected(a.port())) {
-        let upstream = matches!(&service.upstream, Upstream::Tcp { port, .. } if *port == address.port());
+        let upstream =
+            matches!(&service.upstream, Upstream::Tcp { port, .. } if *port == address.port());
         let local = address.ip().is_loopback();
         let means = match (local, upstream) {
             (true, _) => "every process of this host reaches sshd there past the daemon",
@@ -71,7 +72,8 @@ fn strangers(service: &Service, ours: Option<u32>, found: &mut Findings) {
         }
         for address in listening(pid).iter().filter(|a| a.port() != service.port) {
             // What an sshd session listens on are forwards that its user asked for.
-            let forward = comm == "sshd" && ours.is_some_and(|o| procfs::ancestors(pid).contains(&o));
+            let forward =
+                comm == "sshd" && ours.is_some_and(|o| procfs::ancestors(pid).contains(&o));
             found.add(
                 Severity::Warning,
                 if forward { "forward" } else { "other-server" },

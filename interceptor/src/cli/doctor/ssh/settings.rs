@@ -104,7 +104,8 @@ fn users(service: &Service, pattern: &Path, found: &mut Findings) {
 /// All agents come to sshd from one address: limits by address meet all of them.
 fn crowding(service: &Service, sshd: &Sshd, all: &Settings, found: &mut Findings) {
     let name = &service.name;
-    let penalties = sshd.version().is_ok_and(|v| v >= (9, 8)) && all.get("persourcepenalties") != "no";
+    let penalties =
+        sshd.version().is_ok_and(|v| v >= (9, 8)) && all.get("persourcepenalties") != "no";
     let spared = all.get("persourcepenaltyexemptlist");
     if penalties && !["127.0.0.1", "::1"].iter().all(|a| spared.split(',').any(|s| s == *a)) {
         found.add(

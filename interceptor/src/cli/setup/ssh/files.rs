@@ -34,7 +34,9 @@ pub fn drop_in(d: &DropIn<'_>) -> String {
     let mut text = String::from(MADE);
     if d.version >= PENALTIES {
         let exempt = exempt_list(d.global.get("persourcepenaltyexemptlist"));
-        text.push_str("# All agents come from the daemon's address: one that fails must not shut\n");
+        text.push_str(
+            "# All agents come from the daemon's address: one that fails must not shut\n",
+        );
         text.push_str("# out the others.\n");
         let _ = writeln!(text, "PerSourcePenaltyExemptList {exempt}");
     }
@@ -48,7 +50,9 @@ pub fn drop_in(d: &DropIn<'_>) -> String {
         text.push_str("    PubkeyAuthentication yes\n    AuthorizedKeysFile none\n");
     }
     if !suffices(d.local.get("authenticationmethods")) || said("AuthenticationMethods publickey") {
-        text.push_str("    # The daemon has proven the agent's token; it has no second factor to give.\n");
+        text.push_str(
+            "    # The daemon has proven the agent's token; it has no second factor to give.\n",
+        );
         text.push_str("    AuthenticationMethods publickey\n");
     }
     text
@@ -78,7 +82,8 @@ pub fn is_ours(text: &str) -> bool {
 
 /// Hands the host's keys to the daemon: systemd reads them as root, the daemon gets them alone.
 pub fn credentials(keys: &[PathBuf]) -> String {
-    let mut text = format!("{MADE}# The host's own keys, which agents expect to meet.\n[Service]\n");
+    let mut text =
+        format!("{MADE}# The host's own keys, which agents expect to meet.\n[Service]\n");
     for key in keys {
         let name = key.file_name().unwrap_or_default().to_string_lossy();
         let _ = writeln!(text, "LoadCredential={name}:{}", key.display());
@@ -141,9 +146,11 @@ mod tests {
             "pubkeyauthentication no\nauthenticationmethods publickey,keyboard-interactive\n",
         );
         let inside = text.split("Match Address").nth(1).unwrap();
-        for want in
-            ["PubkeyAuthentication yes", "AuthorizedKeysFile none", "AuthenticationMethods publickey"]
-        {
+        for want in [
+            "PubkeyAuthentication yes",
+            "AuthorizedKeysFile none",
+            "AuthenticationMethods publickey",
+        ] {
             assert!(inside.contains(want), "{text}");
         }
         let settled = "pubkeyauthentication yes\nauthenticationmethods publickey\n";

@@ -69,9 +69,8 @@ impl Places {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             Err(e) => return Err(e).with_context(|| self.principals.display().to_string()),
         };
-        let ours = |e: &fs::DirEntry| {
-            fs::read_to_string(e.path()).is_ok_and(|text| files::is_ours(&text))
-        };
+        let ours =
+            |e: &fs::DirEntry| fs::read_to_string(e.path()).is_ok_and(|text| files::is_ours(&text));
         let all = entries.flatten().filter(ours);
         Ok(all.filter_map(|e| e.file_name().into_string().ok()).collect())
     }
@@ -287,10 +286,9 @@ impl Plan {
         );
         let standard = |k: &PathBuf| k.parent() == Some(Path::new(crate::sshd::DIRECTORY));
         let keys = match self.args.no_systemd {
-            true => host_keys(&self.wanted, &self.now)
-                .iter()
-                .map(|k| copied(k, &self.wanted))
-                .collect(),
+            true => {
+                host_keys(&self.wanted, &self.now).iter().map(|k| copied(k, &self.wanted)).collect()
+            }
             false => host_keys(&self.wanted, &self.now),
         };
         if !keys.iter().all(standard) {
@@ -352,7 +350,9 @@ fn users(args: &SshArgs, places: &Places) -> anyhow::Result<BTreeSet<String>> {
 fn daemon(args: &SshArgs) -> anyhow::Result<Owner> {
     let name = &args.daemon_user;
     let user = nix::unistd::User::from_name(name)?.with_context(|| {
-        format!("there is no user {name:?} on this host: make it first, or name it with --daemon-user")
+        format!(
+            "there is no user {name:?} on this host: make it first, or name it with --daemon-user"
+        )
     })?;
     Ok(Owner { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
 }
@@ -474,9 +474,8 @@ fn units(
         // Whatever it was called when it was set up.
         None => ["ssh.service".into(), "sshd.service".into()].into(),
     };
-    let own = |name: &str, text: String| {
-        Change::own(args.systemd_dir.join(name), wanted.then_some(text))
-    };
+    let own =
+        |name: &str, text: String| Change::own(args.systemd_dir.join(name), wanted.then_some(text));
     let mut changes = vec![own("interceptor.service.d/50-ssh.conf", files::credentials(keys))?];
     for unit in units {
         changes.push(own(&format!("{unit}.d/50-interceptor.conf"), files::ordering())?);

@@ -61,9 +61,8 @@ impl Secret {
     pub fn stands(&self) -> bool {
         let meta = fs::symlink_metadata(&self.path);
         let same = fs::read_to_string(&self.path).is_ok_and(|t| *t == **self.text);
-        same && meta.is_ok_and(|m| {
-            m.is_file() && m.uid() == self.owner.uid && m.mode() & 0o7777 == 0o600
-        })
+        same && meta
+            .is_ok_and(|m| m.is_file() && m.uid() == self.owner.uid && m.mode() & 0o7777 == 0o600)
     }
 }
 
@@ -93,7 +92,9 @@ fn private_directory(dir: &Path, owner: Owner) -> anyhow::Result<()> {
     match fs::symlink_metadata(dir) {
         Ok(meta) => {
             ensure!(
-                meta.is_dir() && (meta.uid() == owner.uid || meta.uid() == 0) && meta.mode() & 0o022 == 0,
+                meta.is_dir()
+                    && (meta.uid() == owner.uid || meta.uid() == 0)
+                    && meta.mode() & 0o022 == 0,
                 "{}: is not the daemon's own directory: move it aside",
                 dir.display()
             );

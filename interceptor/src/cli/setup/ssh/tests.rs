@@ -274,7 +274,9 @@ async fn what_must_not_be_is_refused_before_anything_changes() {
         (&["--user=games", "--service=other", "--json", "--dry-run"], ""),
     ] {
         match bed.run(more).await {
-            Err(error) => assert!(!want.is_empty() && format!("{error:#}").contains(want), "{error:#}"),
+            Err(error) => {
+                assert!(!want.is_empty() && format!("{error:#}").contains(want), "{error:#}")
+            }
             Ok(_) => assert!(want.is_empty(), "{more:?}"),
         }
     }
