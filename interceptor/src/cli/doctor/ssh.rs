@@ -80,7 +80,7 @@ fn exempt(service: &Service, config: &Config, found: &mut Findings) {
     }
     for e in ours {
         let all = e.source.prefix_len() == 0;
-        let local = e.source.contains(&std::net::Ipv4Addr::LOCALHOST)
+        let local = e.source.contains(&std::net::IpAddr::from(std::net::Ipv4Addr::LOCALHOST))
             || e.source.contains(&std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST));
         if all || local {
             found.add(
