@@ -147,7 +147,8 @@ mod tests {
         fn look(command: &clap::Command, path: &str) {
             for verb in command.get_subcommands() {
                 let path = format!("{path} {}", verb.get_name());
-                let own = verb.get_arguments().any(|a| a.get_id() == "config" && !a.is_global_set());
+                let own =
+                    verb.get_arguments().any(|a| a.get_id() == "config" && !a.is_global_set());
                 assert!(!own, "{path} has an argument of its own that is called `config`");
                 look(verb, &path);
             }
