@@ -12,9 +12,6 @@ static READER: LazyLock<ShellAnalyzer> = LazyLock::new(|| ShellAnalyzer::new(1))
 fuzz_target!(|data: &[u8]| {
     let facts = READER.exec_blocking(data, LoginShell::Posix);
     assert!(facts.class != SshClass::Unknown || facts.unseen.is_some());
-    // A panic inside is caught, and says so.
-    let why = facts.unseen.as_deref().unwrap_or_default();
-    assert!(!why.contains("failed inside"), "{why}");
     // A second reading is the same, and a name that is not known is never called seen.
     assert!(facts.unseen.is_some() || facts.programs.iter().all(|p| p.name.literal));
     assert_eq!(facts, READER.exec_blocking(data, LoginShell::Posix));

@@ -338,7 +338,10 @@ fn sense(rule: &Rule, fields: &Fields<'_>) -> Read<()> {
     }
     if rule.on == On::Connect {
         if let Some(key) = request_key {
-            return at(key, "a rule on \"connect\" sees no request; drop this key or `on`".into());
+            return at(
+                key,
+                "a rule on \"connect\" sees no statement or request; drop this key or `on`".into(),
+            );
         }
         if !rule.masks.is_empty() {
             return at("masks", "a connection returns nothing to mask; drop `on`".into());
@@ -347,8 +350,11 @@ fn sense(rule: &Rule, fields: &Fields<'_>) -> Read<()> {
             return at("limits", "a connection has no rows to limit; drop `on`".into());
         }
     }
+    // Of SSH requests each shows its own output, so a mask may be about some of them only.
+    let by_request = rule.about == About::Ssh && rule.masks.iter().all(|m| m.columns.is_empty());
     if rule.effect.is_none()
         && !rule.masks.is_empty()
+        && !by_request
         && let Some(key) = request_key
     {
         return at(

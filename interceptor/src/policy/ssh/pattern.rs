@@ -26,7 +26,8 @@ impl ProgramPattern {
         if source.contains('/') && !source.starts_with('/') {
             return Err(format!("{source:?} is no program: write a name, or a path from /"));
         }
-        Pattern::new(source).map(Self)
+        // The other name of `test`, which would be an open class.
+        Pattern::new(if source == "[" { r"\[" } else { source }).map(Self)
     }
 
     /// Whether the program fits; one whose name is not known may be any.
@@ -76,11 +77,11 @@ fn straight(path: &str) -> bool {
 #[derive(Clone)]
 pub struct PathPattern {
     source: Box<str>,
-    glob: GlobMatcher,
+    globs: Vec<GlobMatcher>,
     /// The part behind `~/`, for paths seen from the home directory.
     home: Option<GlobMatcher>,
-    /// Each part of the path as a pattern of its own.
-    parts: Vec<Part>,
+    /// Each part of the path as a pattern of its own, for each place it may begin at.
+    parts: Vec<Vec<Part>>,
 }
 
 #[derive(Clone)]
@@ -90,7 +91,7 @@ enum Part {
 }
 
 /// Where home directories are, for `~/`.
-const HOMES: &str = "/{home/*,root,var/lib/*}/";
+const HOMES: [&str; 3] = ["/home/*/", "/root/", "/var/lib/*/"];
 
 impl PathPattern {
     /// Reads a pattern.
@@ -98,10 +99,10 @@ impl PathPattern {
         if source.len() > MAX_PATTERN {
             return Err(format!("a pattern has at most {MAX_PATTERN} bytes"));
         }
-        let whole = match source.strip_prefix("~/") {
-            Some(rest) => format!("{HOMES}{rest}"),
+        let wholes: Vec<String> = match source.strip_prefix("~/") {
+            Some(rest) => HOMES.iter().map(|home| format!("{home}{rest}")).collect(),
             None if source.starts_with('/') || source.starts_with("**/") || source == "**" => {
-                source.to_owned()
+                vec![source.to_owned()]
             }
             None => return Err(format!("{source:?} is no path: begin it with /, **/ or ~/")),
         };
@@ -113,39 +114,37 @@ impl PathPattern {
                 .map(|g| g.compile_matcher())
                 .map_err(|e| format!("{source:?} is no glob: {}", e.kind()))
         };
-        let braces = source.contains('{');
-        let parts = if braces && source.find('{') < source.rfind('/') {
-            // A brace over several parts cannot be taken apart; anything may lie below.
-            vec![Part::Any]
-        } else {
-            source
-                .trim_start_matches('/')
-                .split('/')
-                .map(|part| match part {
-                    "**" | "~" => Ok(Part::Any),
-                    part => glob(part).map(Part::One),
-                })
-                .collect::<Result<Vec<_>, String>>()?
+        let part = |part: &str| match part {
+            "**" => Ok(Part::Any),
+            part => glob(part).map(Part::One),
         };
+        // A brace over several parts cannot be taken apart; anything may lie below.
+        let apart = source.find('{') > source.rfind('/') || !source.contains('{');
+        let parts = wholes.iter().map(|whole| match apart {
+            true => whole.trim_start_matches('/').split('/').map(part).collect(),
+            false => Ok(vec![Part::Any]),
+        });
         Ok(Self {
             home: source.strip_prefix("~/").map(glob).transpose()?,
-            glob: glob(&whole)?,
+            parts: parts.collect::<Result<_, String>>()?,
+            globs: wholes.iter().map(|whole| glob(whole)).collect::<Result<_, String>>()?,
             source: source.into(),
-            parts,
         })
+    }
+
+    fn is_match(&self, path: &str) -> bool {
+        self.globs.iter().any(|glob| glob.is_match(path))
     }
 
     /// Whether the file fits; one whose place is not known may be any.
     pub fn may_match(&self, file: &FileUse) -> bool {
         match &file.place {
             Place::Unknown => true,
-            Place::At(path) => self.glob.is_match(path),
-            Place::Under(path) => self.glob.is_match(path) || self.below(path),
+            Place::At(path) => self.is_match(path),
+            Place::Under(path) => self.is_match(path) || self.below(path),
             Place::Home(path) => self.at_home(path),
             Place::UnderHome(path) => {
-                self.at_home(path)
-                    || homes(path).iter().any(|p| self.below(p))
-                    || self.home_below(path)
+                self.at_home(path) || homes(path).iter().any(|p| self.below(p))
             }
         }
     }
@@ -157,9 +156,9 @@ impl PathPattern {
             return false;
         }
         match &file.place {
-            Place::At(path) => self.glob.is_match(path),
+            Place::At(path) => self.is_match(path),
             Place::Under(path) => {
-                self.source.ends_with("/**") && self.glob.is_match(format!("{path}/x"))
+                self.source.ends_with("/**") && self.is_match(&format!("{path}/x"))
             }
             Place::Home(_) | Place::UnderHome(_) | Place::Unknown => false,
         }
@@ -169,42 +168,36 @@ impl PathPattern {
         if let Some(home) = &self.home {
             return home.is_match(path);
         }
-        homes(path).iter().any(|p| self.glob.is_match(p)) || self.ends_like(path)
+        homes(path).iter().any(|p| self.is_match(p)) || self.ends_like(path)
     }
 
     /// Whether a pattern for any directory has the last parts of a path seen from one.
     fn ends_like(&self, path: &str) -> bool {
-        let mut parts = self.parts.iter().rev();
-        self.source.starts_with("**")
-            && path.rsplit('/').all(|name| match parts.next() {
+        let fits = |parts: &Vec<Part>| {
+            let mut parts = parts.iter().rev();
+            path.rsplit('/').all(|name| match parts.next() {
                 None => false,
                 Some(Part::Any) => true,
                 Some(Part::One(part)) => part.is_match(name),
             })
+        };
+        self.source.starts_with("**") && self.parts.iter().any(fits)
     }
 
     /// Whether something below the directory may fit.
     fn below(&self, directory: &str) -> bool {
-        let mut parts = self.parts.iter();
-        for name in directory.split('/').filter(|n| !n.is_empty()) {
-            match parts.next() {
-                None => return false,
-                Some(Part::Any) => return true,
-                Some(Part::One(part)) if part.is_match(name) => {}
-                Some(Part::One(_)) => return false,
+        self.parts.iter().any(|parts| {
+            let mut parts = parts.iter();
+            for name in directory.split('/').filter(|n| !n.is_empty()) {
+                match parts.next() {
+                    None => return false,
+                    Some(Part::Any) => return true,
+                    Some(Part::One(part)) if part.is_match(name) => {}
+                    Some(Part::One(_)) => return false,
+                }
             }
-        }
-        parts.len() > 0
-    }
-
-    fn home_below(&self, path: &str) -> bool {
-        let mut parts = self.parts.iter().skip(1);
-        self.home.is_some()
-            && path.split('/').filter(|n| !n.is_empty()).all(|name| match parts.next() {
-                None => false,
-                Some(Part::Any) => true,
-                Some(Part::One(part)) => part.is_match(name),
-            })
+            parts.len() > 0
+        })
     }
 
     /// The pattern as written.

@@ -2,9 +2,8 @@
 //!
 //! Parsing recurses and backtracks, so it happens where there is stack for it and where a
 //! deadline can give up on it: a command that takes too long is refused, and its thread is
-//! replaced until it comes back. A panic is a refusal for that command.
+//! replaced until it comes back.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,10 +124,7 @@ impl ShellAnalyzer {
 }
 
 fn broken(command: &[u8]) -> SshFacts {
-    shell::refused(
-        shell::shown(command),
-        "a command whose analysis failed inside; this is a defect, report the command",
-    )
+    shell::refused(shell::shown(command), "a command that no thread could read")
 }
 
 fn spawn(shared: &Arc<Shared>) {
@@ -154,11 +150,7 @@ fn serve(shared: &Shared) {
         if answer.is_closed() {
             continue;
         }
-        let facts = catch_unwind(AssertUnwindSafe(|| shell::analyze(&command, shell.foreign())));
-        if facts.is_err() {
-            tracing::error!("the analysis of a command panicked; the command is refused");
-        }
-        drop(answer.send(facts.unwrap_or_else(|_| broken(&command))));
+        drop(answer.send(shell::analyze(&command, shell.foreign())));
         if shared.alive.load(Ordering::Relaxed) > shared.wanted {
             return;
         }

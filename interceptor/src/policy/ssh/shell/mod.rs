@@ -30,6 +30,7 @@ mod walk;
 mod words;
 mod wrappers;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use walk::Walk;
@@ -43,9 +44,14 @@ pub const MAX_COMMAND: usize = 64 << 10;
 /// times at each level, so its work doubles and more with each.
 pub(super) const MAX_NESTING: usize = 12;
 
-/// Facts of a command, found on the calling thread. `posix` says that its shell is one whose
-/// grammar this is.
+/// Facts of a command, found on the calling thread. `shell` is a shell whose grammar this is not.
+/// The parser has places where it panics, so that is a refusal.
 pub(super) fn analyze(command: &[u8], shell: Option<&str>) -> SshFacts {
+    catch_unwind(AssertUnwindSafe(|| read(command, shell)))
+        .unwrap_or_else(|_| refused(shown(command), "the command, at which the parser gives up"))
+}
+
+fn read(command: &[u8], shell: Option<&str>) -> SshFacts {
     let text = shown(command);
     let Ok(source) = std::str::from_utf8(command) else {
         return refused(text, "a command that is not UTF-8");
@@ -110,7 +116,9 @@ fn nesting(text: &str) -> usize {
     let mut compound = 0_usize;
     // Whether a word here would be the first of a command.
     let mut first = true;
-    let ends = |c: char| c.is_whitespace() || matches!(c, ';' | '&' | '|' | '(' | ')' | '<' | '>' | '`' | '"');
+    let ends = |c: char| {
+        c.is_whitespace() || matches!(c, ';' | '&' | '|' | '(' | ')' | '<' | '>' | '`' | '"')
+    };
     for piece in text.split_inclusive(ends) {
         match piece.trim_end_matches(ends) {
             "if" | "while" | "until" if first => compound += 1,

@@ -78,6 +78,10 @@ impl Walk {
         if word.text.starts_with("/dev/tcp/") || word.text.starts_with("/dev/udp/") {
             self.unseen("what a redirection to a host sends");
         }
+        // bash expands such a name twice, quotes or not.
+        if matches!(kind, Kind::DuplicateInput | Kind::DuplicateOutput) {
+            self.unseen("what a redirection by & expands to");
+        }
         for op in ops {
             self.file(*op, &word, false, false);
         }

@@ -38,7 +38,7 @@ pub(super) fn shell(walk: &mut Walk, name: Argument, args: Vec<Argument>, input:
             Some(text) => walk.program(text),
             None => walk.unseen(format!("what {base} -c runs")),
         },
-        (None, true) => {}
+        (None, true) => walk.unseen(format!("what {base} -c runs")),
         (Some(script), false) => walk.unseen(format!("the script {:?}", script.text)),
         (None, false) => match input {
             Input::Text(text) => walk.program(text),

@@ -13,7 +13,11 @@ const MAX_PARTS: usize = 4096;
 /// How often a text may stand inside another: `sh -c "sh -c …"`, substitutions, `eval`.
 const MAX_DEPTH: usize = 10;
 /// Most bytes parsed altogether, texts inside texts counted again.
-const MAX_WORK: usize = 1 << 20;
+const MAX_WORK: usize = 256 << 10;
+/// Most texts parsed altogether.
+const MAX_TEXTS: usize = 1024;
+/// Most tokens of one text.
+const MAX_TOKENS: usize = 8192;
 
 /// What an analysis has found so far.
 #[derive(Default)]
@@ -38,6 +42,7 @@ pub(super) struct Walk {
     pub guessing: bool,
     depth: usize,
     work: usize,
+    texts: usize,
 }
 
 /// What the standard input of a command is made of.
@@ -110,13 +115,17 @@ impl Walk {
 
     fn parse(&mut self, text: &str) -> Result<(), String> {
         self.work += text.len();
-        if self.work > MAX_WORK {
+        self.texts += 1;
+        if self.work > MAX_WORK || self.texts > MAX_TEXTS {
             return Err("a command of so many parts".into());
         }
         let tokenizer =
             TokenizerOptions { enable_extended_globbing: false, ..TokenizerOptions::default() };
         let tokens = uncached_tokenize_str(text, &tokenizer)
             .map_err(|e| format!("the command, which cannot be parsed ({e})"))?;
+        if tokens.len() > MAX_TOKENS {
+            return Err("a command of so many parts".into());
+        }
         let sound = source::check(text, &tokens);
         let program = parse_tokens(&tokens, &options())
             .map_err(|e| format!("the command, which cannot be parsed ({e})"))?;

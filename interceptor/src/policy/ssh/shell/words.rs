@@ -104,7 +104,8 @@ impl Walk {
             let inside = &bare[open..];
             inside.contains('}') && (inside.contains(',') || inside.contains(".."))
         });
-        if braces || bare.contains(['*', '?', '[']) {
+        let class = bare.find('[').is_some_and(|open| bare[open..].contains(']'));
+        if braces || class || bare.contains(['*', '?']) {
             word.literal = false;
             word.single = false;
         }
