@@ -179,12 +179,12 @@ impl Issuer {
             return Err(if refusal.error.is_empty() {
                 self.fail(format!("{endpoint} answered {status}"))
             } else {
-                let words = |text: String| -> String {
+                let words = |text: &str| -> String {
                     text.chars().filter(|c| !c.is_control()).take(400).collect()
                 };
                 GrantError::Refused {
-                    error: words(refusal.error),
-                    description: words(refusal.error_description),
+                    error: words(&refusal.error),
+                    description: words(&refusal.error_description),
                 }
             });
         }

@@ -55,7 +55,7 @@ impl Keeper {
     /// is over; one that refuses is believed.
     pub async fn start(issuer: Arc<Issuer>, patience: Duration) -> Result<Self, KeepError> {
         let give_up = tokio::time::Instant::now() + patience;
-        let mut failures = 0u32;
+        let mut failures = 0;
         loop {
             match fetch(&issuer).await {
                 Ok(credential) => {
@@ -79,7 +79,7 @@ impl Keeper {
 
     /// Keeps it fresh; never returns.
     pub async fn run(self) {
-        let mut failures = 0u32;
+        let mut failures: u32 = 0;
         loop {
             let now = self.current.borrow().clone();
             let wait = match &now {

@@ -195,10 +195,11 @@ pub(super) fn alive(text: &[u8], from: usize, bulk: bool) -> Option<usize> {
     // Before the quote of a password in SQL stand at most a word and eight blanks.
     let tail = &text[from.max(text.len().saturating_sub(REACH))..];
     let sql = if tail.contains(&b'\'') { REACH } else { 20 };
-    let assigned = |start: &usize| {
-        bulk || text[*start..].iter().any(|b| matches!(b, b'=' | b':' | b'\''))
+    let assigned =
+        |start: &usize| bulk || text[*start..].iter().any(|b| matches!(b, b'=' | b':' | b'\''));
+    let longer = |start: &usize, than: usize| {
+        *start < text.len().saturating_sub(if bulk { 0 } else { than })
     };
-    let longer = |start: &usize, than: usize| *start < text.len().saturating_sub(if bulk { 0 } else { than });
     [
         unfinished(&TOKEN_OPEN, text.len()).filter(|start| longer(start, 3)),
         unfinished(&NAMED_OPEN, REACH).filter(assigned),

@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use super::{Context, Detectors, Finding, Search, digits, email, iban, jwt, national, phone, secret};
+use super::{
+    Context, Detectors, Finding, Search, digits, email, iban, jwt, national, phone, secret,
+};
 use crate::mask::{Kind, Method};
 
 /// Bytes before a cut that can matter behind it.
@@ -131,7 +133,8 @@ impl Detectors {
             let number = digits::alive(text, from);
             at(number);
             if wants(Kind::Phone) {
-                at(phone::alive(text, from, number).filter(|start| seen(start, u8::is_ascii_digit)));
+                at(phone::alive(text, from, number)
+                    .filter(|start| seen(start, u8::is_ascii_digit)));
             }
         }
         earliest

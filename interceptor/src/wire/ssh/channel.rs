@@ -112,7 +112,8 @@ pub async fn run(start: Start) {
         Program::Exec(_) if !wants_terminal => Machine::scp(&facts),
         _ => None,
     };
-    let shape = shape(&facts, wants_terminal);
+    let binary = permitted.as_ref().is_some_and(|p| p.ruling.binary);
+    let shape = shape(binary, wants_terminal);
     Relay { acting, ch, flow, write, upstream, permitted, shape, machine, began }.run().await;
     drop(place);
 }
@@ -146,8 +147,8 @@ fn terminal_denied(acting: &Acting, terminal: Option<&Terminal>) -> Option<Strin
 }
 
 /// How the bytes of a program are treated.
-fn shape(facts: &SshFacts, terminal: bool) -> Shape {
-    match (terminal, facts.binary) {
+fn shape(binary: bool, terminal: bool) -> Shape {
+    match (terminal, binary) {
         (true, _) => Shape::Terminal,
         (false, true) => Shape::Binary,
         (false, false) => Shape::Text,

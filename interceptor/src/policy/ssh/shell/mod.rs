@@ -110,7 +110,9 @@ fn nesting(text: &str) -> usize {
     let mut compound = 0_usize;
     // Whether a word here would be the first of a command.
     let mut first = true;
-    let ends = |c: char| c.is_whitespace() || matches!(c, ';' | '&' | '|' | '(' | ')' | '<' | '>' | '`' | '"');
+    let ends = |c: char| {
+        c.is_whitespace() || matches!(c, ';' | '&' | '|' | '(' | ')' | '<' | '>' | '`' | '"')
+    };
     for piece in text.split_inclusive(ends) {
         match piece.trim_end_matches(ends) {
             "if" | "while" | "until" if first => compound += 1,
