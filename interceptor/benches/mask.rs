@@ -90,7 +90,14 @@ fn batches(c: &mut Criterion) {
 
 /// Eight MiB made of these lines.
 fn repeated(lines: &[&str]) -> Vec<u8> {
-    lines.iter().cycle().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().take(8 << 20).collect()
+    lines
+        .iter()
+        .cycle()
+        .flat_map(|line| [line.as_bytes(), b"\n"])
+        .flatten()
+        .copied()
+        .take(8 << 20)
+        .collect()
 }
 
 fn streams(c: &mut Criterion) {

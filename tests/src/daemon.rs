@@ -213,10 +213,11 @@ impl Interceptor {
         self.cli(["policy", "reload"]).run()
     }
 
-    /// `interceptor capture attach`.
+    /// `interceptor capture attach`. Nobody is logged in here who could show a way in, and a capture
+    /// of SSH would otherwise undo itself in the middle of a test.
     pub fn attach(&mut self) -> Result<()> {
         self.attached = true;
-        self.cli(["capture", "attach"]).ok()?;
+        self.cli(["capture", "attach", "--no-confirm"]).ok()?;
         Ok(())
     }
 

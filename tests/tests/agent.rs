@@ -188,7 +188,10 @@ async fn what_the_issuer_refuses_is_said_and_not_repeated() {
     assert!(matches!(error, GrantError::Issuer { .. }) && error.may_pass(), "{error}");
     issuer.set_down(false);
     // A client whose tokens are not bound gets none that would pass for one.
-    issuer.register(Client { claims: json!({"cnf": {"jkt": "x"}}).as_object().unwrap().clone(), ..agent.client(300) });
+    issuer.register(Client {
+        claims: json!({"cnf": {"jkt": "x"}}).as_object().unwrap().clone(),
+        ..agent.client(300)
+    });
     let error = agent.helper().grant(true).await.unwrap_err();
     assert!(error.to_string().contains("not bound"), "{error}");
 }
@@ -257,7 +260,8 @@ async fn stock_tools_see_the_certificate_through_the_socket() -> Result<()> {
     let full = run(&["ssh-add", "-L"])?.ok()?;
     std::fs::write(dir.join("cert.pub"), &full)?;
     let shown = Cmd::new("ssh-keygen").args(["-L", "-f"]).arg(dir.join("cert.pub")).ok()?;
-    for want in ["user certificate", "Signing CA: ECDSA SHA256:", "deploy", "backup", CERTIFICATE_EXTENSION]
+    for want in
+        ["user certificate", "Signing CA: ECDSA SHA256:", "deploy", "backup", CERTIFICATE_EXTENSION]
     {
         assert!(shown.contains(want), "{want} in\n{shown}");
     }
@@ -300,7 +304,12 @@ async fn a_stock_login_with_untouched_configuration_uses_the_certificate() -> Re
             .args(ssh)
             .args(["-o", &known, "-p", &port, &host, "echo in; exit 3"])
             .run()?;
-        assert_eq!((login.code, login.stdout.as_str()), (Some(3), "in\n"), "{login}\n{}", server.log());
+        assert_eq!(
+            (login.code, login.stdout.as_str()),
+            (Some(3), "in\n"),
+            "{login}\n{}",
+            server.log()
+        );
         assert!(server.log().contains(&format!("ID {CLIENT}")), "{}", server.log());
     }
     Ok(())
@@ -355,7 +364,8 @@ async fn a_commands_end_and_its_signals_are_handed_on() -> Result<()> {
     assert_eq!(sh("kill -KILL $$").run()?.code, Some(137));
     assert_eq!(agent.command("run").args(["--", "/nowhere"]).run()?.code, Some(1));
     let marker = agent.dir.path().join("marker");
-    let script = format!("trap 'exit 9' TERM; touch {}; while :; do sleep 0.1; done", marker.display());
+    let script =
+        format!("trap 'exit 9' TERM; touch {}; while :; do sleep 0.1; done", marker.display());
     let mut running = sh(&script).daemonize(&agent.dir.path().join("run.log"))?;
     wait_for("the command", Duration::from_secs(20), || Ok(marker.exists().then_some(())))?;
     assert_eq!(agent.left_behind().len(), 1);
@@ -410,7 +420,10 @@ async fn tokens_and_keys_are_shown_without_their_secrets() -> Result<()> {
 
     let file = agent.dir.path().join("new/agent.key");
     let key = |more: &[&str]| {
-        Cmd::new(program("interceptor").unwrap()).args(["agent", "key", "--json", "--key"]).arg(&file).args(more)
+        Cmd::new(program("interceptor").unwrap())
+            .args(["agent", "key", "--json", "--key"])
+            .arg(&file)
+            .args(more)
     };
     let made: Value = serde_json::from_str(&key(&[]).ok()?)?;
     assert_eq!(made["jwk"]["kid"], made["thumbprint"]);

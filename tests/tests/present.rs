@@ -236,8 +236,7 @@ fn elsewhere() -> Source {
 async fn a_presented_token_opens_for_its_key_and_its_source() {
     let host = Host::start().await;
     let token = host.token();
-    let answer =
-        host.post("/v1/present", &host.bound("/v1/present", &token).await, &body()).await;
+    let answer = host.post("/v1/present", &host.bound("/v1/present", &token).await, &body()).await;
     assert_eq!((answer.status, &answer.body["agent"]), (200, &json!("bot")), "{answer:?}");
     assert_eq!(answer.body["jkt"], json!(host.key.jkt()));
     let find = |key: &AgentKey, service: &Service, source: &Source| {
@@ -279,7 +278,11 @@ async fn a_proof_that_is_not_for_this_request_is_refused() {
         ("another host", of("https://evil.example/v1/present", &nonce, &token), "DPOP_PROOF"),
         ("another token", of(&url, &nonce, "x.y.z"), "DPOP_PROOF"),
         ("a foreign nonce", of(&url, old, &token), "DPOP_NONCE"),
-        ("no nonce", jwt::proof(&host.key, &url, None, Some(token.as_bytes())).unwrap(), "DPOP_NONCE"),
+        (
+            "no nonce",
+            jwt::proof(&host.key, &url, None, Some(token.as_bytes())).unwrap(),
+            "DPOP_NONCE",
+        ),
         ("another key", stolen, "TOKEN_PROOF_REQUIRED"),
         ("no proof", "nonsense".into(), "DPOP_PROOF"),
         ("the token itself", token.clone(), "DPOP_PROOF"),

@@ -310,7 +310,7 @@ mod tests {
             for n in 0..8 {
                 let data = format!("message {n}");
                 let signature = key.sign(data.as_bytes(), hash).unwrap();
-                key.public().verify(data.as_bytes(), &signature).unwrap();
+                key.public().key_data().verify(data.as_bytes(), &signature).unwrap();
             }
         }
     }

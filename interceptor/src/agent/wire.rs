@@ -211,7 +211,7 @@ mod tests {
                     let mut rest = &out[1..];
                     let blob = Vec::<u8>::decode(&mut rest).unwrap();
                     let signature = Signature::try_from(blob.as_slice()).unwrap();
-                    key.public().verify(&data, &signature).unwrap();
+                    key.public().key_data().verify(&data, &signature).unwrap();
                 }
             }
         }

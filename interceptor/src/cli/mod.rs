@@ -135,3 +135,27 @@ fn log(serving: bool) {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if journal { builder.without_time().init() } else { builder.init() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// An argument of a verb with the name of a global one would silently take its place.
+    #[test]
+    fn no_verb_takes_the_place_of_the_configuration() {
+        fn look(command: &clap::Command, path: &str) {
+            for verb in command.get_subcommands() {
+                let path = format!("{path} {}", verb.get_name());
+                let own =
+                    verb.get_arguments().any(|a| a.get_id() == "config" && !a.is_global_set());
+                assert!(!own, "{path} has an argument of its own that is called `config`");
+                look(verb, &path);
+            }
+        }
+        Cli::command().debug_assert();
+        look(&Cli::command(), "interceptor");
+        let line = ["interceptor", "--config", "/x.toml", "setup", "ssh", "--user", "deploy"];
+        assert_eq!(Cli::try_parse_from(line).unwrap().config, Path::new("/x.toml"));
+    }
+}

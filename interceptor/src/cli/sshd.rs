@@ -17,10 +17,15 @@ use super::procfs;
 #[derive(Debug, Clone, Args)]
 pub struct Sshd {
     /// The server's program.
-    #[arg(long = "sshd", default_value = "/usr/sbin/sshd", value_name = "FILE")]
+    #[arg(id = "sshd", long, default_value = "/usr/sbin/sshd", value_name = "FILE")]
     pub program: PathBuf,
     /// Its configuration.
-    #[arg(long = "sshd-config", default_value = "/etc/ssh/sshd_config", value_name = "FILE")]
+    #[arg(
+        id = "sshd_config",
+        long = "sshd-config",
+        default_value = "/etc/ssh/sshd_config",
+        value_name = "FILE"
+    )]
     pub config: PathBuf,
 }
 

@@ -50,7 +50,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         name: "proof",
         on_connection: true,
-        run: |s| proof::check(s.claims, s.proof, s.service),
+        run: |s| proof::check(s.claims, s.proof, s.service.protocol),
     },
     Check { name: "key's owner", on_connection: true, run: key_owner },
 ];

@@ -418,7 +418,7 @@ mod tests {
             all.extend(changes);
             if let Ok(claims) = Claims::read("okta", all) {
                 let _ = (claims.lookup(&path), claims.principal_ids());
-                let _ = super::super::proof::check(&claims, None);
+                let _ = super::super::proof::check(&claims, None, crate::config::Protocol::Ssh);
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::config;
+use crate::config::Protocol;
 
 use super::claims::Claims;
 use super::refusal::{Code, Fault};
@@ -11,11 +11,7 @@ use super::refusal::{Code, Fault};
 /// A token that is bound to a key is good only in the hands of that key. Bindings that cannot
 /// be checked here refuse too: there is no downgrade to a bearer token. `proof` is the name of
 /// the proven key.
-pub(super) fn check(
-    claims: &Claims,
-    proof: Option<&str>,
-    service: &config::Service,
-) -> Result<(), Fault> {
+pub(super) fn check(claims: &Claims, proof: Option<&str>, protocol: Protocol) -> Result<(), Fault> {
     let Some(cnf) = claims.all.get("cnf") else { return Ok(()) };
     let required = |what: &str| Err(Fault::new(Code::ProofRequired, what));
     let jkt = match cnf.as_object() {
@@ -27,22 +23,21 @@ pub(super) fn check(
             "the token is bound in a way that cannot be checked here; only cnf.jkt is supported",
         );
     };
-    let database = service.protocol == config::Protocol::Postgres;
-    match (proof, database) {
+    match (proof, protocol) {
         (Some(proof), _) if proof == jkt => Ok(()),
-        (Some(_), true) => required(
+        (Some(_), Protocol::Postgres) => required(
             "the token is bound to another key than that of the client certificate on this \
              connection: use a certificate made with the token's key",
         ),
-        (None, true) => required(
+        (None, Protocol::Postgres) => required(
             "the token is bound to a key: connect over TLS with a client certificate made with \
              that key (for libpq ~/.postgresql/postgresql.crt and .key)",
         ),
-        (Some(_), false) => required(
+        (Some(_), Protocol::Ssh) => required(
             "the token is bound to another key than the one that authenticated this connection: \
              authenticate with the token's own key (`interceptor agent` does)",
         ),
-        (None, false) => required(
+        (None, Protocol::Ssh) => required(
             "the token is bound to a key, and this connection proved none: authenticate with \
              the token's key or with a certificate made with it (`interceptor agent` does)",
         ),
@@ -53,14 +48,6 @@ pub(super) fn check(
 mod tests {
     use super::*;
     use serde_json::json;
-
-    fn service() -> config::Service {
-        toml::from_str(
-            "name = 'db'\nprotocol = 'postgres'\nport = 1\naudience = 'a'\n\
-             upstream = { socket = '/x' }",
-        )
-        .unwrap()
-    }
 
     #[test]
     fn a_bound_token_needs_exactly_its_key() {
@@ -76,8 +63,14 @@ mod tests {
         ] {
             let all = json!({"cnf": cnf}).as_object().unwrap().clone();
             let claims = Claims { all, cnf: true, ..Claims::default() };
-            assert_eq!(check(&claims, proof, &service()).is_ok(), ok, "{cnf}");
+            for protocol in [Protocol::Postgres, Protocol::Ssh] {
+                let checked = check(&claims, proof, protocol);
+                assert_eq!(checked.is_ok(), ok, "{cnf}");
+                // Each protocol's own advice.
+                let libpq = checked.is_err_and(|f| f.message.contains("client certificate"));
+                assert!(!libpq || protocol == Protocol::Postgres, "{cnf}");
+            }
         }
-        assert!(check(&Claims::default(), None, &service()).is_ok());
+        assert!(check(&Claims::default(), None, Protocol::Ssh).is_ok());
     }
 }

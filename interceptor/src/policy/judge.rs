@@ -84,7 +84,7 @@ impl PolicySet {
         for rule in self.rules_for(&subject.service, On::Request) {
             if !rule.masks.is_empty() {
                 draft.note_time(rule, subject);
-                if masks_apply(rule, subject, now) {
+                if request.is_masked_by(rule) && masks_apply(rule, subject, now) {
                     draft.masks.extend(rule.masks.iter().cloned());
                     if rule.effect.is_none() {
                         draft.fire(rule, "masks for this subject".into());
@@ -124,6 +124,10 @@ impl PolicySet {
 pub(super) trait Request {
     /// What a rule speaks of that is never about this.
     const FOREIGN: About;
+    /// Whether the masks of a rule are about this request too.
+    fn is_masked_by(&self, rule: &Rule) -> bool {
+        rule.about != Self::FOREIGN
+    }
     /// Whether a rule fires in the strict reading.
     fn matches(&self, rule: &Rule) -> bool;
     /// Which facts a rule that fired is about.

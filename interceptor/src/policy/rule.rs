@@ -350,8 +350,11 @@ fn sense(rule: &Rule, fields: &Fields<'_>) -> Read<()> {
             return at("limits", "a connection has no rows to limit; drop `on`".into());
         }
     }
+    // Of SSH requests each shows its own output, so a mask may be about some of them only.
+    let by_request = rule.about == About::Ssh && rule.masks.iter().all(|m| m.columns.is_empty());
     if rule.effect.is_none()
         && !rule.masks.is_empty()
+        && !by_request
         && let Some(key) = request_key
     {
         return at(

@@ -152,7 +152,8 @@ async fn serve(app: Arc<App>, acceptor: TlsAcceptor, stream: TcpStream, peer: So
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(2 * MAX_HEAD)
         .serve_connection(TokioIo::new(tls), TowerToHyperService::new(router))
         .await;
 }

@@ -9,8 +9,8 @@ use super::event::*;
 use super::reader::Reader;
 use super::rows::{self, Column, Message};
 use super::store::StoredEvent;
-use super::{RecordError, Summary};
 use super::terminal::{self, Style, clock, duration, safe, safe_lines};
+use super::{RecordError, Summary};
 
 /// Widest column of a result.
 const MAX_CELL: usize = 60;

@@ -303,7 +303,9 @@ mod tests {
         let mut screen = Screen::default();
         screen.push(b"\x1b[?1049h\x1b[2;10r\x1b[31m");
         let reset = String::from_utf8(screen.reset()).unwrap();
-        assert!(reset.contains("\x1b[?1049l") && reset.contains("\x1b[r") && reset.contains("\x1b[0m"));
+        assert!(
+            reset.contains("\x1b[?1049l") && reset.contains("\x1b[r") && reset.contains("\x1b[0m")
+        );
         assert!(!String::from_utf8(screen.reset()).unwrap().contains("1049"));
     }
 

@@ -12,7 +12,13 @@ use crate::config::Record;
 
 const EVIL: &str = "\u{1b}]52;c;cm0=\u{7}\u{1b}[6n\u{202e}";
 
-fn request(n: u64, ch: u32, verdict: &'static str, class: &'static str, text: &str) -> Request<'static> {
+fn request(
+    n: u64,
+    ch: u32,
+    verdict: &'static str,
+    class: &'static str,
+    text: &str,
+) -> Request<'static> {
     Request {
         n,
         verdict: verdict.into(),
@@ -107,7 +113,14 @@ impl Script {
     }
 
     fn close(&mut self, ch: u32, masked: u64) -> &mut Self {
-        self.add(&ChannelClose { ch, bytes_in: 3, bytes_out: 120, bytes_err: 7, masked, ..Default::default() })
+        self.add(&ChannelClose {
+            ch,
+            bytes_in: 3,
+            bytes_out: 120,
+            bytes_err: 7,
+            masked,
+            ..Default::default()
+        })
     }
 
     fn end(self) {
@@ -136,7 +149,11 @@ fn commands(recorder: &Recorder) {
     });
     let euro = "10 €".as_bytes();
     s.data(0, "in", b"yes").wait(40).data(0, "out", &euro[..4]).wait(5);
-    s.data(0, "out", &[&euro[4..], EVIL.as_bytes(), b"\ncard [redacted]\nNeed", b"le in a"].concat());
+    s.data(
+        0,
+        "out",
+        &[&euro[4..], EVIL.as_bytes(), b"\ncard [redacted]\nNeed", b"le in a"].concat(),
+    );
     s.data(0, "out", b" haystack").data(0, "err", b"warning: old\n");
     s.exit(0, 1, Some(3), None).close(0, 1).wait(100);
     s.open(1).add(&{
@@ -222,7 +239,8 @@ fn strict(text: &str) -> (Value, Vec<(f64, String, String)>) {
     assert!(text.ends_with('\n'));
     let mut lines = text.lines();
     let header: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
-    let known = ["version", "term", "timestamp", "idle_time_limit", "command", "title", "env", "tags"];
+    let known =
+        ["version", "term", "timestamp", "idle_time_limit", "command", "title", "env", "tags"];
     let fields = header.as_object().unwrap();
     assert!(fields.keys().all(|key| known.contains(&key.as_str())), "{header}");
     assert_eq!(header["version"], 3);
@@ -307,12 +325,21 @@ fn a_terminal_becomes_an_asciicast() {
     let (header, events) = cast(shell, None);
     assert_eq!(header["term"], serde_json::json!({ "cols": 100, "rows": 30, "type": "xterm" }));
     assert_eq!(header["timestamp"], 1_700_000_000);
-    assert_eq!(of(&events, "o").concat(), "\x1b[1m$\x1b[m l\u{202e}s\r\n\x1b[?1049h\x1b[2Jschlüss \x1b[?1049l\r\n");
+    assert_eq!(
+        of(&events, "o").concat(),
+        "\x1b[1m$\x1b[m l\u{202e}s\r\n\x1b[?1049h\x1b[2Jschlüss \x1b[?1049l\r\n"
+    );
     assert_eq!(of(&events, "i"), ["ls\r"]);
     assert_eq!(of(&events, "r"), ["120x40"]);
     assert_eq!(of(&events, "x"), ["0"]);
     let markers = of(&events, "m").join("\n");
-    for part in ["allow by ops: shell", "8 bytes typed unseen", "signal INT", "TOKEN_COPIED", "2 values masked"] {
+    for part in [
+        "allow by ops: shell",
+        "8 bytes typed unseen",
+        "signal INT",
+        "TOKEN_COPIED",
+        "2 values masked",
+    ] {
         assert!(markers.contains(part), "no {part:?} in {markers}");
     }
     let took: f64 = events.iter().map(|(interval, ..)| interval).sum();
@@ -330,7 +357,12 @@ fn commands_become_an_asciicast_with_markers() {
     assert_eq!(of(&events, "i"), ["yes"]);
     assert_eq!(of(&events, "x"), ["3"]);
     let markers = of(&events, "m").join("\n");
-    for part in ["hold by ops: exec", "held as h-7k2m9q by hold-restart", "granted by dana", "1 values masked"] {
+    for part in [
+        "hold by ops: exec",
+        "held as h-7k2m9q by hold-restart",
+        "granted by dana",
+        "1 values masked",
+    ] {
         assert!(markers.contains(part), "no {part:?} in {markers}");
     }
     let (_, all) = cast(commands, None);

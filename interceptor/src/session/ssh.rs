@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::mask::{Detectors, HashKey};
-use crate::policy::{Ask, Effect, MaskRule, SshFacts, Verdict};
+use crate::policy::{Ask, Effect, MaskRule, SshFacts, Stream, Verdict};
 use crate::record::event;
 
 use super::hold::HeldRequest;
@@ -33,6 +33,8 @@ pub struct Ruling {
     pub policy: Arc<str>,
     /// The request in words: a command line, an operation with its path.
     pub text: Arc<str>,
+    /// Whether what it shows may not be changed, by its kind or because a rule says so.
+    pub binary: bool,
     /// Class, for the record.
     pub class: &'static str,
     /// What approvers grant when they grant the shape.
@@ -67,11 +69,11 @@ impl Session<Admitted> {
     /// What the rules of now say about a request.
     pub fn rule_ssh(&self, facts: &SshFacts) -> Ruling {
         let policies = self.gate.policies();
-        let verdict =
-            policies.judge(self.subject(), &Ask::Ssh(facts), jiff::Timestamp::now());
+        let verdict = policies.judge(self.subject(), &Ask::Ssh(facts), jiff::Timestamp::now());
         let denial = (verdict.effect == Effect::Deny).then(|| denied(&verdict));
         let observed = (!self.enforces()).then_some(verdict.effect);
-        let masks = if observed.is_some() { &[][..] } else { &verdict.masks[..] };
+        let masked = observed.is_none() && matches!(verdict.stream, Stream::Masked);
+        let masks = if masked { &verdict.masks[..] } else { &[][..] };
         Ruling {
             effect: if observed.is_some() { Effect::Allow } else { verdict.effect },
             denial,
@@ -79,6 +81,7 @@ impl Session<Admitted> {
             rules: rule_names(&verdict),
             policy: Arc::from(policies.version()),
             text: Arc::clone(&facts.text),
+            binary: facts.binary || matches!(verdict.stream, Stream::Unmasked { .. }),
             class: facts.class.as_str(),
             shape: facts.shape(),
             detectors: detectors(masks, &self.gate.hash_key),

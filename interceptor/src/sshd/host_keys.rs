@@ -152,11 +152,11 @@ mod tests {
         let b = key_file(etc.path(), "ssh_host_ed25519_key", 0o600);
         std::fs::write(etc.path().join("ssh_host_ed25519_key.pub"), "").unwrap();
         std::fs::write(etc.path().join("sshd_config"), "").unwrap();
-        assert_eq!(paths_in(&[], etc.path(), None), [a.clone(), b.clone()]);
+        assert_eq!(paths_in(&[], etc.path(), None), [&*a, &*b]);
         let stand_in = key_file(handed.path(), "ssh_host_ed25519_key", 0o440);
         let handed = Some(handed.path());
-        assert_eq!(paths_in(&[], etc.path(), handed), [a, stand_in.clone()]);
-        assert_eq!(paths_in(std::slice::from_ref(&b), etc.path(), handed), [stand_in.clone()]);
+        assert_eq!(paths_in(&[], etc.path(), handed), [&*a, &*stand_in]);
+        assert_eq!(paths_in(&[b], etc.path(), handed), [&*stand_in]);
         let nowhere = etc.path().join("none");
         assert_eq!(paths_in(&[], &nowhere, handed), [stand_in]);
     }

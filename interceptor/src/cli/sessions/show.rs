@@ -113,7 +113,11 @@ pub(super) fn text(
         ),
         (
             "results",
-            if ssh { String::new() } else { format!("{} rows, {} values masked", s.rows, s.masked) },
+            if ssh {
+                String::new()
+            } else {
+                format!("{} rows, {} values masked", s.rows, s.masked)
+            },
         ),
     ] {
         if !value.is_empty() {

@@ -9,7 +9,9 @@ const MAX_DOMAIN: usize = 253;
 /// UTF-8 character.
 fn beyond_len(text: &[u8], end: usize) -> usize {
     (2..=4usize.min(end))
-        .find(|len| std::str::from_utf8(&text[end - len..end]).is_ok_and(|s| s.chars().count() == 1))
+        .find(|len| {
+            std::str::from_utf8(&text[end - len..end]).is_ok_and(|s| s.chars().count() == 1)
+        })
         .unwrap_or(1)
 }
 

@@ -26,11 +26,7 @@ fn segment_end(text: &[u8], start: usize) -> usize {
 
 /// Finds tokens in a folded text; a signed token has three segments, an encrypted one five.
 /// Returns where one begins that more text behind could complete or lengthen.
-pub(super) fn find(
-    text: &[u8],
-    from: usize,
-    mut found: impl FnMut(Range<usize>),
-) -> Option<usize> {
+pub(super) fn find(text: &[u8], from: usize, mut found: impl FnMut(Range<usize>)) -> Option<usize> {
     let begins = |start: usize| start == 0 || !in_segment(text[start - 1]);
     let mut alive = None;
     let mut from = from;

@@ -151,10 +151,11 @@ fn may_assign(text: &[u8], from: usize) -> bool {
         let (before, behind) = (&text[from..from + at], &text[from + at..]);
         match behind[0] {
             b'\'' => password_before(before),
-            b':' if behind.starts_with(b"://") => {
-                memchr::memchr(b'@', &behind[..behind.len().min(3 + 64 + 1 + 256 + 1)]).is_some()
+            _ if name_before(before) => true,
+            _ => {
+                let reach = behind.len().min(3 + 64 + 1 + 256 + 1);
+                behind.starts_with(b"://") && memchr::memchr(b'@', &behind[..reach]).is_some()
             }
-            _ => name_before(before),
         }
     })
 }
@@ -195,10 +196,11 @@ pub(super) fn alive(text: &[u8], from: usize, bulk: bool) -> Option<usize> {
     // Before the quote of a password in SQL stand at most a word and eight blanks.
     let tail = &text[from.max(text.len().saturating_sub(REACH))..];
     let sql = if tail.contains(&b'\'') { REACH } else { 20 };
-    let assigned = |start: &usize| {
-        bulk || text[*start..].iter().any(|b| matches!(b, b'=' | b':' | b'\''))
+    let assigned =
+        |start: &usize| bulk || text[*start..].iter().any(|b| matches!(b, b'=' | b':' | b'\''));
+    let longer = |start: &usize, than: usize| {
+        *start < text.len().saturating_sub(if bulk { 0 } else { than })
     };
-    let longer = |start: &usize, than: usize| *start < text.len().saturating_sub(if bulk { 0 } else { than });
     [
         unfinished(&TOKEN_OPEN, text.len()).filter(|start| longer(start, 3)),
         unfinished(&NAMED_OPEN, REACH).filter(assigned),
@@ -424,6 +426,7 @@ mod tests {
             "a1://:x@",
             "postgres://joe:hunter2@db",
             "private-key=abcd",
+            "secret://abcd",
         ] {
             assert!(pattern.is_match(text.as_bytes()), "{text}");
             assert!(may_assign(text.as_bytes(), 0), "{text}");

@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use super::{Context, Detectors, Finding, Search, digits, email, iban, jwt, national, phone, secret};
+use super::{
+    Context, Detectors, Finding, Search, digits, email, iban, jwt, national, phone, secret,
+};
 use crate::mask::{Kind, Method};
 
 /// Bytes before a cut that can matter behind it.
@@ -77,7 +79,12 @@ impl Detectors {
             cut -= back;
         }
         findings.retain(|(finding, _)| finding.range.end <= cut);
-        Settled { cut, findings, going: None }
+        // A key whose beginning is out is masked as it comes, and will not be seen again.
+        let key = (shown > from && self.method(Kind::SecretKey).is_some())
+            .then(|| secret::open_key(text, from))
+            .flatten();
+        let going = key.filter(|start| *start < shown && cut == text.len()).map(Going::Key);
+        Settled { cut, findings, going }
     }
 
     /// Looks at a folded text from `from` on when nothing follows, or none can be waited for.
@@ -131,7 +138,8 @@ impl Detectors {
             let number = digits::alive(text, from);
             at(number);
             if wants(Kind::Phone) {
-                at(phone::alive(text, from, number).filter(|start| seen(start, u8::is_ascii_digit)));
+                at(phone::alive(text, from, number)
+                    .filter(|start| seen(start, u8::is_ascii_digit)));
             }
         }
         earliest

@@ -123,11 +123,49 @@ fn values() -> Vec<String> {
 /// What stands between them, chosen to tie, to join and to separate.
 fn noise() -> Vec<&'static [u8]> {
     vec![
-        b" ", b"\n", b",", b"\t", b" - ", b"x", b"7", b"_", b".", b"-", b"'", b"\"", b"(", b"+",
-        b"/", b"@", b"%", b"=", b":", b"&a=", b"the words of a sentence ", b"eyJ", b"-----",
-        b"-----BEGIN ", b"\0", b"\xff", b"\xc3", b"\xe2\x80", "é".as_bytes(), "例".as_bytes(),
-        "\u{200b}".as_bytes(), "１".as_bytes(), "\u{ad}".as_bytes(), b"pass", b"secret", b"AK",
-        b"DE8", b"12345678901234567890123", b"   ", b"phone ", b"://", b"sk-", b"12 34 ",
+        b" ",
+        b"\n",
+        b",",
+        b"\t",
+        b" - ",
+        b"x",
+        b"7",
+        b"_",
+        b".",
+        b"-",
+        b"'",
+        b"\"",
+        b"(",
+        b"+",
+        b"/",
+        b"@",
+        b"%",
+        b"=",
+        b":",
+        b"&a=",
+        b"the words of a sentence ",
+        b"eyJ",
+        b"-----",
+        b"-----BEGIN ",
+        b"\0",
+        b"\xff",
+        b"\xc3",
+        b"\xe2\x80",
+        "é".as_bytes(),
+        "例".as_bytes(),
+        "\u{200b}".as_bytes(),
+        "１".as_bytes(),
+        "\u{ad}".as_bytes(),
+        b"pass",
+        b"secret",
+        b"AK",
+        b"DE8",
+        b"12345678901234567890123",
+        b"   ",
+        b"phone ",
+        b"://",
+        b"sk-",
+        b"12 34 ",
     ]
 }
 
@@ -213,7 +251,8 @@ fn plain_text_does_not_wait_and_binary_passes() {
         masker.push(line.as_bytes(), &mut out);
         assert_eq!(masker.held(), 0, "{line:?}");
     }
-    let bytes: Vec<u8> = (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let (expected, hits) = whole(&detectors, &bytes);
     if hits.is_empty() {
         assert!(expected == bytes);
@@ -266,11 +305,7 @@ fn patience_decides_as_at_the_end_and_still_takes_away_the_rest() {
         ("to alice@example.com", ".", "to [redacted]."),
         ("password=hunter2hun", "ter2 x", "password=[redacted] x"),
         ("is ghp_0123456789abcdefABCDEF0123456789abcdef", "0123 x", "is [redacted] x"),
-        (
-            "-----BEGIN PRIVATE KEY-----\nMIIE\n-----E",
-            "ND PRIVATE KEY-----\nx",
-            "[redacted]\nx",
-        ),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE\n-----E", "ND PRIVATE KEY-----\nx", "[redacted]\nx"),
     ] {
         let mut masker = StreamMasker::new(detectors.clone());
         let mut out = BytesMut::new();
@@ -286,9 +321,27 @@ fn patience_decides_as_at_the_end_and_still_takes_away_the_rest() {
 fn hostile_streams_take_linear_time() {
     let detectors = detectors(&Method::Redact);
     for piece in [
-        "4111 ", "1", "1 ", "@", "a@a.", "eyJ", "eyJhbGciOiJub25lIn0.", "DE 8 9 ", "+(", "password=",
-        "://a:", "PASSWORD '", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----\n", "ghp_", "sk-", "a.b-",
-        "\u{200b}", "é", "１", "token:'",
+        "4111 ",
+        "1",
+        "1 ",
+        "@",
+        "a@a.",
+        "eyJ",
+        "eyJhbGciOiJub25lIn0.",
+        "DE 8 9 ",
+        "+(",
+        "password=",
+        "://a:",
+        "PASSWORD '",
+        "-----BEGIN ",
+        "-----BEGIN PRIVATE KEY-----\n",
+        "ghp_",
+        "sk-",
+        "a.b-",
+        "\u{200b}",
+        "é",
+        "１",
+        "token:'",
     ] {
         let time = |bytes: usize, size: usize| {
             let text = piece.repeat(bytes / piece.len());

@@ -99,8 +99,22 @@ impl Perform for Watch {
             ('C', []) => Effect::Forward(count),
             ('D', []) => Effect::Back(count),
             (
-                'A' | 'B' | 'E'..='H' | 'J' | 'L' | 'M' | 'S' | 'T' | '`' | 'a' | 'd' | 'e' | 'f'
-                | 'r' | 's' | 'u',
+                'A'
+                | 'B'
+                | 'E'..='H'
+                | 'J'
+                | 'L'
+                | 'M'
+                | 'S'
+                | 'T'
+                | '`'
+                | 'a'
+                | 'd'
+                | 'e'
+                | 'f'
+                | 'r'
+                | 's'
+                | 'u',
                 [],
             )
             | ('h' | 'l', [b'?']) => Effect::Elsewhere,
@@ -164,7 +178,12 @@ mod tests {
             (b"\x1b[1\x1b[2mx", 7, Nothing),
             (b"\x1b\x1b[2mx", 5, Nothing),
         ] {
-            assert_eq!(read(bytes), Some((length, effect)), "{:?}", bytes.escape_ascii().to_string());
+            assert_eq!(
+                read(bytes),
+                Some((length, effect)),
+                "{:?}",
+                bytes.escape_ascii().to_string()
+            );
         }
         assert_eq!(read(b"plain"), None);
     }

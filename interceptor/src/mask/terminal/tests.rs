@@ -28,12 +28,18 @@ fn shown(masker: &mut TerminalMasker, pushes: &[&str]) -> String {
 fn values_are_replaced_in_their_columns() {
     for (text, expected) in [
         ("card 4111 1111 1111 1111, ok\r\n", "card [redacted]*********, ok\r\n"),
-        ("\x1b[31m4111\x1b[0m 1111 11\x1b[1m11 1111 \r\n", "\x1b[31m[redacted]*********\x1b[0m\x1b[1m \r\n"),
+        (
+            "\x1b[31m4111\x1b[0m 1111 11\x1b[1m11 1111 \r\n",
+            "\x1b[31m[redacted]*********\x1b[0m\x1b[1m \r\n",
+        ),
         ("to a@b.co \r\n", "to ****** \r\n"),
         ("41\x1b[C11 x", "41\x1b[C11 x"),
         ("4111X\x08 1111 1111 1111 \r\n", "[redacted]*********X\x08 \r\n"),
         ("４１１１１１１１１１１１１１１１ \r\n", "[redacted]********************** \r\n"),
-        ("4111111111111111\x1b]0;4111111111111111\x07 \r\n", "[redacted]******\x1b]0;4111111111111111\x07 \r\n"),
+        (
+            "4111111111111111\x1b]0;4111111111111111\x07 \r\n",
+            "[redacted]******\x1b]0;4111111111111111\x07 \r\n",
+        ),
     ] {
         assert_eq!(redacted(&[text]), expected);
     }
@@ -45,10 +51,7 @@ fn other_methods_stand_in_the_first_place() {
     let method = |method: Method| shown(&mut masker(&Kind::ALL, &method), &[text]);
     assert_eq!(method(Method::Null), "is \x1b[1m\x1b[0m \r\n");
     assert_eq!(method(Method::Fixed("#".into())), "is \x1b[1m#\x1b[0m \r\n");
-    assert_eq!(
-        method(Method::DEFAULT_PARTIAL),
-        "is \x1b[1m4**************1111\x1b[0m \r\n"
-    );
+    assert_eq!(method(Method::DEFAULT_PARTIAL), "is \x1b[1m4**************1111\x1b[0m \r\n");
 }
 
 #[test]
@@ -62,7 +65,9 @@ fn the_echo_of_a_key_goes_out_at_once() {
         assert_eq!(out, key.as_bytes());
         assert_eq!(masker.held(), 0);
     }
-    for sequence in ["\x1b[A", "\x1b[K", "\x1b[?25l", "\x07", "\r\n", "\x1b]0;joe@host.example.com: ~\x07"] {
+    for sequence in
+        ["\x1b[A", "\x1b[K", "\x1b[?25l", "\x07", "\r\n", "\x1b]0;joe@host.example.com: ~\x07"]
+    {
         out.clear();
         masker.push(sequence.as_bytes(), &mut out);
         assert_eq!(out, sequence.as_bytes());

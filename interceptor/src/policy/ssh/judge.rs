@@ -37,6 +37,11 @@ struct SshRequest<'a> {
 impl Request for SshRequest<'_> {
     const FOREIGN: About = About::Sql;
 
+    /// A mask that names requests is about whatever may be one of them.
+    fn is_masked_by(&self, rule: &Rule) -> bool {
+        rule.about == About::Either || (rule.about == About::Ssh && self.matches(rule))
+    }
+
     fn matches(&self, rule: &Rule) -> bool {
         request_miss(rule, self.facts).is_none()
     }

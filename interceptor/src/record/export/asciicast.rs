@@ -197,7 +197,11 @@ impl<'w, W: Write> Cast<'w, W> {
             ChannelData::KIND => read(e).map(|d| self.data(e.ts_us, &d, e.data)),
             ChannelResize::KIND => read(e).map(|r: ChannelResize| {
                 let size = format!("{}x{}", r.cols.max(1), r.rows.max(1));
-                if self.scene.channel == Some(r.ch) { self.event(e.ts_us, "r", &size) } else { Ok(()) }
+                if self.scene.channel == Some(r.ch) {
+                    self.event(e.ts_us, "r", &size)
+                } else {
+                    Ok(())
+                }
             }),
             ChannelSignal::KIND => read(e).map(|s: ChannelSignal<'_>| {
                 if self.plays(s.ch) {
@@ -214,7 +218,8 @@ impl<'w, W: Write> Cast<'w, W> {
             }),
             FileDone::KIND => read(e).map(|f: FileDone<'_>| {
                 if self.plays(f.ch) {
-                    let label = format!("{} {}: {} bytes, sha256 {}", f.op, f.path, f.bytes, f.sha256);
+                    let label =
+                        format!("{} {}: {} bytes, sha256 {}", f.op, f.path, f.bytes, f.sha256);
                     return self.marker(e.ts_us, &label);
                 }
                 Ok(())
@@ -227,7 +232,8 @@ impl<'w, W: Write> Cast<'w, W> {
     fn request(&mut self, ts_us: i64, r: &Request<'_>) -> io::Result<()> {
         let Some(ch) = r.ch.filter(|ch| self.plays(*ch)) else { return Ok(()) };
         self.requests.insert(r.n);
-        let rules = if r.rules.is_empty() { String::new() } else { format!(" by {}", r.rules.join(", ")) };
+        let rules =
+            if r.rules.is_empty() { String::new() } else { format!(" by {}", r.rules.join(", ")) };
         let would = if r.observed { "would be " } else { "" };
         self.marker(ts_us, &format!("{would}{}{rules}: {} {}", r.verdict, r.class, r.text))?;
         let terminal = self.channels.entry(ch).or_default().terminal;
@@ -336,8 +342,8 @@ impl Split {
     fn push(&mut self, bytes: &[u8]) -> String {
         self.begun.extend_from_slice(bytes);
         let whole = self.begun.utf8_chunks().last().map_or(0, |last| {
-            let unfinished = std::str::from_utf8(last.invalid())
-                .is_err_and(|error| error.error_len().is_none());
+            let unfinished =
+                std::str::from_utf8(last.invalid()).is_err_and(|error| error.error_len().is_none());
             self.begun.len() - if unfinished { last.invalid().len() } else { 0 }
         });
         let text = String::from_utf8_lossy(&self.begun[..whole]).into_owned();

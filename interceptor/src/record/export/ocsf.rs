@@ -93,7 +93,7 @@ pub(super) fn event(
             line["auth_protocol"] = json!("OpenID Connect");
             line["user"] = json!({ "name": i.principal, "uid": identity.uid });
             line["unmapped"] = json!({ "claims": i.claims, "labels": i.labels,
-                "proven": i.proven, "pinned_new": i.pinned_new });
+                "proven": i.proven, "pinned_new": i.pinned_new, "way": i.way });
             Some(line)
         }
         IdentityRefused::KIND => {

@@ -93,7 +93,9 @@ impl<W: Write> Player<'_, W> {
     fn channel_open(&mut self, open: ChannelOpen<'_>) -> io::Result<()> {
         self.channels.known.insert(open.ch, Channel::default());
         match open.detail {
-            Some(to) => self.channel_aside(open.ch, &format!("{} to {}", safe(&open.kind), safe(&to))),
+            Some(to) => {
+                self.channel_aside(open.ch, &format!("{} to {}", safe(&open.kind), safe(&to)))
+            }
             None => Ok(()),
         }
     }

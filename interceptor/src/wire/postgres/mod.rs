@@ -146,7 +146,11 @@ impl Server {
             Err((session, refused)) => match session.observe() {
                 Ok(unproven) => {
                     // A token that was refused is not a password, and is never forwarded.
-                    let own = if identity::is_token(&token) { zeroize::Zeroizing::default() } else { token };
+                    let own = if identity::is_token(&token) {
+                        zeroize::Zeroizing::default()
+                    } else {
+                        token
+                    };
                     startup.relayed_password = Some(own);
                     Some(unproven)
                 }

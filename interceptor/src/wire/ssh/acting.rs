@@ -166,6 +166,15 @@ impl Acting {
         Ok(upstream)
     }
 
+    /// Ends the connection when sshd has: what ran on it is gone with it.
+    pub fn end_with_service(&self) {
+        let Ok(kept) = self.upstream.try_lock() else { return };
+        if kept.as_ref().is_some_and(|upstream| upstream.is_closed()) {
+            let words = "SERVICE_GONE: sshd has closed the connection of this session";
+            self.end("server", self.words(words));
+        }
+    }
+
     fn key_id(&self) -> KeyId {
         let made = self.with(|s| {
             let id = s.id().to_string();

@@ -112,7 +112,8 @@ pub async fn run(start: Start) {
         Program::Exec(_) if !wants_terminal => Machine::scp(&facts),
         _ => None,
     };
-    let shape = shape(&facts, wants_terminal);
+    let binary = permitted.as_ref().is_some_and(|p| p.ruling.binary);
+    let shape = shape(binary, wants_terminal);
     Relay { acting, ch, flow, write, upstream, permitted, shape, machine, began }.run().await;
     drop(place);
 }
@@ -146,8 +147,8 @@ fn terminal_denied(acting: &Acting, terminal: Option<&Terminal>) -> Option<Strin
 }
 
 /// How the bytes of a program are treated.
-fn shape(facts: &SshFacts, terminal: bool) -> Shape {
-    match (terminal, facts.binary) {
+fn shape(binary: bool, terminal: bool) -> Shape {
+    match (terminal, binary) {
         (true, _) => Shape::Terminal,
         (false, true) => Shape::Binary,
         (false, false) => Shape::Text,
@@ -171,7 +172,11 @@ async fn open(
     let broken = |error: russh::Error| failed(UpstreamError::Ssh(error));
     for (name, value) in variables {
         let ruling = acting.with(|session| session.rule_ssh(&ssh::env(name)));
-        if ruling.is_some_and(|r| r.effect == Effect::Allow) {
+        let allowed = ruling.is_some_and(|r| r.effect == Effect::Allow);
+        if !allowed {
+            // As sshd does with what AcceptEnv does not name: it is not set, and that is all.
+            acting.with(|session| session.refuse_ssh(&ssh::env(name), "not passed on"));
+        } else {
             channel.write.set_env(false, name.as_str(), value.as_str()).await.map_err(broken)?;
             let value = acting.with(|session| session.scrub(value)).unwrap_or_default();
             note(acting, &event::ChannelEnv { ch, name: name.into(), value: value.into() });

@@ -52,10 +52,7 @@ enum Standing {
     /// Nobody is proven.
     Arrived(Session<Arrived>),
     /// A key was proven that is registered for an agent; its token has yet to come.
-    Quarantined {
-        session: Session<Arrived>,
-        key: Box<PublicKey>,
-    },
+    Quarantined { session: Session<Arrived>, key: Box<PublicKey> },
     /// A token was proven and policy let the connection in.
     Acting(Arc<Acting>),
     /// The session is over.
@@ -131,7 +128,8 @@ impl Connection {
             proven: Some(proven),
         };
         let Ok((stream, breaker)) = breakable(stream) else { return };
-        let started = tokio::time::timeout(startup, server::run_stream(settings, stream, connection));
+        let started =
+            tokio::time::timeout(startup, server::run_stream(settings, stream, connection));
         let Ok(Ok(mut running)) = started.await else { return };
         let handle = running.handle();
         let acting = tokio::select! {

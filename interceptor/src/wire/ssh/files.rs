@@ -153,15 +153,18 @@ impl Files {
     fn transferred(&self, done: Done) {
         let n = self.opened.get(&done.path).copied().unwrap_or_default();
         let sha256: String = done.sha256.iter().map(|b| format!("{b:02x}")).collect();
-        note(&self.relay.acting, &event::FileDone {
-            n,
-            ch: self.relay.ch,
-            op: done.op,
-            path: Cow::Owned(done.path),
-            bytes: done.bytes,
-            sha256: Cow::Owned(sha256),
-            complete: done.complete,
-        });
+        note(
+            &self.relay.acting,
+            &event::FileDone {
+                n,
+                ch: self.relay.ch,
+                op: done.op,
+                path: Cow::Owned(done.path),
+                bytes: done.bytes,
+                sha256: Cow::Owned(sha256),
+                complete: done.complete,
+            },
+        );
     }
 
     /// Something came from the server's program; true when the channel is at its end.
@@ -197,13 +200,16 @@ impl Files {
             Exit::Status(status) => status,
             Exit::Signal { .. } => 255,
         };
-        note(&self.relay.acting, &event::ChannelExit {
-            ch: self.relay.ch,
-            n: request_of(self.relay.permitted.as_ref()),
-            status: Some(status),
-            signal: None,
-            duration_us: crate::session::micros(self.relay.began.elapsed()),
-        });
+        note(
+            &self.relay.acting,
+            &event::ChannelExit {
+                ch: self.relay.ch,
+                n: request_of(self.relay.permitted.as_ref()),
+                status: Some(status),
+                signal: None,
+                duration_us: crate::session::micros(self.relay.began.elapsed()),
+            },
+        );
         Ok(self.relay.write.exit_status(status).await?)
     }
 
@@ -240,6 +246,7 @@ impl Files {
         }
         let relay = &self.relay;
         let _ = relay.upstream.write.close().await;
+        relay.acting.end_with_service();
         if let Some(Stop::Words(words)) = stop {
             let told = async {
                 say(&relay.write, &words).await;
@@ -249,12 +256,15 @@ impl Files {
             let _ = tokio::time::timeout(Duration::from_millis(200), told).await;
         }
         let _ = relay.write.close().await;
-        note(&relay.acting, &event::ChannelClose {
-            ch: relay.ch,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            ..event::ChannelClose::default()
-        });
+        note(
+            &relay.acting,
+            &event::ChannelClose {
+                ch: relay.ch,
+                bytes_in: self.bytes_in,
+                bytes_out: self.bytes_out,
+                ..event::ChannelClose::default()
+            },
+        );
         relay.acting.with(|session| {
             session.log().bytes_in += self.bytes_in;
             session.log().bytes_out += self.bytes_out;

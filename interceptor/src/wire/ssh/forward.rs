@@ -197,7 +197,8 @@ fn is_protected_socket(config: &Config, path: &str) -> bool {
         UpstreamConfig::Unix { socket } => real(socket) == asked,
         UpstreamConfig::Tcp { .. } => false,
     });
-    services || [&config.paths.run, &config.paths.state].iter().any(|dir| asked.starts_with(real(dir)))
+    services
+        || [&config.paths.run, &config.paths.state].iter().any(|dir| asked.starts_with(real(dir)))
 }
 
 #[cfg(test)]

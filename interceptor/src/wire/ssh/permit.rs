@@ -45,8 +45,7 @@ impl Tell for Silent {
     async fn tell(&self, _: String) {}
 }
 
-const RECORD: &str =
-    "RECORD_UNAVAILABLE: nothing can be recorded, so nothing is let through";
+const RECORD: &str = "RECORD_UNAVAILABLE: nothing can be recorded, so nothing is let through";
 
 /// Asks policy and, where it says so, a human. `flow` is watched for the agent's leaving.
 pub async fn permit(
@@ -128,7 +127,9 @@ async fn held(
             };
             ("granted", Some(by.to_string()), Some(scope), reason.clone())
         }
-        Ok(Outcome::Denied { by, reason }) => ("denied", Some(by.to_string()), None, reason.clone()),
+        Ok(Outcome::Denied { by, reason }) => {
+            ("denied", Some(by.to_string()), None, reason.clone())
+        }
         Ok(Outcome::Expired) => ("expired", None, None, None),
         Err(_) => ("withdrawn", None, None, None),
     };

@@ -246,9 +246,7 @@ impl Relay {
         };
         let input = Mutex::new(input);
         let mut out = Output::new(&self, limits.bytes, &input);
-        let deadline = limits
-            .seconds
-            .map(|s| tokio::time::Instant::now() + Duration::from_secs(s));
+        let deadline = limits.seconds.map(|s| tokio::time::Instant::now() + Duration::from_secs(s));
         let stop = {
             let inbound = self.inbound(&input);
             let outbound = out.run();
@@ -337,6 +335,7 @@ impl Relay {
             }
         };
         let _ = self.upstream.write.close().await;
+        self.acting.end_with_service();
         if let Some(words) = words {
             // A reader that stands still is not waited for.
             let told = async {
@@ -351,16 +350,19 @@ impl Relay {
 
     fn close(&self, input: Result<Sum, RecordError>, sums: Sums) {
         let (input, out, err) = (input.unwrap_or_default(), sums.out, sums.err);
-        note(&self.acting, &event::ChannelClose {
-            ch: self.ch,
-            bytes_in: input.bytes,
-            bytes_out: out.bytes,
-            bytes_err: err.bytes,
-            sha256_in: Cow::Owned(input.sha256),
-            sha256_out: Cow::Owned(out.sha256),
-            sha256_err: Cow::Owned(err.sha256),
-            masked: sums.masked,
-        });
+        note(
+            &self.acting,
+            &event::ChannelClose {
+                ch: self.ch,
+                bytes_in: input.bytes,
+                bytes_out: out.bytes,
+                bytes_err: err.bytes,
+                sha256_in: Cow::Owned(input.sha256),
+                sha256_out: Cow::Owned(out.sha256),
+                sha256_err: Cow::Owned(err.sha256),
+                masked: sums.masked,
+            },
+        );
         self.acting.with(|session| {
             session.log().bytes_in += input.bytes;
             session.log().bytes_out += out.bytes + err.bytes;
@@ -513,13 +515,16 @@ impl<'a> Output<'a> {
             Exit::Signal { name, .. } => (None, Some(Cow::Borrowed(name.as_str()))),
         };
         self.streams.iter_mut().try_for_each(|(_, tape)| tape.write())?;
-        note(self.acting, &event::ChannelExit {
-            ch: self.ch,
-            n: self.request,
-            status,
-            signal,
-            duration_us: crate::session::micros(self.began.elapsed()),
-        });
+        note(
+            self.acting,
+            &event::ChannelExit {
+                ch: self.ch,
+                n: self.request,
+                status,
+                signal,
+                duration_us: crate::session::micros(self.began.elapsed()),
+            },
+        );
         match exit {
             Exit::Status(status) => self.write.exit_status(status).await?,
             Exit::Signal { name, core_dumped, message } => {

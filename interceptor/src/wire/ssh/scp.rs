@@ -179,7 +179,7 @@ impl Watcher {
                 self.refuse("interceptor: the content of this file is withheld");
             }
             Decision::Permit { .. } => {
-                self.to_sink(line);
+                self.sink_gets(line);
                 self.announce(entry)?;
             }
         }
@@ -247,7 +247,7 @@ impl Watcher {
         }
         let answer = self.sink.split_to(length).freeze();
         let words = (first != 0).then(|| words(&answer));
-        self.to_source(answer);
+        self.source_gets(answer);
         self.state = match (first, about) {
             // Any other first byte makes the source give up.
             (2.., _) => State::Over,
@@ -301,7 +301,7 @@ impl Watcher {
     }
 
     fn pass(&mut self, line: Bytes, then: State) {
-        self.to_sink(line);
+        self.sink_gets(line);
         self.state = then;
     }
 
@@ -341,10 +341,10 @@ impl Watcher {
         answer.extend(message.bytes().take(1000).map(|b| if b < b' ' { b' ' } else { b }));
         answer.put_u8(b'\n');
         let answer = answer.freeze();
-        self.to_source(answer.clone());
+        self.source_gets(answer.clone());
         if !self.upload {
             // The agent hears of it as of any file that its source cannot read.
-            self.to_sink(answer);
+            self.sink_gets(answer);
         }
         self.state = State::Line;
     }
@@ -357,7 +357,7 @@ impl Watcher {
                 running.hash.update(&data);
                 running.bytes += here as u64;
             }
-            self.to_sink(data);
+            self.sink_gets(data);
         }
         let left = left - here as u64;
         self.state = if left == 0 { State::Verdict } else { State::Data(left) };
@@ -390,14 +390,14 @@ impl Watcher {
         self.steps.push_back(Step::Ended(File { entry, bytes, sha256, complete, failure }));
     }
 
-    fn to_sink(&mut self, bytes: Bytes) {
+    fn sink_gets(&mut self, bytes: Bytes) {
         self.steps.push_back(match self.upload {
             true => Step::ToServer(bytes),
             false => Step::ToAgent(bytes),
         });
     }
 
-    fn to_source(&mut self, bytes: Bytes) {
+    fn source_gets(&mut self, bytes: Bytes) {
         self.steps.push_back(match self.upload {
             true => Step::ToAgent(bytes),
             false => Step::ToServer(bytes),

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Most of one source; agents start many commands at once.
-const PER_SOURCE: u32 = 200;
+const PER_SOURCE: u32 = 300;
 
 /// Most in all.
 const IN_ALL: u32 = 600;

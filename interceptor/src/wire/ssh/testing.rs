@@ -41,8 +41,12 @@ impl Pipes {
             nix::unistd::mkfifo(fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         }
         let helper = dir.path().join("ssh");
-        let script =
-            format!("#!/bin/sh\ncat '{}' &\nexec cat > '{}'\n", down.display(), up.display());
+        // It ends when the server does, as ssh would.
+        let script = format!(
+            "#!/bin/sh\nexec 3<&0\ncat <&3 > '{}' &\nexec 3<&-\ncat '{}'\nkill $! 2>/dev/null\nexit 0\n",
+            up.display(),
+            down.display()
+        );
         std::fs::write(&helper, script).unwrap();
         std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
 

@@ -17,6 +17,7 @@ use super::files::{self, DropIn};
 use super::secret::{self, Owner, Secret};
 use super::{SshArgs, Wanted};
 use crate::capture;
+use crate::cli::procfs;
 use crate::cli::setup::block::{self, Place};
 use crate::cli::setup::change::Change;
 use crate::cli::setup::systemd;
@@ -128,7 +129,7 @@ impl Plan {
         let places = Places::of(args);
         // A configuration that sshd refuses shall not keep ours in it.
         let now = args.sshd.settings(None).unwrap_or_default();
-        let mut changes = vec![Change::own(args.drop_in.clone(), None)?];
+        let mut changes = vec![Change::own(args.drop_in.clone(), None)?.keeping_directory()];
         changes.push(Change::edit(&args.sshd.config, block::take_out)?);
         for user in places.users()? {
             changes.push(Change::own(places.principals.join(user), None)?);
@@ -294,12 +295,16 @@ impl Plan {
         if !keys.iter().all(standard) {
             let _ = writeln!(text, "\n[service.ssh]\nhost_keys = {keys:?}");
         }
-        let source = operator().map_or("203.0.113.5/32".into(), |ip| {
-            format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })
-        });
+        let (source, whose) = match operator() {
+            Some(ip) => {
+                let bits = if ip.is_ipv4() { 32 } else { 128 };
+                (format!("{ip}/{bits}"), "where you are logged in from")
+            }
+            None => ("203.0.113.5/32".into(), "put in from where you administer this host"),
+        };
         let _ = writeln!(
             text,
-            "\n[capture]      # who administers this host, and from where\n\
+            "\n[capture]      # {whose}\n\
              exempt = [{{ source = \"{source}\", services = [\"{name}\"] }}]"
         );
         text
@@ -400,7 +405,7 @@ fn drop_in(args: &SshArgs, places: &Places, global: &Settings) -> anyhow::Result
         global,
         local: &local,
     });
-    Change::own(args.drop_in.clone(), Some(text))
+    Ok(Change::own(args.drop_in.clone(), Some(text))?.keeping_directory())
 }
 
 /// Whether our trust is what counts for a user, from this host and from nowhere else.
@@ -483,9 +488,12 @@ fn units(
     Ok(changes)
 }
 
-/// Where the operator is logged in from.
+/// Where the operator is logged in from; sudo drops the variable, so the processes above count too.
 fn operator() -> Option<IpAddr> {
-    let value = std::env::var("SSH_CONNECTION").ok()?;
+    let above = procfs::ancestors(std::process::id());
+    let value = std::env::var("SSH_CONNECTION")
+        .ok()
+        .or_else(|| above.into_iter().find_map(|pid| procfs::variable(pid, "SSH_CONNECTION")))?;
     let ip: IpAddr = value.split([' ', '%']).next()?.parse().ok()?;
     (!ip.is_loopback()).then_some(ip)
 }

@@ -104,13 +104,15 @@ impl Bed {
         let line = [
             "ssh".into(),
             "--yes".into(),
-            "--daemon-user=daemon".into(),
             format!("--sshd-config={}", path("sshd_config")),
             format!("--drop-in={}", path("sshd_config.d/10-interceptor.conf")),
             format!("--trust-dir={}", path("trust/ssh")),
             format!("--systemd-dir={}", path("units")),
         ];
-        let line = line.into_iter().chain(more.iter().map(|a| (*a).to_owned()));
+        let named = more.iter().any(|a| a.starts_with("--daemon-user"));
+        let daemon = (!named).then(|| "--daemon-user=daemon".to_owned());
+        let more = more.iter().map(|a| (*a).to_owned());
+        let line = line.into_iter().chain(daemon).chain(more);
         run(&Line::try_parse_from(line)?.args, &self.path("interceptor.toml")).await
     }
 
@@ -187,6 +189,7 @@ async fn chosen_users_are_opened_and_undo_restores_every_byte() {
 
     bed.run(&["--undo"]).await.unwrap();
     assert_eq!(bed.files(), before);
+    assert!(bed.path("sshd_config.d").is_dir(), "it is the package's");
     assert!(!bed.path("trust").exists() || bed.path("trust").read_dir().unwrap().next().is_none());
     bed.run(&["--undo"]).await.unwrap();
     assert_eq!(bed.files(), before);

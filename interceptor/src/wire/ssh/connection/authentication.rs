@@ -126,7 +126,11 @@ impl Connection {
 
     /// Keyboard-interactive (RFC 4256). The first round is one prompt, as every client expects;
     /// an answer that looks cut is continued in further ones.
-    pub(super) async fn answers(&mut self, user: &str, answers: Option<Vec<Zeroizing<Vec<u8>>>>) -> Auth {
+    pub(super) async fn answers(
+        &mut self,
+        user: &str,
+        answers: Option<Vec<Zeroizing<Vec<u8>>>>,
+    ) -> Auth {
         let Some(answers) = answers else {
             self.answers = Zeroizing::new(Vec::new());
             self.rounds = 0;

@@ -35,7 +35,12 @@ impl Connection {
 
     /// Starts what was asked for on a channel, once. Whatever comes of it is said on the
     /// channel itself, in order with everything else.
-    fn start(&mut self, id: ChannelId, program: Program, session: &mut Session) -> Result<(), russh::Error> {
+    fn start(
+        &mut self,
+        id: ChannelId,
+        program: Program,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
         let Some(waiting) = self.channels.get_mut(&id) else { return session.channel_failure(id) };
         let Some(write) = waiting.write.take() else { return session.channel_failure(id) };
         session.channel_success(id)?;
@@ -46,7 +51,8 @@ impl Connection {
             Standing::Acting(acting) => match acting.enter() {
                 Some(place) => place,
                 None => {
-                    let words = acting.words("TOO_MANY_CHANNELS: this connection runs as many as it may");
+                    let words =
+                        acting.words("TOO_MANY_CHANNELS: this connection runs as many as it may");
                     tokio::spawn(async move { channel::refuse(&write, &words).await });
                     return Ok(());
                 }
@@ -61,7 +67,14 @@ impl Connection {
                 return Ok(());
             }
         };
-        tokio::spawn(channel::run(channel::Start { place, flow, write, variables, terminal, program }));
+        tokio::spawn(channel::run(channel::Start {
+            place,
+            flow,
+            write,
+            variables,
+            terminal,
+            program,
+        }));
         Ok(())
     }
 
@@ -232,7 +245,11 @@ impl Handler for Connection {
         Ok(false)
     }
 
-    async fn streamlocal_forward(&mut self, path: &str, _: &mut Session) -> Result<bool, Self::Error> {
+    async fn streamlocal_forward(
+        &mut self,
+        path: &str,
+        _: &mut Session,
+    ) -> Result<bool, Self::Error> {
         let to = Destination::Unix(path.to_owned());
         self.refuse(&ssh::forward(ForwardKind::Remote, to));
         Ok(false)

@@ -21,6 +21,7 @@ impl Places {
     }
 
     /// Directories that are entered.
+    #[cfg(test)]
     pub fn depth(&self) -> usize {
         self.entered.len()
     }

@@ -6,9 +6,9 @@ pub(super) const MAX_PATH: usize = 4095;
 /// Says why `path` is refused, if it is.
 pub(super) fn fault(path: &str) -> Option<&'static str> {
     if path.len() > MAX_PATH {
-        return Some("a path is longer than 4095 bytes");
+        return Some("interceptor: a path is longer than 4095 bytes");
     }
-    path.contains('\0').then_some("a path contains NUL")
+    path.contains('\0').then_some("interceptor: a path contains NUL")
 }
 
 /// Absolute and without `.`, `..` and empty parts, as far as that can be known without looking.

@@ -103,14 +103,14 @@ impl Rig {
                         None => self.guard.from_server(&answer).unwrap(),
                     }
                 }
-                Step::ToAgent(bytes) => self.to_agent(&bytes),
+                Step::ToAgent(bytes) => self.agent_gets(&bytes),
                 Step::Judge { ticket, operation } => self.judge(ticket, operation),
                 Step::Ended(transfer) => self.ended.push(transfer),
             }
         }
     }
 
-    fn to_agent(&mut self, bytes: &[u8]) {
+    fn agent_gets(&mut self, bytes: &[u8]) {
         self.from_guard.extend_from_slice(bytes);
         while let Some(frame) = Frame::cut(&mut self.from_guard).unwrap() {
             self.raw_answers.push(frame.bytes().to_vec());

@@ -37,18 +37,31 @@ impl Server {
         self.files.insert(path.into(), content.into());
     }
 
+    /// Follows links part by part, as the kernel does.
     fn canonical(&self, asked: &str) -> String {
-        let mut path = path::clean("/home/agent", asked);
-        for _ in 0..8 {
-            let link = self
-                .links
-                .iter()
-                .find(|(link, _)| path == **link || path.starts_with(&format!("{link}/")));
-            let Some((link, target)) = link else { break };
-            let parent = path::split(link).unwrap().0;
-            path = path::clean(parent, &format!("{target}{}", &path[link.len()..]));
+        let mut parts: Vec<String> = Vec::new();
+        let base = if asked.starts_with('/') { "" } else { "/home/agent" };
+        let mut left: Vec<String> =
+            base.split('/').chain(asked.split('/')).rev().map(str::to_owned).collect();
+        for _ in 0..100 {
+            let Some(part) = left.pop() else { break };
+            match part.as_str() {
+                "" | "." => continue,
+                ".." => {
+                    parts.pop();
+                    continue;
+                }
+                _ => parts.push(part),
+            }
+            if let Some(target) = self.links.get(&format!("/{}", parts.join("/"))) {
+                parts.pop();
+                if target.starts_with('/') {
+                    parts.clear();
+                }
+                left.extend(target.split('/').rev().map(str::to_owned));
+            }
         }
-        path
+        format!("/{}", parts.join("/"))
     }
 
     pub fn serve(&mut self, bytes: &[u8]) -> Vec<u8> {
