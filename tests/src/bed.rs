@@ -90,8 +90,8 @@ pub struct Spec {
     pub daemon: Option<DaemonSpec>,
 }
 
-/// The rules that every set should stand on.
-pub const BASE_RULES: &str = include_str!("../../policies/base.toml");
+/// The rules that every set for SSH should stand on.
+pub const SSH_BASE: &str = include_str!("../../policies/ssh-base.toml");
 /// The rules of beds with an sshd.
 pub const SSH_RULES: &str = include_str!("../data/policies/ssh.toml");
 
@@ -115,7 +115,7 @@ impl Spec {
     /// The host's sshd and no PostgreSQL, with the rules of the SSH tests.
     pub fn ssh() -> Self {
         Self { services: vec![ServiceSpec::ssh()], ..Self::default() }
-            .policies(&[("base.toml", BASE_RULES), ("ssh.toml", SSH_RULES)])
+            .policies(&[("ssh-base.toml", SSH_BASE), ("ssh.toml", SSH_RULES)])
     }
 
     /// sshd alone, reached directly.
@@ -128,7 +128,7 @@ impl Spec {
         let mut spec = Self::default().and(ServiceSpec::ssh());
         let daemon = spec.daemon.get_or_insert_default();
         daemon.policies.extend([
-            ("base.toml".into(), BASE_RULES.into()),
+            ("ssh-base.toml".into(), SSH_BASE.into()),
             ("ssh.toml".into(), SSH_RULES.into()),
         ]);
         spec

@@ -77,8 +77,7 @@ fn a_forward_to_a_protected_port_of_this_host_is_never_opened() -> Result<()> {
     skip_unless_ssh!();
     let all = "[[rule]]\nname = \"all-forwards\"\neffect = \"allow\"\nrequest = \"forward\"\n\
                destinations = [\"*:*\", \"unix:**\"]\n";
-    let rules = format!("{}\n{all}", interceptor_tests::bed::SSH_RULES);
-    let spec = Spec::ssh().and(ServiceSpec::orders()).policies(&[("ssh.toml", &rules)]);
+    let spec = Spec::ssh().and(ServiceSpec::orders()).and_policy("all.toml", all);
     let bed = Bed::with(spec)?;
     let _other = echo(&bed, OTHER)?;
     let agent = bed.agent(USER)?;
