@@ -381,7 +381,7 @@ fn rules_that_make_no_sense_are_refused() {
     }
     assert!(error("[[rule]]\nname='r'\neffect='deny'\nbinary=true").contains("allow"));
     assert!(
-        error("[[rule]]\nname='r'\nmasks=[{kinds='card',method='hash'}]\nprograms='x'")
+        error("[[rule]]\nname='r'\nmasks=[{columns='a.b',method='hash'}]\nprograms='x'")
             .contains("every request")
     );
 }
