@@ -34,6 +34,7 @@ fn request(n: u64, rules: &[String]) -> Request<'_> {
         n,
         verdict: "allow".into(),
         class: "select".into(),
+        ch: None,
         observed: false,
         via: "extended".into(),
         rules: Cow::Borrowed(rules),

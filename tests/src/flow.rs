@@ -65,6 +65,7 @@ impl Source {
     }
 
     /// The next piece, until there is none.
+    #[allow(clippy::should_implement_trait, reason = "it lends what it gives")]
     pub fn next(&mut self) -> Option<&[u8]> {
         if self.left == 0 {
             return None;

@@ -66,10 +66,13 @@ impl Live {
                 return Ok(part);
             }
             let left = end.saturating_duration_since(Instant::now());
+            // One that never stops talking is no reason to listen for ever.
             match self.incoming.recv_timeout(left) {
-                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("no {text:?} within {limit:?}; so far:\n{}", self.seen)
+                Ok(bytes) if !left.is_zero() => {
+                    self.seen.push_str(&String::from_utf8_lossy(&bytes));
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {
+                    bail!("no {text:?} within {limit:?}; so far:\n{:.4000}", self.seen)
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("the client ended before {text:?}; it said:\n{}", self.seen)

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::accounts::{self, Accounts, LOGINS};
 use crate::net::{HOST_V4, HOST_V6};
@@ -126,11 +128,29 @@ impl Sshd {
 
     /// The processes that serve connections now.
     pub fn connections(&self) -> Result<Vec<i32>> {
-        let pid = self.process.pid();
-        let file = format!("/proc/{pid}/task/{pid}/children");
-        let text = std::fs::read_to_string(&file).with_context(|| file.clone())?;
-        Ok(text.split_whitespace().filter_map(|p| p.parse().ok()).collect())
+        let pid = self.process.pid().cast_signed();
+        children(pid).with_context(|| format!("the children of {pid}"))
     }
+
+    /// Kills everything that serves connections and what runs on them.
+    pub fn kill_connections(&self) -> Result<()> {
+        let mut all = self.connections()?;
+        let mut at = 0;
+        while let Some(pid) = all.get(at) {
+            all.extend(children(*pid).unwrap_or_default());
+            at += 1;
+        }
+        for pid in all {
+            // It may be gone already, with the one before it.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        Ok(())
+    }
+}
+
+fn children(pid: i32) -> std::io::Result<Vec<i32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    Ok(text.split_whitespace().filter_map(|p| p.parse().ok()).collect())
 }
 
 fn keygen(kind: &str, path: &Path) -> Result<()> {

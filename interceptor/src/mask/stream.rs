@@ -179,7 +179,7 @@ impl StreamMasker {
         if from == stop {
             return from;
         }
-        let begin = char_start(text, from.saturating_sub(CONTEXT), from);
+        let begin = from.saturating_sub(CONTEXT);
         let (folded, folded_from) = Folded::lossy(&text[begin..stop], from - begin);
         let Settled { cut, findings, going } = match end {
             End::Open => self.detectors.settle(&folded.bytes, folded_from),
@@ -224,11 +224,6 @@ fn unfinished_char(text: &[u8]) -> usize {
         Err(error) if error.valid_up_to() == 0 && error.error_len().is_none() => tail.len() - lead,
         _ => 0,
     }
-}
-
-/// The first place from `at` on, before `limit`, that is not inside a UTF-8 character.
-fn char_start(text: &[u8], at: usize, limit: usize) -> usize {
-    (at..limit).take(4).find(|at| !(0x80..0xC0).contains(&text[*at])).unwrap_or(at)
 }
 
 #[cfg(test)]

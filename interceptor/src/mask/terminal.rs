@@ -171,6 +171,8 @@ impl TerminalMasker {
             Some(Swallow::Key(end)) => {
                 if end.find(bytes).is_some() {
                     self.swallow = None;
+                    // Its beginning must not be taken for that of another.
+                    self.printed.forget();
                 }
                 return;
             }
@@ -190,8 +192,11 @@ impl TerminalMasker {
 
     fn settle(&mut self, pace: Pace, out: &mut BytesMut) {
         let (folded, shown) = Folded::lossy(self.printed.text(), self.printed.shown());
-        let Settled { cut, findings, .. } =
+        let Settled { cut, findings, going } =
             self.detectors.settle_shown(&folded.bytes, 0, shown, pace);
+        if let Some(going) = going {
+            self.swallow = Some(Swallow::new(going, &folded.bytes));
+        }
         let (cut, findings) = (folded.original(cut), originals(findings, &folded));
         self.emit(cut, findings, out);
     }

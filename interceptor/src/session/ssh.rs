@@ -51,7 +51,7 @@ pub enum Permit {
     /// It may not, for this reason.
     Refused(String),
     /// It waits for a human.
-    Waits(Waiting),
+    Waits(Box<Waiting>),
 }
 
 /// A request that was judged and recorded.
@@ -136,7 +136,7 @@ impl Session<Admitted> {
             timeout,
         };
         Ok(match self.hold(held)? {
-            Some(waiting) => Permit::Waits(waiting),
+            Some(waiting) => Permit::Waits(Box::new(waiting)),
             None => Permit::Refused(
                 "HOLD_UNAVAILABLE: the request needs a human and cannot be put before one".into(),
             ),

@@ -144,14 +144,14 @@ fn replaying(bed: &Bed, teller: &mut Teller<'_>) -> Result<()> {
 fn stealing(bed: &Bed, teller: &mut Teller<'_>) -> Result<()> {
     teller.step(
         "A stolen token that is bound to its agent's key",
-        "In the certificate of another key it is worth nothing: TOKEN_COPIED, before sshd hears of it.",
+        "In the certificate of another key it is worth nothing: TOKEN_PROOF_REQUIRED, before sshd hears of it.",
         || {
             let (owner, thief) = (bed.robot(DEPLOY)?, bed.robot(DEPLOY)?);
             let stolen = bed.token(&Claims::ssh().bound(&owner.key.thumbprint()?))?;
             let before = bed.sshd()?.accepted();
             let thief = thief.certified(&Certificate::good(DEPLOY, &stolen))?;
             let out = bed.ssh(&thief, "id")?;
-            let said = super::refused(&out, "TOKEN_COPIED")?;
+            let said = super::refused(&out, "TOKEN_PROOF_REQUIRED")?;
             let after = bed.sshd()?.accepted();
             ensure!(before == after, "it reached sshd");
             Ok(said)

@@ -2,12 +2,13 @@
 //! `INTERCEPTOR_BULK_MIB` makes them smaller.
 
 use anyhow::{Result, ensure};
-use interceptor_tests::accounts::{give, uid};
+// Nothing of this user is masked: what is measured and compared is the way.
+use interceptor_tests::accounts::{ANALYST as USER, give, uid};
 use interceptor_tests::bed::{Bed, Spec};
 use interceptor_tests::flow::{Source, bulk, download, upload};
 use interceptor_tests::proc::Cmd;
 
-use crate::{USER, all_ended, session};
+use crate::{all_ended, session};
 
 /// A bed with a large file, and its hash.
 fn bed() -> Result<(Bed, String)> {

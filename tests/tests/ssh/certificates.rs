@@ -93,8 +93,8 @@ fn a_certificate_whose_key_is_not_the_tokens_is_refused() -> Result<()> {
     let (owner, thief) = (bed.robot(USER)?, bed.robot(USER)?);
     let stolen = bed.token(&Claims::ssh().bound(&owner.key.thumbprint()?))?;
     let out = bed.ssh(&thief.certified(&Certificate::good(USER, &stolen))?, "true")?;
-    assert!(!out.success() && out.stderr.contains("TOKEN_COPIED"), "{out}");
-    crate::session(&bed, "TOKEN_COPIED")?;
+    assert!(!out.success() && out.stderr.contains("TOKEN_PROOF_REQUIRED"), "{out}");
+    crate::session(&bed, "TOKEN_PROOF_REQUIRED")?;
     // The owner is not locked out by it.
     bed.ssh(&owner.certified(&Certificate::good(USER, &stolen))?, "true")?.ok()?;
     Ok(())

@@ -7,9 +7,8 @@ use interceptor_tests::bed::{Bed, Spec};
 use interceptor_tests::daemon::DaemonSpec;
 use interceptor_tests::live::Live;
 use interceptor_tests::net::{HOST_V4, HOST_V6, Place};
-use interceptor_tests::proc::wait_for;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use interceptor_tests::proc::{Cmd, wait_for};
+use nix::sys::signal::Signal;
 
 use crate::{SOON, USER, all_ended};
 
@@ -27,10 +26,18 @@ fn assert_closed(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// A download that never ends by itself, running.
+/// A download that never ends by itself, running; what is shown is its client's own words.
 fn endless(bed: &Bed) -> Result<Live> {
-    let mut ssh = bed.live_ssh(&bed.agent(USER)?, &[], &["yes running"])?;
-    ssh.expect("running", SOON)?;
+    let agent = bed.agent(USER)?;
+    let words = agent.words().join(" ");
+    let line =
+        format!("ssh {words} {} yes | tee running > /dev/null; echo status $?", agent.target());
+    let cmd = agent.dress(Cmd::new("bash").args(["-o", "pipefail", "-c", &line]));
+    let ssh = Live::start(&bed.at(&agent, cmd))?;
+    wait_for("the download to run", SOON, || {
+        let size = agent.home.join("running").metadata().map_or(0, |m| m.len());
+        Ok((size > 1 << 20).then_some(()))
+    })?;
     Ok(ssh)
 }
 
@@ -44,14 +51,19 @@ fn with_a_dead_daemon_the_port_is_closed_and_comes_back() -> Result<()> {
     for round in 0..2 {
         let agent = bed.agent(USER)?;
         bed.ssh(&agent, &format!("echo round-{round}"))?.ok()?;
-        let mut running = endless(&bed)?;
+        let running = endless(&bed)?;
         if round == 0 {
             bed.interceptor_mut()?.kill()
         } else {
             bed.interceptor_mut()?.stop()
         }
         assert_closed(&bed)?;
-        running.expect("closed", SOON).context("the client was not told of the daemon's death")?;
+        let end = running.finish(SOON).context("the client hangs")?;
+        let told = match round {
+            0 => end.contains("closed") || end.contains("reset") || end.contains("Broken pipe"),
+            _ => end.contains("interceptor:") && end.contains("the daemon stops"),
+        };
+        assert!(told && end.contains("status 255"), "of the daemon's end: {end}");
         wait_for("the command to end with its connection", SOON, || {
             Ok(bed.sshd()?.connections()?.is_empty().then_some(()))
         })?;
@@ -67,7 +79,10 @@ fn with_a_dead_daemon_the_port_is_closed_and_comes_back() -> Result<()> {
 fn a_client_that_dies_ends_its_command_and_leaves_a_whole_record() -> Result<()> {
     skip_unless_ssh!();
     let mut bed = Bed::with(Spec::ssh())?;
-    let ssh = endless(&bed)?;
+    // One that downloads: its shell dies with it.
+    let agent = bed.agent(USER)?;
+    let mut ssh = bed.live_ssh(&agent, &[], &["yes"])?;
+    ssh.expect("y", SOON)?;
     ssh.signal(Signal::SIGKILL)?;
     drop(ssh);
     // One that uploads.
@@ -90,11 +105,11 @@ fn a_client_that_dies_ends_its_command_and_leaves_a_whole_record() -> Result<()>
 fn a_server_child_that_dies_is_an_error_and_the_daemon_lives() -> Result<()> {
     skip_unless_ssh!();
     let mut bed = Bed::with(Spec::ssh())?;
-    let mut ssh = endless(&bed)?;
-    for child in bed.sshd()?.connections()? {
-        kill(Pid::from_raw(child), Signal::SIGKILL)?;
-    }
-    ssh.expect("closed", SOON).context("the client hangs")?;
+    let ssh = endless(&bed)?;
+    bed.sshd()?.kill_connections()?;
+    let end = ssh.finish(SOON).context("the client hangs")?;
+    assert!(end.contains("status 255"), "an end that is none of the command's: {end}");
+    assert!(end.contains("interceptor:"), "the client was not told why: {end}");
     all_ended(&bed)?;
     assert!(bed.ssh(&bed.agent(USER)?, "true")?.success());
 

@@ -20,6 +20,8 @@ pub struct Change {
     pub after: Option<String>,
     /// Whether the contents before are kept beside it.
     pub backup: bool,
+    /// Whether its directory, once empty, goes with it.
+    pub tidy: bool,
 }
 
 impl Change {
@@ -33,7 +35,7 @@ impl Change {
         let before =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let after = edit(&before).with_context(|| path.display().to_string())?;
-        Ok(Self { path, before: Some(before), after: Some(after), backup: true })
+        Ok(Self { path, before: Some(before), after: Some(after), backup: true, tidy: false })
     }
 
     /// A file of our own that shall have these contents, or be gone.
@@ -43,7 +45,12 @@ impl Change {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
         };
-        Ok(Self { path, before, after, backup: false })
+        Ok(Self { path, before, after, backup: false, tidy: true })
+    }
+
+    /// The same in a directory that is somebody else's and stays.
+    pub fn keeping_directory(self) -> Self {
+        Self { tidy: false, ..self }
     }
 
     /// Whether anything would change.
@@ -87,7 +94,7 @@ impl Change {
             }
             None => fs::remove_file(&self.path).map(|()| {
                 // A directory that only held our file.
-                self.path.parent().map(fs::remove_dir);
+                self.path.parent().filter(|_| self.tidy).map(fs::remove_dir);
             }),
         }
         .with_context(what)
@@ -99,6 +106,7 @@ impl Change {
             before: self.after.clone(),
             after: self.before.clone(),
             backup: false,
+            tidy: self.tidy,
             path: self.path.clone(),
         };
         back.apply()

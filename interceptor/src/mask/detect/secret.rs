@@ -151,10 +151,11 @@ fn may_assign(text: &[u8], from: usize) -> bool {
         let (before, behind) = (&text[from..from + at], &text[from + at..]);
         match behind[0] {
             b'\'' => password_before(before),
-            b':' if behind.starts_with(b"://") => {
-                memchr::memchr(b'@', &behind[..behind.len().min(3 + 64 + 1 + 256 + 1)]).is_some()
+            _ if name_before(before) => true,
+            _ => {
+                let reach = behind.len().min(3 + 64 + 1 + 256 + 1);
+                behind.starts_with(b"://") && memchr::memchr(b'@', &behind[..reach]).is_some()
             }
-            _ => name_before(before),
         }
     })
 }
@@ -425,6 +426,7 @@ mod tests {
             "a1://:x@",
             "postgres://joe:hunter2@db",
             "private-key=abcd",
+            "secret://abcd",
         ] {
             assert!(pattern.is_match(text.as_bytes()), "{text}");
             assert!(may_assign(text.as_bytes(), 0), "{text}");

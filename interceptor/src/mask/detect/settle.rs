@@ -79,7 +79,12 @@ impl Detectors {
             cut -= back;
         }
         findings.retain(|(finding, _)| finding.range.end <= cut);
-        Settled { cut, findings, going: None }
+        // A key whose beginning is out is masked as it comes, and will not be seen again.
+        let key = (shown > from && self.method(Kind::SecretKey).is_some())
+            .then(|| secret::open_key(text, from))
+            .flatten();
+        let going = key.filter(|start| *start < shown && cut == text.len()).map(Going::Key);
+        Settled { cut, findings, going }
     }
 
     /// Looks at a folded text from `from` on when nothing follows, or none can be waited for.

@@ -168,6 +168,12 @@ impl Printed {
         !first
     }
 
+    /// Forgets what is out.
+    pub fn forget(&mut self) {
+        self.text.drain(..self.shown);
+        self.shown = 0;
+    }
+
     /// Appends what waits up to `cut`, and forgets all but `context` bytes of the text before.
     pub fn pass(&mut self, cut: usize, context: usize, out: &mut BytesMut) {
         let cut = cut.clamp(self.shown, self.text.len());

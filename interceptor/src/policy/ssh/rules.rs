@@ -5,10 +5,6 @@ use super::pattern::{DestinationPattern, PathPattern, ProgramPattern};
 use crate::policy::pattern::Pattern;
 use crate::policy::text::{Fields, Node, Read};
 
-/// Keys that are about SSH requests only.
-pub(in crate::policy) const KEYS: &[&str] =
-    &["request", "programs", "arguments", "paths", "operations", "destinations", "variables"];
-
 /// Classes that a rule which allows must name: `any` does not mean them.
 pub(super) const NAMED_ONLY: u32 = SshClass::Shell.bit()
     | SshClass::Subsystem.bit()

@@ -8,7 +8,6 @@ mod authentication;
 mod handler;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +61,6 @@ enum Standing {
 /// One connection of an agent.
 pub struct Connection {
     parts: Arc<Parts>,
-    peer: SocketAddr,
     standing: Standing,
     /// The user name that the last authentication was for (RFC 4252, section 5).
     user: String,
@@ -108,14 +106,12 @@ impl Connection {
         stream: TcpStream,
         place: Startup,
     ) {
-        let peer = session.peer();
         let mut ending = session.live().ending();
         let (proven, when_proven) = oneshot::channel();
         let settings = Arc::clone(&parts.settings);
         let startup = parts.service.startup_timeout.0.max(TOKEN_TIME);
         let connection = Self {
             parts,
-            peer,
             standing: Standing::Arrived(session),
             user: String::new(),
             channels: HashMap::new(),

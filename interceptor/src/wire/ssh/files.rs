@@ -81,12 +81,12 @@ impl Files {
                     }
                 }
                 event = self.relay.upstream.flow.next(), if from_server => {
-                    if self.from_server(event).await? {
+                    if self.take_server(event).await? {
                         return Ok(());
                     }
                 }
                 event = self.relay.flow.next(), if from_agent => {
-                    agent_closed = self.from_agent(event).await?;
+                    agent_closed = self.take_agent(event).await?;
                 }
                 () = tokio::time::sleep(CLOSING), if agent_closed => return Ok(()),
             }
@@ -98,7 +98,7 @@ impl Files {
         while let Some(step) = self.machine.step() {
             match step {
                 Step::ToServer(bytes) => self.relay.upstream.write.data_bytes(bytes).await?,
-                Step::ToAgent(bytes) => self.to_agent(bytes).await?,
+                Step::ToAgent(bytes) => self.show(bytes).await?,
                 Step::Judge(asked) => self.judge(asked).await?,
                 Step::Done(done) => self.transferred(done),
             }
@@ -106,7 +106,7 @@ impl Files {
         Ok(())
     }
 
-    async fn to_agent(&mut self, bytes: Bytes) -> Result<(), Stop> {
+    async fn show(&mut self, bytes: Bytes) -> Result<(), Stop> {
         self.bytes_out += bytes.len() as u64;
         Ok(self.relay.write.data_bytes(bytes).await?)
     }
@@ -168,10 +168,10 @@ impl Files {
     }
 
     /// Something came from the server's program; true when the channel is at its end.
-    async fn from_server(&mut self, event: Event) -> Result<bool, Stop> {
+    async fn take_server(&mut self, event: Event) -> Result<bool, Stop> {
         match event {
             Event::Data(Stream::Data, bytes) => {
-                self.machine.from_server(&bytes).map_err(|e| self.malformed(&e))?;
+                self.machine.take_server(&bytes).map_err(|e| self.malformed(&e))?;
                 if let Some(grant) = self.owed_to_server.add(bytes.len()) {
                     self.relay.upstream.write.grant_window(grant).await?;
                 }
@@ -214,10 +214,10 @@ impl Files {
     }
 
     /// Something came from the agent; true when it has closed the channel.
-    async fn from_agent(&mut self, event: Event) -> Result<bool, Stop> {
+    async fn take_agent(&mut self, event: Event) -> Result<bool, Stop> {
         match event {
             Event::Data(Stream::Data, bytes) => {
-                self.machine.from_agent(&bytes).map_err(|e| self.malformed(&e))?;
+                self.machine.take_agent(&bytes).map_err(|e| self.malformed(&e))?;
                 self.bytes_in += bytes.len() as u64;
                 if let Some(grant) = self.owed_to_agent.add(bytes.len()) {
                     self.relay.write.grant_window(grant).await?;

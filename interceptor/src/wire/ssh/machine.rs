@@ -96,7 +96,7 @@ impl Machine {
     }
 
     /// The agent sent bytes. The error ends the channel.
-    pub fn from_agent(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub fn take_agent(&mut self, bytes: &[u8]) -> Result<(), String> {
         match self {
             Self::Sftp(guard) => guard.from_agent(bytes).map_err(|e| e.to_string()),
             Self::Scp(watcher) => watcher.from_agent(bytes).map_err(|e| e.to_string()),
@@ -104,7 +104,7 @@ impl Machine {
     }
 
     /// The server's program wrote bytes. The error ends the channel.
-    pub fn from_server(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub fn take_server(&mut self, bytes: &[u8]) -> Result<(), String> {
         match self {
             Self::Sftp(guard) => guard.from_server(bytes).map_err(|e| e.to_string()),
             Self::Scp(watcher) => watcher.from_server(bytes).map_err(|e| e.to_string()),

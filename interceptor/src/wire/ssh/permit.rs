@@ -73,7 +73,7 @@ pub async fn permit(
         }
         Permit::Refused(why) => Err(Denied::Refused(why)),
         Permit::Waits(waiting) => {
-            let grant = held(acting, waiting, &ruling, flow, tell).await?;
+            let grant = held(acting, *waiting, &ruling, flow, tell).await?;
             let again = acting.with(|session| {
                 let again = session.rule_ssh(facts);
                 session.permit_after_hold(&again).map(|permit| (again, permit))

@@ -256,11 +256,6 @@ impl Upstream {
     pub fn is_closed(&self) -> bool {
         self.handle.is_closed()
     }
-
-    /// Ends the connection; sshd ends what runs on it.
-    pub async fn close(&self) {
-        let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
-    }
 }
 
 fn failed(error: russh::Error) -> UpstreamError {

@@ -129,7 +129,7 @@ impl Plan {
         let places = Places::of(args);
         // A configuration that sshd refuses shall not keep ours in it.
         let now = args.sshd.settings(None).unwrap_or_default();
-        let mut changes = vec![Change::own(args.drop_in.clone(), None)?];
+        let mut changes = vec![Change::own(args.drop_in.clone(), None)?.keeping_directory()];
         changes.push(Change::edit(&args.sshd.config, block::take_out)?);
         for user in places.users()? {
             changes.push(Change::own(places.principals.join(user), None)?);
@@ -405,7 +405,7 @@ fn drop_in(args: &SshArgs, places: &Places, global: &Settings) -> anyhow::Result
         global,
         local: &local,
     });
-    Change::own(args.drop_in.clone(), Some(text))
+    Ok(Change::own(args.drop_in.clone(), Some(text))?.keeping_directory())
 }
 
 /// Whether our trust is what counts for a user, from this host and from nowhere else.

@@ -189,6 +189,7 @@ async fn chosen_users_are_opened_and_undo_restores_every_byte() {
 
     bed.run(&["--undo"]).await.unwrap();
     assert_eq!(bed.files(), before);
+    assert!(bed.path("sshd_config.d").is_dir(), "it is the package's");
     assert!(!bed.path("trust").exists() || bed.path("trust").read_dir().unwrap().next().is_none());
     bed.run(&["--undo"]).await.unwrap();
     assert_eq!(bed.files(), before);

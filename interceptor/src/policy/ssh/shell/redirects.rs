@@ -63,8 +63,9 @@ impl Walk {
             Target::ProcessSubstitution(_, process) => return drop(self.process(process)),
             Target::Fd(_) => return,
         };
-        let number =
-            word.literal && word.text.trim_end_matches('-').bytes().all(|b| b.is_ascii_digit());
+        // `2`, `2-`, `-`; bash takes a dash for the end, whatever follows.
+        let digits = word.text.strip_suffix('-').unwrap_or(&word.text);
+        let number = word.literal && digits.bytes().all(|b| b.is_ascii_digit());
         let ops: &[FileOp] = match kind {
             // `>& name` is bash's other way to write `&> name`.
             Kind::DuplicateInput | Kind::DuplicateOutput if number => return,

@@ -3,7 +3,7 @@
 use brush_parser::ast;
 use brush_parser::ast::{
     AndOr, Command, CommandPrefixOrSuffixItem as Item, CompoundCommand, CompoundList,
-    ExtendedTestExpr, Pipeline, SimpleCommand, SubshellCommand,
+    ExtendedTestExpr, IoRedirect, Pipeline, SimpleCommand, SubshellCommand,
 };
 
 use super::walk::{Input, Walk};
@@ -143,6 +143,8 @@ impl Walk {
         }
         let name = simple.word_or_name.as_ref().map(|word| self.word(&word.value));
         let mut args: Vec<Argument> = Vec::new();
+        // dash ends the command at the `&` of `&>`, and begins another behind its file.
+        let mut ended = false;
         for item in simple.suffix.iter().flat_map(|s| &s.0) {
             match item {
                 Item::AssignmentWord(assignment, word) => {
@@ -156,6 +158,10 @@ impl Walk {
                 Item::Word(word) => {
                     let word = self.word(&word.value);
                     args.push(word);
+                }
+                Item::IoRedirect(redirect @ IoRedirect::OutputAndError(..)) => {
+                    ended = true;
+                    self.redirect(redirect, &mut input);
                 }
                 Item::IoRedirect(redirect) => {
                     // `{name}>file` sets a variable.
@@ -172,6 +178,9 @@ impl Walk {
                     let word = self.process(process);
                     args.push(word);
                 }
+            }
+            if ended && !matches!(item, Item::IoRedirect(_)) {
+                self.unseen("where a command with &> ends");
             }
         }
         if let Some(name) = name {

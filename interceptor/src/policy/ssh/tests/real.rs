@@ -115,7 +115,7 @@ impl Stage {
         std::fs::write(self.log(), "").unwrap();
         std::fs::set_permissions(self.log(), PermissionsExt::from_mode(0o666)).unwrap();
         let mut run = Command::new("/usr/bin/timeout");
-        run.args(["-s", "KILL", "5", shell, "-c", command])
+        run.args(["-s", "KILL", "2", shell, "-c", command])
             .env_clear()
             .env("PATH", self.dir.path().join("bin"))
             .env("HOME", &home)
@@ -150,6 +150,10 @@ impl Stage {
         let (calls, files) = self.run(shell, command);
         for call in calls {
             let Some((name, args)) = call.split_first() else { continue };
+            // What the host's /etc/profile asks, where a shell is a login shell.
+            if call == ["id", "-u"] {
+                continue;
+            }
             let seen = facts.programs.iter().filter(|p| p.base() == name).any(|p| {
                 let literal = p.args.iter().all(|a| a.literal);
                 !literal
@@ -406,11 +410,13 @@ fn what_shells_run_of_made_up_commands_was_seen() {
             continue;
         }
         let facts = exec(&command);
-        if facts.unseen.is_some() {
+        // Loops that never end say nothing new.
+        if facts.unseen.is_some() || command.contains("while") || command.contains("until") {
             continue;
         }
         for shell in ["/bin/bash", "/bin/dash"] {
             if let Some(what) = stage.unseen(shell, &command, &facts) {
+                eprintln!("{command:?}: {what}");
                 missed.push(format!("{command:?}: {what}; seen: {:?}", facts.programs));
             }
         }
