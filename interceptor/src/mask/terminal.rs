@@ -194,7 +194,7 @@ impl TerminalMasker {
         let (folded, shown) = Folded::lossy(self.printed.text(), self.printed.shown());
         let Settled { cut, findings, going } =
             self.detectors.settle_shown(&folded.bytes, 0, shown, pace);
-        if let Some(going) = going {
+        if let Some(going) = going.filter(|_| self.swallow.is_none()) {
             self.swallow = Some(Swallow::new(going, &folded.bytes));
         }
         let (cut, findings) = (folded.original(cut), originals(findings, &folded));

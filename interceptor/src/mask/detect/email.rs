@@ -142,15 +142,16 @@ fn sign_len(text: &[u8]) -> Option<usize> {
 
 /// Where an address begins that more text behind could complete or lengthen.
 pub(super) fn alive(text: &[u8], from: usize) -> Option<usize> {
-    let local = |end: usize| {
-        let local = text[from..end].iter().rev().take(MAX_LOCAL);
+    let local = |end: usize, longest: usize| {
+        let local = text[from..end].iter().rev().take(longest);
         end - local.take_while(|b| maybe_local(**b)).count()
     };
-    let word = local(text.len());
+    // Two characters of `%40` may be there already.
+    let word = local(text.len(), MAX_LOCAL + 2);
     // A domain, or none yet, that reaches the end.
     let domain = text[from..].iter().rev().take(MAX_DOMAIN).take_while(|b| maybe_domain(**b));
     let sign = (text.len() - domain.count()).checked_sub(1).filter(|at| *at >= from);
-    let address = sign.filter(|at| sign_len(&text[*at..]).is_some()).map(local);
+    let address = sign.filter(|at| sign_len(&text[*at..]).is_some()).map(|at| local(at, MAX_LOCAL));
     let start = address.map_or(word, |address| address.min(word));
     (start < text.len()).then_some(start)
 }
@@ -200,7 +201,7 @@ mod tests {
             ("to alice@[192.0.", Some(3)),
             ("to alice@, bo", Some(11)),
             ("to alice ", None),
-            (&format!("a {long}"), Some(202 - 64)),
+            (&format!("a {long}"), Some(202 - 66)),
             (&format!("a {long}@x"), Some(202 - 64)),
         ] {
             assert_eq!(super::alive(text.as_bytes(), 0), alive, "{text:?}");

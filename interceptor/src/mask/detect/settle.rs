@@ -61,7 +61,8 @@ impl Detectors {
     ) -> Settled {
         let Search { found, whole } = self.search(text, from, &Context::default());
         let mut findings = self.merge(found);
-        let mut cut = self.alive(text, shown, pace).unwrap_or(text.len());
+        let alive = self.alive(text, shown, pace).unwrap_or(text.len());
+        let mut cut = char_begin(text, alive).max(shown);
         // What is one is not cut. A finding may stand across what was read as one.
         let straddles = |range: &Range<usize>, cut| range.start < cut && cut < range.end;
         while let Some(range) = findings
@@ -71,12 +72,6 @@ impl Detectors {
             .find(|range| cut > shown && straddles(range, cut))
         {
             cut = range.start.max(shown);
-        }
-        // Nor is a character.
-        let inside = |cut: usize| text.get(cut).is_some_and(|b| (0x80..0xC0).contains(b));
-        let back = (0..4).take_while(|n| cut > shown + n && inside(cut - n)).count();
-        if back < 4 {
-            cut -= back;
         }
         findings.retain(|(finding, _)| finding.range.end <= cut);
         // A key whose beginning is out is masked as it comes, and will not be seen again.
@@ -144,4 +139,16 @@ impl Detectors {
         }
         earliest
     }
+}
+
+/// Where the character begins that `at` is inside of; `at` when it is between two.
+fn char_begin(text: &[u8], at: usize) -> usize {
+    let begins = |start: &usize| {
+        text[*start..]
+            .utf8_chunks()
+            .next()
+            .and_then(|chunk| chunk.valid().chars().next())
+            .is_some_and(|c| start + c.len_utf8() > at)
+    };
+    (at.saturating_sub(3)..at).find(begins).unwrap_or(at)
 }

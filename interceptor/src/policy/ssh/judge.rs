@@ -39,7 +39,9 @@ impl Request for SshRequest<'_> {
 
     /// A mask that names requests is about whatever may be one of them.
     fn is_masked_by(&self, rule: &Rule) -> bool {
-        rule.about == About::Either || (rule.about == About::Ssh && self.matches(rule))
+        // What is unseen may be what the rule means.
+        let meant = || self.facts.unseen.is_some() || self.matches(rule);
+        rule.about == About::Either || (rule.about == About::Ssh && meant())
     }
 
     fn matches(&self, rule: &Rule) -> bool {

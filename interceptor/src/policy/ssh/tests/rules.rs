@@ -334,6 +334,13 @@ fn masks_refuse_or_hold_what_is_no_text() {
             assert_eq!(verdict.deciding_rule(), "m");
         }
     }
+    // A mask about some requests is about what cannot be seen too.
+    let some = set(
+        "[[rule]]\nname='a'\neffect='allow'\nunseen=true\n[[rule]]\nname='m'\nprograms='psql'\nmasks=[{kinds='card',method='redact'}]",
+    );
+    assert_eq!(judged(&some, &exec("ls")).stream, Stream::Plain);
+    assert_eq!(judged(&some, &exec("psql -c x")).stream, Stream::Masked);
+    assert_eq!(judged(&some, &exec("$x")).stream, Stream::Masked);
     // Columns mean nothing to a stream.
     let columns = set(
         "[[rule]]\nname='a'\neffect='allow'\n[[rule]]\nname='m'\nmasks=[{columns='t.c',method='hash'}]",
@@ -381,7 +388,7 @@ fn rules_that_make_no_sense_are_refused() {
     }
     assert!(error("[[rule]]\nname='r'\neffect='deny'\nbinary=true").contains("allow"));
     assert!(
-        error("[[rule]]\nname='r'\nmasks=[{kinds='card',method='hash'}]\nprograms='x'")
+        error("[[rule]]\nname='r'\nmasks=[{columns='a.b',method='hash'}]\nprograms='x'")
             .contains("every request")
     );
 }

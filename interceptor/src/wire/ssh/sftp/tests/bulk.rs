@@ -117,50 +117,74 @@ fn bulk_bytes_pass_as_they_are() {
     assert_eq!(bytes[9..], sent[9..]);
 }
 
+const PIECE: usize = 32 << 10;
+const COUNT: usize = 16_384;
+
 /// Run with `cargo test --release -p interceptor --lib sftp::tests::bulk -- --ignored --nocapture`.
 #[test]
 #[ignore = "measures"]
 fn throughput() {
-    const PIECE: usize = 32 << 10;
-    const COUNT: usize = 16_384;
     let data = vec![0x5a; PIECE];
-    let mut rig = Rig::greeted();
-    let handle = opened(&mut rig, NEW);
-    let mut guard = rig.guard;
-    let packets: Vec<Vec<u8>> =
-        (0..64).map(|n| packet::write(n, &handle, u64::from(n) * PIECE as u64, &data)).collect();
-    let mut packets = packets;
-    let offset_at = 9 + 4 + handle.len();
-    let start = std::time::Instant::now();
-    let mut sent = 0u64;
-    for n in 0..COUNT {
-        let packet = &mut packets[n % 64];
-        packet[offset_at..offset_at + 8].copy_from_slice(&((n * PIECE) as u64).to_be_bytes());
-        // As it comes through a channel: in pieces of 32 KiB.
-        for piece in packet.chunks(32 << 10) {
-            guard.from_agent(piece).unwrap();
-        }
-        while let Some(step) = guard.next() {
-            let Step::ToServer(bytes) = step else { panic!("{step:?}") };
-            sent += bytes.len() as u64;
-            let ok = [&[0, 0, 0, 17, 101][..], &bytes[5..9], &[0; 12]].concat();
-            guard.from_server(&ok).unwrap();
+    let hashing = timed(|| {
+        let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        (0..COUNT).for_each(|_| hash.update(&data));
+        std::hint::black_box(hash.finish());
+    });
+    for (name, flags) in [("upload", NEW), ("download", OpenFlags::READ)] {
+        let mut rig = Rig::greeted();
+        let handle = opened(&mut rig, flags);
+        let mut guard = rig.guard;
+        let whole = timed(|| (0..COUNT).for_each(|n| one(&mut guard, &handle, n, &data, flags)));
+        println!(
+            "{name} {:.0} MB/s with the hash, {:.0} MB/s without; the hash alone {:.0} MB/s",
+            rate(whole),
+            rate(whole.saturating_sub(hashing)),
+            rate(hashing)
+        );
+    }
+}
+
+/// One piece and its answer, as they come through a channel.
+fn one(guard: &mut Guard, handle: &[u8], n: usize, data: &[u8], flags: OpenFlags) {
+    let offset = (n * PIECE) as u64;
+    let id = u32::try_from(n).unwrap();
+    let reads = flags.contains(OpenFlags::READ);
+    let asked = match reads {
+        true => packet::read(id, handle, offset, u32::try_from(PIECE).unwrap()),
+        false => packet::write(id, handle, offset, data),
+    };
+    for piece in asked.chunks(32 << 10) {
+        guard.from_agent(piece).unwrap();
+    }
+    while let Some(step) = guard.next() {
+        let Step::ToServer(bytes) = step else { continue };
+        let id = u32::from_be_bytes(bytes[5..9].try_into().unwrap());
+        let answer = match reads {
+            true => packet::raw(103, id, &packet::string(data)),
+            false => packet::raw(101, id, &[0; 12]),
+        };
+        for piece in answer.chunks(32 << 10) {
+            guard.from_server(piece).unwrap();
         }
     }
-    let whole = start.elapsed();
-    let start = std::time::Instant::now();
-    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for _ in 0..COUNT {
-        hash.update(&data);
-    }
-    std::hint::black_box(hash.finish());
-    let hashing = start.elapsed();
-    #[allow(clippy::cast_precision_loss, reason = "a measurement")]
-    let rate = |time: std::time::Duration| sent as f64 / 1e6 / time.as_secs_f64();
-    println!(
-        "upload {:.0} MB/s with the hash, {:.0} MB/s without; the hash alone {:.0} MB/s",
-        rate(whole),
-        rate(whole.saturating_sub(hashing)),
-        rate(hashing)
-    );
+}
+
+/// Processor time, since other work may share the machine.
+fn timed(work: impl FnOnce()) -> std::time::Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+
+    let used = || {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+        let time = usage.user_time() + usage.system_time();
+        std::time::Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap())
+    };
+    let start = used();
+    work();
+    used() - start
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a measurement")]
+fn rate(time: std::time::Duration) -> f64 {
+    (COUNT * PIECE) as f64 / 1e6 / time.as_secs_f64()
 }
