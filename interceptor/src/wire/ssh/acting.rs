@@ -166,13 +166,15 @@ impl Acting {
         Ok(upstream)
     }
 
-    /// Ends the connection when sshd has: what ran on it is gone with it.
-    pub fn end_with_service(&self) {
-        let Ok(kept) = self.upstream.try_lock() else { return };
-        if kept.as_ref().is_some_and(|upstream| upstream.is_closed()) {
-            let words = "SERVICE_GONE: sshd has closed the connection of this session";
-            self.end("server", self.words(words));
+    /// Ends the connection when sshd has: what ran on it is gone with it. Gives what to say.
+    pub fn end_with_service(&self) -> Option<String> {
+        let kept = self.upstream.try_lock().ok()?;
+        if !kept.as_ref()?.is_closed() {
+            return None;
         }
+        let words = "SERVICE_GONE: sshd has closed the connection of this session";
+        self.end("server", words);
+        Some(self.words(words))
     }
 
     fn key_id(&self) -> KeyId {

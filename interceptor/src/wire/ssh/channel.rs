@@ -13,7 +13,7 @@ use russh::server::Msg;
 
 use super::acting::{Acting, Place};
 use super::connection::Terminal;
-use super::flow::{Event, Flow};
+use super::flow::{Event, Flow, Taker};
 use super::machine::Machine;
 use super::permit::{Denied, Permitted, Tell, permit};
 use super::relay::{Relay, Shape};
@@ -86,6 +86,7 @@ impl Tell for ChannelWriteHalf<Msg> {
 /// Judges what a channel asks for, runs it, and records it, to its end.
 pub async fn run(start: Start) {
     let Start { place, flow, write, variables, terminal, program } = start;
+    let _taker = Taker(Arc::clone(&flow));
     let acting = Arc::clone(&place.acting);
     let ch = acting.next_channel();
     note(&acting, &event::ChannelOpen { ch, kind: Cow::Borrowed("session"), detail: None });
@@ -114,7 +115,10 @@ pub async fn run(start: Start) {
     };
     let binary = permitted.as_ref().is_some_and(|p| p.ruling.binary);
     let shape = shape(binary, wants_terminal);
-    Relay { acting, ch, flow, write, upstream, permitted, shape, machine, began }.run().await;
+    let exits = true;
+    Relay { acting, ch, flow, write, upstream, permitted, shape, exits, machine, began }
+        .run()
+        .await;
     drop(place);
 }
 

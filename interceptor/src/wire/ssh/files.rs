@@ -74,7 +74,7 @@ impl Files {
             let from_agent = !agent_closed && !self.machine.agent_is_full();
             let from_server = !self.machine.server_is_full();
             tokio::select! {
-                over = acting.over() => return Err(Stop::Words(over.words)),
+                over = acting.over() => return Err(Stop::Words(acting.words(&over.words))),
                 Some(judged) = self.judging.join_next() => {
                     if let Ok(judged) = judged {
                         self.decided(judged)?;
@@ -185,10 +185,13 @@ impl Files {
                 }
             }
             Event::Eof => {
+                // Told with the exit, which would come too late after it.
                 self.step().await?;
+            }
+            Event::Exit(exit) => {
+                self.exit(exit).await?;
                 self.relay.write.eof().await?;
             }
-            Event::Exit(exit) => self.exit(exit).await?,
             Event::Closed => return Ok(true),
             Event::Reply(_) | Event::Resize(_) | Event::Signal(_) => {}
         }
@@ -246,8 +249,8 @@ impl Files {
         }
         let relay = &self.relay;
         let _ = relay.upstream.write.close().await;
-        relay.acting.end_with_service();
-        if let Some(Stop::Words(words)) = stop {
+        let gone = relay.acting.end_with_service().map(Stop::Words);
+        if let Some(Stop::Words(words)) = stop.or(gone) {
             let told = async {
                 say(&relay.write, &words).await;
                 let _ = relay.write.exit_status(255).await;

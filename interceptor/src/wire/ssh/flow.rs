@@ -68,6 +68,16 @@ struct Queue {
     closed: bool,
 }
 
+/// Closes a flow when whoever takes from it has gone, so that its channel no longer counts.
+#[derive(Debug)]
+pub struct Taker(pub std::sync::Arc<Flow>);
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        self.0.event(Event::Closed);
+    }
+}
+
 /// The queue between a connection's task and a channel's.
 #[derive(Debug, Default)]
 pub struct Flow {

@@ -16,7 +16,7 @@ use russh::{ChannelOpenFailure, ChannelWriteHalf};
 
 use super::acting::{Acting, Place};
 use super::channel::note;
-use super::flow::Flow;
+use super::flow::{Flow, Taker};
 use super::permit::{Denied, Permitted, Silent, permit};
 use super::relay::{Relay, Shape};
 use super::upstream::UpstreamChannel;
@@ -80,6 +80,7 @@ pub async fn run(
     reply: ChannelOpenHandle,
     target: Target,
 ) {
+    let _taker = Taker(Arc::clone(&flow));
     let acting = Arc::clone(&place.acting);
     let ch = acting.next_channel();
     let facts = target.facts();
@@ -94,8 +95,8 @@ pub async fn run(
         Ok((upstream, permitted)) => {
             reply.accept().await;
             let permitted = Some(permitted);
-            let (shape, machine) = (Shape::Binary, None);
-            Relay { acting, ch, flow, write, upstream, permitted, shape, machine, began }
+            let (shape, exits, machine) = (Shape::Binary, false, None);
+            Relay { acting, ch, flow, write, upstream, permitted, shape, exits, machine, began }
                 .run()
                 .await;
         }

@@ -38,6 +38,9 @@ const PATIENCE_AT_TERMINAL: Duration = Duration::from_millis(50);
 /// Exit status of what was ended from here.
 const ENDED: u32 = 255;
 
+/// How long the end of output waits for the exit that belongs to it.
+const EXIT_TIME: Duration = Duration::from_millis(500);
+
 /// Time that sshd gets to close a channel that the agent has closed.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -69,6 +72,8 @@ pub struct Relay {
     pub permitted: Option<Permitted>,
     /// How its bytes are treated.
     pub shape: Shape,
+    /// Whether a program runs on it that will exit.
+    pub exits: bool,
     /// The file protocol that it speaks, when it does.
     pub machine: Option<Machine>,
     /// When it was forwarded.
@@ -255,7 +260,9 @@ impl Relay {
             loop {
                 tokio::select! {
                     biased;
-                    over = self.acting.over() => break Some(Stop::Words(over.words)),
+                    over = self.acting.over() => {
+                        break Some(Stop::Words(self.acting.words(&over.words)));
+                    }
                     stop = &mut outbound => break stop.err(),
                     stop = &mut inbound, if reading => match stop {
                         // The agent closed the channel; sshd answers by closing it too.
@@ -335,7 +342,7 @@ impl Relay {
             }
         };
         let _ = self.upstream.write.close().await;
-        self.acting.end_with_service();
+        let words = words.or_else(|| self.acting.end_with_service());
         if let Some(words) = words {
             // A reader that stands still is not waited for.
             let told = async {
@@ -413,6 +420,11 @@ struct Output<'a> {
     hold_until: Option<tokio::time::Instant>,
     /// Bytes that may still be shown.
     left: Option<u64>,
+    /// Whether an exit is to come. The end of output is told with it, since a client with nothing
+    /// more to say closes the channel at the end, and the exit would come too late.
+    exits: bool,
+    /// When the end of output is told at the latest.
+    eof_at: Option<tokio::time::Instant>,
 }
 
 impl<'a> Output<'a> {
@@ -437,6 +449,8 @@ impl<'a> Output<'a> {
             },
             hold_until: None,
             left: limit,
+            exits: relay.exits,
+            eof_at: None,
         }
     }
 
@@ -448,6 +462,10 @@ impl<'a> Output<'a> {
                 event = self.upstream.flow.next() => event,
                 () = at(self.hold_until) => {
                     self.flush().await?;
+                    continue;
+                }
+                () = at(self.eof_at) => {
+                    self.tell_eof().await?;
                     continue;
                 }
                 () = at(due) => {
@@ -469,16 +487,28 @@ impl<'a> Output<'a> {
                 }
                 Event::Eof => {
                     self.flush().await?;
-                    self.write.eof().await?;
+                    let wait = if self.exits { EXIT_TIME } else { Duration::ZERO };
+                    self.eof_at = Some(tokio::time::Instant::now() + wait);
                 }
-                Event::Exit(exit) => self.exit(exit).await?,
+                Event::Exit(exit) => {
+                    self.exits = false;
+                    self.exit(exit).await?;
+                    self.tell_eof().await?;
+                }
                 Event::Closed => {
                     self.flush().await?;
-                    return Ok(());
+                    return self.tell_eof().await;
                 }
                 Event::Reply(_) | Event::Resize(_) | Event::Signal(_) => {}
             }
         }
+    }
+
+    async fn tell_eof(&mut self) -> Result<(), Stop> {
+        if self.eof_at.take().is_some() {
+            self.write.eof().await?;
+        }
+        Ok(())
     }
 
     async fn send(&mut self, stream: Stream, bytes: Bytes) -> Result<(), Stop> {

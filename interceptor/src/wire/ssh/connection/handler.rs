@@ -53,6 +53,7 @@ impl Connection {
                 None => {
                     let words =
                         acting.words("TOO_MANY_CHANNELS: this connection runs as many as it may");
+                    flow.event(Event::Closed);
                     tokio::spawn(async move { channel::refuse(&write, &words).await });
                     return Ok(());
                 }
@@ -183,6 +184,8 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), Self::Error> {
+        // What we closed first is told of by nobody.
+        self.channels.retain(|_, waiting| !waiting.flow.is_closed());
         let most = match &self.standing {
             Standing::Acting(acting) => acting.limit(),
             _ => 1,
