@@ -459,6 +459,9 @@ impl<'a> Output<'a> {
         loop {
             let due = self.streams.iter().filter_map(|(_, tape)| tape.due()).min();
             let event = tokio::select! {
+                // What has come is looked at before patience ends: a reader that stood still must
+                // not make half a value go out.
+                biased;
                 event = self.upstream.flow.next() => event,
                 () = at(self.hold_until) => {
                     self.flush().await?;
@@ -480,7 +483,13 @@ impl<'a> Output<'a> {
                     let shown = self.streams[index(stream)].0.push(bytes);
                     self.send(stream, shown).await?;
                     let held = self.streams.iter().any(|(masker, _)| masker.held() > 0);
-                    self.hold_until = held.then(|| tokio::time::Instant::now() + self.patience);
+                    let now = tokio::time::Instant::now();
+                    self.hold_until = held.then(|| now + self.patience);
+                    for (_, tape) in &mut self.streams {
+                        if tape.due().is_some_and(|due| due <= now) {
+                            tape.write()?;
+                        }
+                    }
                     if let Some(grant) = owed.add(count) {
                         self.upstream.write.grant_window(grant).await?;
                     }
