@@ -183,6 +183,20 @@ mod tests {
         assert!(!format!("{keys:?}").contains("PRIVATE"));
     }
 
+    /// Its secret begins with a zero byte, as in one of 256: the file has 31 bytes of it.
+    #[test]
+    fn a_short_secret_is_a_key_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ssh_host_ecdsa_key");
+        std::fs::write(&path, include_str!("testdata/short_ecdsa_key")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let keys = host_keys(&[path]).unwrap();
+        let public = keys[0].key.public_key().to_openssh().unwrap();
+        assert!(public.starts_with("ecdsa-sha2-nistp256 "), "{public}");
+        let signed = russh::keys::signature::Signer::try_sign(&keys[0].key, b"exchange").unwrap();
+        russh::keys::signature::Verifier::verify(keys[0].key.public_key(), b"exchange", &signed).unwrap();
+    }
+
     #[test]
     fn what_cannot_be_used_is_named() {
         let dir = tempfile::tempdir().unwrap();
