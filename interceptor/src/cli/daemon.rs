@@ -17,6 +17,7 @@ use crate::present;
 use crate::session::handler::Handler;
 use crate::session::workers::Workers;
 use crate::session::{Ending, Gate};
+use crate::ship::Shipper;
 use crate::wire::Server;
 use crate::wire::postgres::cancel::CancelKeys;
 
@@ -44,6 +45,12 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let socket = gate.config.paths.control_socket();
     let control =
         control::Server::new(&socket, Arc::clone(&handler) as _, Arc::clone(&gate.approvals))?;
+    let recorder = Arc::clone(&gate.recorder);
+    if let Some(shipping) =
+        Shipper::start(&gate.config, recorder, Arc::clone(&handler) as _)?
+    {
+        handler.set_shipping(shipping);
+    }
     let presents = present(&gate)?;
     let listeners = listen(&gate)?;
     let mut tasks = JoinSet::new();

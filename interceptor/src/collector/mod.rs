@@ -11,13 +11,27 @@
 //! a held request after its end.
 
 pub mod audit;
+mod authority;
 mod central;
+pub mod codes;
 mod config;
 mod error;
+pub mod hosts;
 mod http;
 mod hub;
+mod index;
+mod ingest;
 mod keys;
+pub mod log;
+pub mod prove;
+mod refuse;
+pub mod replica;
+mod routes;
 mod server;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod ship_tests;
+pub mod wire;
 
 use std::sync::Arc;
 
@@ -26,7 +40,11 @@ pub use config::{Approval, Config, Console, Hosts, Login, Role, Roles, Webhook, 
 pub use error::CollectorError;
 pub use http::Peer;
 pub use hub::{Change, Hub};
+pub use ingest::Replicas;
 pub use keys::Keys;
+pub use refuse::Refuse;
+pub use replica::{Position, Replica};
+pub use routes::log_key;
 pub use server::Server;
 
 /// Everything that the parts of a running collector share.
@@ -35,6 +53,8 @@ pub struct Collector {
     pub config: Config,
     /// What concerns all hosts.
     pub central: Central,
+    /// What hosts recorded.
+    pub replicas: Replicas,
     /// Its authority and its signing key.
     pub keys: Keys,
     /// Who wants to hear of changes.
@@ -46,7 +66,8 @@ impl Collector {
     pub fn open(config: Config) -> Result<Arc<Self>, CollectorError> {
         let keys = Keys::open(&config.state)?;
         let central = Central::open(&config.state)?;
-        Ok(Arc::new(Self { config, central, keys, hub: Hub::default() }))
+        let replicas = Replicas::new(&config.state);
+        Ok(Arc::new(Self { config, central, replicas, keys, hub: Hub::default() }))
     }
 
     /// Makes the state directory with new keys and an empty database.
