@@ -919,6 +919,18 @@ mod tests {
     }
 
     #[test]
+    fn a_collector_is_an_https_origin() {
+        let ship = |url: &str| load(&format!("{BASE}\n[ship]\ncollector = {url:?}\n"));
+        let c = ship("https://collector.example.com:8444").unwrap();
+        let s = c.ship.unwrap();
+        assert_eq!(s.state(&c.paths), Path::new("/var/lib/interceptor/ship"));
+        assert_eq!((s.on_timeout, s.local_approvers), (OnTimeout::Deny, false));
+        for url in ["http://collector:8444", "https://", "https://c/x", "https://u@c", "c:8444"] {
+            assert!(ship(url).unwrap_err().contains("ship.collector"), "{url}");
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_refused() {
         let e = load(&BASE.replace("port = 5432", "port = 5432\nprot = 1")).unwrap_err();
         assert!(e.contains("prot"), "{e}");

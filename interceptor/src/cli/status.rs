@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn observe_mode_a_refusing_store_and_a_missing_listener_are_loud() {
         type Change = fn(&mut Status);
-        let cases: [(Change, &str, bool); 6] = [
+        let cases: [(Change, &str, bool); 7] = [
             (|s| s.services[0].mode = "observe".into(), "IN OBSERVE MODE", true),
             (|s| s.services[0].listening = false, "HAS NO LISTENER", false),
             (
@@ -224,6 +224,14 @@ mod tests {
             (|s| s.record.bytes = 80, "80 % full", true),
             (|s| s.policy.reload_error = Some("a.toml:3".into()), "a.toml:3", true),
             (|s| s.issuers[0].error = Some("timeout".into()), "issuer okta", true),
+            (
+                |s| {
+                    let problem = Some("revoked".into());
+                    s.ship = Some(crate::control::ShipStatus { problem, ..Default::default() });
+                },
+                "RECORDS ARE NOT SHIPPED: revoked",
+                true,
+            ),
         ];
         for (change, want, well) in cases {
             let mut s = status();

@@ -194,7 +194,7 @@ fn leftovers_of_a_shutdown_are_sealed_by_the_next_start() {
     assert_eq!((report.open, report.is_clean()), (1, true), "{}", messages(&report));
     drop(open(dir.path()));
     let s = reader(dir.path()).find("1").unwrap();
-    assert_eq!((s.reason.as_deref(), s.seal), (Some("interrupted"), Some(1)));
+    assert_eq!((s.reason.as_deref(), s.seal), (Some("interrupted"), Some(3)));
     let report = check(dir.path());
     assert_eq!((report.open, report.is_clean()), (0, true), "{}", messages(&report));
 }
