@@ -30,7 +30,7 @@ Examples:
   interceptor collector verify-proof proof.json --key collector.example.com/interceptor+…")]
 pub struct CollectorArgs {
     /// The collector's configuration.
-    #[arg(long, global = true, default_value = "/etc/interceptor/collector.toml",
+    #[arg(long, global = true, default_value = crate::collector::DEFAULT_PATH,
           env = "INTERCEPTOR_COLLECTOR_CONFIG")]
     collector_config: PathBuf,
     #[command(subcommand)]
