@@ -121,12 +121,7 @@ pub enum OnTimeout {
 impl Ship {
     /// A collector, and everything else as it is by default.
     pub fn at(collector: String) -> Self {
-        Self {
-            collector,
-            state: None,
-            on_timeout: OnTimeout::default(),
-            local_approvers: false,
-        }
+        Self { collector, state: None, on_timeout: OnTimeout::default(), local_approvers: false }
     }
 
     /// The same, when its address can be one.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use interceptor::control::ControlHandler;
 use interceptor::control::protocol::{
     Answer, ControlError, Drained, LiveSession, PolicyStatus, Status,
 };
-use interceptor::control::ControlHandler;
 use interceptor::record::event::{Event, now_us};
 use interceptor::record::verify::{Options, verify};
 use interceptor::record::{End, Filter, Opening, Reader, Recorder, SessionLog};
@@ -76,7 +76,20 @@ fn writer_child() {
     let wanted: u64 = std::env::var(EVENTS).unwrap().parse().unwrap();
     let config = interceptor::config::Config::load(Path::new(&config)).unwrap();
     let recorder = Recorder::open(&config).unwrap();
-    let _shipping = Shipper::start(&config, Arc::clone(&recorder), Arc::new(Quiet)).unwrap();
+    let shipping =
+        Shipper::start(&config, Arc::clone(&recorder), Arc::new(Quiet)).unwrap().unwrap();
+    std::thread::spawn(move || {
+        let mut said = None;
+        loop {
+            let status = shipping.status();
+            let now = (status.connected, status.problem);
+            if said.as_ref() != Some(&now) {
+                eprintln!("connected: {}, problem: {:?}", now.0, now.1);
+                said = Some(now);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
     let spool = interceptor::ship::Spool::open(&config.paths.state).unwrap();
     let have = spool.waiting(&interceptor::ship::Position::default()).unwrap().events;
     let mut left = wanted.saturating_sub(have);
@@ -159,7 +172,12 @@ impl Host {
 
     /// Sessions with their events, by number.
     fn sessions(&self) -> Result<BTreeMap<u64, (String, u64)>> {
-        sessions(&self.reader()?)
+        // Right after its start there is nothing yet.
+        self.reader().map_or_else(|_| Ok(BTreeMap::new()), |reader| sessions(&reader))
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("writer.log")).unwrap_or_default()
     }
 }
 
@@ -248,6 +266,10 @@ impl Collector {
         })
     }
 
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("collector.log")).unwrap_or_default()
+    }
+
     fn hosts(&self) -> Result<Vec<Value>> {
         Ok(serde_json::from_str(&self.cli(["hosts", "--json"])?.ok()?)?)
     }
@@ -265,10 +287,17 @@ impl Collector {
 
 /// Everything that a host recorded stands in its replica, once and verified.
 fn assert_shipped(collector: &Collector, host: &Host) -> Result<(u64, u64)> {
-    let (here, replica) = wait_for("the replica to have everything", SOON, || {
+    let shipped = wait_for("the replica to have everything", SOON, || {
         let here = host.sessions()?;
         let Ok(replica) = collector.replica(&host.state()) else { return Ok(None) };
-        Ok((sessions(&replica)? == here).then_some((here, replica)))
+        Ok((sessions(&replica)? == here && !here.is_empty()).then_some((here, replica)))
+    });
+    let (here, replica) = shipped.with_context(|| {
+        let tail = |text: String| {
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(30)..].join("\n")
+        };
+        format!("collector:\n{}\nhost:\n{}\n", tail(collector.log()), tail(host.log()))
     })?;
     let report = verify(&replica, &Options::default())?;
     assert!(report.is_clean(), "{:#?}", report.findings);
@@ -311,7 +340,8 @@ fn killed_at_random_on_either_side_everything_arrives_once() -> Result<()> {
     host.kill();
     host.start(0)?;
     wait_for("the last seals", SOON, || {
-        let open = host.reader()?.list(&Filter { open: Some(true), limit: 1, ..Filter::default() })?;
+        let open =
+            host.reader()?.list(&Filter { open: Some(true), limit: 1, ..Filter::default() })?;
         Ok(open.is_empty().then_some(()))
     })?;
     let (sessions, events) = assert_shipped(&collector, &host)?;
@@ -335,9 +365,10 @@ fn a_host_goes_on_after_days_offline() -> Result<()> {
     collector.enrol("writer", |args| host.cli(args.iter().copied())?.run())?;
     host.start(2_000)?;
     wait_for("the first events", SOON, || {
-        Ok(collector.replica(&host.state()).ok().filter(|r| {
-            sessions(r).is_ok_and(|s| !s.is_empty())
-        }))
+        Ok(collector
+            .replica(&host.state())
+            .ok()
+            .filter(|r| sessions(r).is_ok_and(|s| !s.is_empty())))
     })?;
     collector.kill();
     host.kill();

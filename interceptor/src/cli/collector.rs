@@ -219,7 +219,13 @@ async fn hosts(config: Config, verb: HostsVerb, as_json: bool) -> anyhow::Result
 
 fn table(all: &[Listed]) -> String {
     let mut table = Table::new(&[
-        "NAME", "FINGERPRINT", "STATE", "EVENTS", "SEEN", "CERTIFICATE UNTIL", "PROBLEM",
+        "NAME",
+        "FINGERPRINT",
+        "STATE",
+        "EVENTS",
+        "SEEN",
+        "CERTIFICATE UNTIL",
+        "PROBLEM",
     ]);
     for h in all {
         let state = if h.revoked_us.is_some() { "REVOKED" } else { "enrolled" };

@@ -46,9 +46,7 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let control =
         control::Server::new(&socket, Arc::clone(&handler) as _, Arc::clone(&gate.approvals))?;
     let recorder = Arc::clone(&gate.recorder);
-    if let Some(shipping) =
-        Shipper::start(&gate.config, recorder, Arc::clone(&handler) as _)?
-    {
+    if let Some(shipping) = Shipper::start(&gate.config, recorder, Arc::clone(&handler) as _)? {
         handler.set_shipping(shipping);
     }
     let presents = present(&gate)?;

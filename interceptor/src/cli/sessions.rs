@@ -219,15 +219,17 @@ fn act(
         }
         Action::Verify { anchor, key, collector, json } => {
             let report = verify(reader, &verified::options(anchor, key.as_deref())?)?;
-            verified::report(&report, *json, style, out)?;
             let mut clean = report.is_clean();
+            let mut proved = None;
             if *collector {
-                let ship = config.ship.as_ref().context("no collector is configured: see [ship]")?;
+                let ship =
+                    config.ship.as_ref().context("no collector is configured: see [ship]")?;
                 let asked = crate::ship::prove(config, ship, reader);
-                let proved = tokio::runtime::Handle::current().block_on(asked)?;
-                verified::proved(&proved, *json, style, out)?;
-                clean &= proved.findings.is_empty();
+                let answer = tokio::runtime::Handle::current().block_on(asked)?;
+                clean &= answer.findings.is_empty();
+                proved = Some(answer);
             }
+            verified::report(&report, proved.as_ref(), *json, style, out)?;
             return Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Action::Export { sessions, which, format, channel, checkpoint, output } => {

@@ -130,9 +130,9 @@ fn ago(us: i64) -> String {
 
 /// One line for `interceptor status`.
 pub(super) fn line(s: &ShipStatus) -> String {
-    let acknowledged = s.acknowledged_us.map_or("nothing acknowledged yet".into(), |us| {
-        format!("acknowledged {}", ago(us))
-    });
+    let acknowledged = s
+        .acknowledged_us
+        .map_or("nothing acknowledged yet".into(), |us| format!("acknowledged {}", ago(us)));
     format!("{}: {} events behind, {acknowledged}", safe(&s.collector), s.waiting_events)
 }
 
@@ -146,9 +146,9 @@ fn render(s: &ShipStatus, running: bool) -> String {
         (None, false, false) => "not enrolled".into(),
     };
     let _ = writeln!(out, "state         {state}");
-    let oldest = s.oldest_us.map_or(String::new(), |us| {
-        format!(", of sessions that opened since {}", local_time(us))
-    });
+    let oldest = s
+        .oldest_us
+        .map_or(String::new(), |us| format!(", of sessions that opened since {}", local_time(us)));
     let _ = writeln!(out, "behind        {} events{oldest}", s.waiting_events);
     let acknowledged = s.acknowledged_us.map_or("nothing yet".into(), |us| {
         format!("ledger entry {}, {}", s.acknowledged_ledger, ago(us))

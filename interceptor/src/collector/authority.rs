@@ -31,6 +31,19 @@ pub struct Issued {
 /// Issues a certificate to the host with a fingerprint. A request that is not well-formed, not
 /// signed by its own key or not for a P-256 key is refused.
 pub fn issue(keys: &Keys, csr_pem: &str, fingerprint: &str) -> Result<Issued, CollectorError> {
+    let now = OffsetDateTime::now_utc();
+    // An hour back, for hosts whose clock is late.
+    let life = (now - Duration::hours(1), now + Duration::days(HOST_DAYS));
+    issue_for(keys, csr_pem, fingerprint, life)
+}
+
+/// The same for a given life.
+pub(super) fn issue_for(
+    keys: &Keys,
+    csr_pem: &str,
+    fingerprint: &str,
+    life: (OffsetDateTime, OffsetDateTime),
+) -> Result<Issued, CollectorError> {
     let wrong = |e: &dyn std::fmt::Display| {
         CollectorError::Key(format!("the certificate request cannot be used: {e}"))
     };
@@ -52,9 +65,7 @@ pub fn issue(keys: &Keys, csr_pem: &str, fingerprint: &str) -> Result<Issued, Co
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.serial_number = Some(SerialNumber::from_slice(&serial));
-    // An hour back, for hosts whose clock is late.
-    params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
-    params.not_after = OffsetDateTime::now_utc() + Duration::days(HOST_DAYS);
+    (params.not_before, params.not_after) = life;
     let until_us = params.not_after.unix_timestamp().saturating_mul(1_000_000);
     let certificate =
         params.signed_by(&request.public_key, keys.issuer()).map_err(|e| wrong(&e))?;
@@ -63,8 +74,7 @@ pub fn issue(keys: &Keys, csr_pem: &str, fingerprint: &str) -> Result<Issued, Co
 
 /// Name and serial number in a certificate, which is one of ours when TLS let it in.
 pub fn read(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
-    let (_, parsed) =
-        x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let name = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
     Some((name, hex(parsed.raw_serial())))
 }

@@ -75,8 +75,7 @@ impl FromRequestParts<Arc<Collector>> for Known {
         parts: &mut Parts,
         collector: &Arc<Collector>,
     ) -> Result<Self, Refuse> {
-        let certificate =
-            parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref());
+        let certificate = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref());
         let named = certificate.and_then(authority::read);
         let (name, serial) = named.ok_or_else(Refuse::no_certificate)?;
         let found = collector
@@ -194,7 +193,7 @@ pub async fn renew(
 /// Most certificates of a host that are kept in mind.
 const KEPT: i64 = 8;
 
-fn keep(db: &Connection, host: i64, issued: &Issued) -> Result<(), CollectorError> {
+pub(super) fn keep(db: &Connection, host: i64, issued: &Issued) -> Result<(), CollectorError> {
     let write = || -> rusqlite::Result<()> {
         db.execute(
             "INSERT INTO certificates (serial, host, issued_us, until_us) VALUES (?1, ?2, ?3, ?4)",

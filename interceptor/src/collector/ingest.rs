@@ -97,10 +97,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The host's slot, with its replica open and the index brought up to it.
-async fn open(
-    collector: &Arc<Collector>,
-    host: &Host,
-) -> Result<OwnedMutexGuard<Slot>, Refuse> {
+async fn open(collector: &Arc<Collector>, host: &Host) -> Result<OwnedMutexGuard<Slot>, Refuse> {
     let slot = collector.replicas.slot(host.id);
     let turn = tokio::time::timeout(TURN, slot.lock_owned()).await;
     let mut slot = turn.map_err(|_| Refuse::busy())?;

@@ -41,9 +41,7 @@ pub fn session(
     let Some((index, _)) = log::store::find(db, host, number)? else {
         return Ok(Err(format!("session {name:?} is not sealed yet, so it is not in the log")));
     };
-    let Some((size, checkpoint)) =
-        log::store::newest(db)?.filter(|(size, _)| *size > index)
-    else {
+    let Some((size, checkpoint)) = log::store::newest(db)?.filter(|(size, _)| *size > index) else {
         return Ok(Err("the log is not signed yet: try again".into()));
     };
     let path = log::store::inclusion(db, index, size)?;

@@ -13,13 +13,14 @@ use super::log::{VerifierKey, tree};
 use super::replica::{Position, Refusal, Replica, Taken};
 use super::*;
 use crate::config::{Record, Ship, Span};
+use crate::control::protocol::{Answer, Drained, LiveSession, PolicyStatus, Status};
 use crate::record::chain;
 use crate::record::event::{Event, Opening};
 use crate::record::frame::{self, Frame, Parsed};
 use crate::record::ledger::{Entry, Epoch, Head, Seal};
 use crate::record::verify::{Options, verify};
 use crate::record::{End, HostKey, PublicKey, Reader, Recorder, SessionLog, now_us};
-use crate::ship::{Batch, Spool};
+use crate::ship::{Batch, Shipper, Spool};
 
 fn open_host(dir: &Path) -> Arc<Recorder> {
     Recorder::open_with(dir, "db1", &Record::default(), 64 << 10).unwrap()
@@ -107,9 +108,8 @@ fn whole(host: &Path) -> Vec<u8> {
 fn altered(bytes: &[u8], range: &std::ops::Range<usize>, previous: Option<chain::Hash>) -> Vec<u8> {
     let Parsed::Whole(Frame::Event(e), _) = frame::parse(&bytes[range.clone()]) else { panic!() };
     let body = String::from_utf8(e.body.to_vec()).unwrap().replace("orders", "0rders");
-    let hash = previous.map_or(e.hash, |p| {
-        chain::step(&p, e.seq, e.ts_us, e.kind, body.as_bytes(), e.data)
-    });
+    let hash = previous
+        .map_or(e.hash, |p| chain::step(&p, e.seq, e.ts_us, e.kind, body.as_bytes(), e.data));
     let mut out = Vec::new();
     frame::begin_event(&mut out, e.number, e.session, e.seq, e.ts_us, e.kind);
     out.extend_from_slice(body.as_bytes());
@@ -183,12 +183,9 @@ fn gaps_and_alterations_are_refused_whole() {
         Parsed::Whole(Frame::Event(e), _) => Some((e.number, e.seq)),
         _ => None,
     };
-    let place = |number, seq| {
-        parts.iter().position(|r| event(r) == Some((number, seq))).unwrap()
-    };
-    let with = |at: usize, new: Vec<u8>| {
-        [&good[..parts[at].start], &new, &good[parts[at].end..]].concat()
-    };
+    let place = |number, seq| parts.iter().position(|r| event(r) == Some((number, seq))).unwrap();
+    let with =
+        |at: usize, new: Vec<u8>| [&good[..parts[at].start], &new, &good[parts[at].end..]].concat();
     let at = place(1, 3);
     // A changed body, with and without a hash that fits it.
     let what = refused(replica.take(&with(at, altered(&good, &parts[at], None))));
@@ -258,7 +255,9 @@ fn another_hosts_key_signs_nothing_here() {
 
 fn copy(from: &Path, to: &Path) {
     let from = from.join(".");
-    assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+    assert!(
+        std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success()
+    );
 }
 
 #[test]
@@ -406,9 +405,7 @@ fn a_ledger_from_before_there_were_epochs_is_taken() {
 fn retention_waits_for_the_collector() {
     let host = tempfile::tempdir().unwrap();
     let settings = Record { retain: Span(std::time::Duration::ZERO), ..Record::default() };
-    let open = |ack| {
-        Recorder::open_shipping(host.path(), "db1", &settings, 64 << 10, ack).unwrap()
-    };
+    let open = |ack| Recorder::open_shipping(host.path(), "db1", &settings, 64 << 10, ack).unwrap();
     let deleted = || {
         let db = crate::record::store::open_read_only(host.path()).unwrap();
         let left: i64 = db.query_row("SELECT count(*) FROM sessions", [], |r| r.get(0)).unwrap();
@@ -465,7 +462,8 @@ async fn run() -> Running {
 impl Running {
     async fn code(&self, name: &str) -> String {
         let (name, now) = (name.to_owned(), now_us());
-        let write = move |db: &rusqlite::Connection| codes::make(db, &name, "t", now, now + 60_000_000);
+        let write =
+            move |db: &rusqlite::Connection| codes::make(db, &name, "t", now, now + 60_000_000);
         self.collector.central.write(write).await.unwrap()
     }
 
@@ -517,7 +515,9 @@ async fn a_host_enrols_ships_renews_and_is_revoked() {
     // Another authority than the pinned one is not told the code.
     let wrong = crate::ship::enrol(&config, &ship, &code, &"00".repeat(32)).await.unwrap_err();
     assert!(wrong.to_string().contains("away"), "{wrong}");
-    assert!(enrol(&running, host.path(), "AAAAAA-AAAAAA").await.unwrap_err().contains("wrong, used"));
+    assert!(
+        enrol(&running, host.path(), "AAAAAA-AAAAAA").await.unwrap_err().contains("wrong, used")
+    );
     assert_eq!(enrol(&running, host.path(), &code).await.unwrap(), "db1");
     assert!(enrol(&running, host.path(), &code).await.unwrap_err().contains("wrong, used"));
 
@@ -535,9 +535,18 @@ async fn a_host_enrols_ships_renews_and_is_revoked() {
         .collector
         .central
         .read(|db| {
-            db.query_row("SELECT count(*), sum(events), sum(sealed IS NOT NULL), sum(leaf) FROM sessions", [], |r| {
-                Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?, r.get::<_, i64>(3)?))
-            })
+            db.query_row(
+                "SELECT count(*), sum(events), sum(sealed IS NOT NULL), sum(leaf) FROM sessions",
+                [],
+                |r| {
+                    Ok((
+                        r.get::<_, i64>(0)?,
+                        r.get::<_, i64>(1)?,
+                        r.get::<_, i64>(2)?,
+                        r.get::<_, i64>(3)?,
+                    ))
+                },
+            )
             .map_err(CollectorError::sqlite("count"))
         })
         .await
@@ -719,4 +728,80 @@ async fn an_index_that_a_crash_left_behind_catches_up() {
         .await
         .unwrap();
     assert_eq!(counted, (16, 4));
+}
+
+struct Quiet;
+
+impl crate::control::ControlHandler for Quiet {
+    fn status(&self) -> Answer<'_, Status> {
+        Box::pin(async { Ok(Status { version: "9.9.9".into(), ..Status::default() }) })
+    }
+    fn drain(&self) -> Answer<'_, Drained> {
+        Box::pin(async { Ok(Drained::default()) })
+    }
+    fn policy_reload(&self) -> Answer<'_, PolicyStatus> {
+        Box::pin(async { Ok(PolicyStatus::default()) })
+    }
+    fn live_sessions(&self) -> Answer<'_, Vec<LiveSession>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn metrics(&self) -> Answer<'_, String> {
+        Box::pin(async { Ok(String::new()) })
+    }
+}
+
+async fn soon(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done().await {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{what}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_thread_ships_renews_and_says_how_far_it_is() {
+    let running = run().await;
+    let host = tempfile::tempdir().unwrap();
+    let (mut config, ship) = host_config(host.path(), &running.url);
+    config.ship = Some(ship);
+    let recorder = Recorder::open(&config).unwrap();
+    for _ in 0..3 {
+        session(&recorder, 50);
+    }
+    let code = running.code("db1").await;
+    enrol(&running, host.path(), &code).await.unwrap();
+    // A certificate whose life is half over.
+    let ship = host.path().join("ship");
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    let life = (now - time::Duration::hours(2), now + time::Duration::hours(1));
+    let fingerprint = key_of(host.path()).fingerprint_hex();
+    let request = request.pem().unwrap();
+    let old = authority::issue_for(&running.collector.keys, &request, &fingerprint, life).unwrap();
+    std::fs::write(ship.join("client.pem"), key.serialize_pem() + &old.pem).unwrap();
+    let id = running.host("db1").await.id;
+    running.collector.central.write(move |db| hosts::keep(db, id, &old)).await.unwrap();
+
+    let shipping =
+        Shipper::start(&config, Arc::clone(&recorder), Arc::new(Quiet)).unwrap().unwrap();
+    soon("all events to arrive", async || {
+        let listed = running.collector.central.read(hosts::list).await.unwrap();
+        listed[0].events == 156 && listed[0].version.as_deref() == Some("9.9.9")
+    })
+    .await;
+    let identity = crate::ship::Identity::load(&ship).unwrap().unwrap();
+    let days = |n: u64| std::time::SystemTime::now() + std::time::Duration::from_secs(n * 86_400);
+    assert!(
+        !identity.is_due(days(14)) && identity.is_due(days(16)),
+        "renewed: {:?}",
+        identity.life
+    );
+    assert!(!identity.is_over(days(29)) && identity.is_over(days(31)));
+    soon("the state to say so", async || {
+        let s = shipping.status();
+        s.connected && s.waiting_events == 0 && s.acknowledged_ledger == 4
+    })
+    .await;
+    assert_eq!(shipping.status().shipped_events, 156);
 }

@@ -56,10 +56,8 @@ impl Reader {
 fn seal_of(db: &Connection, number: u64) -> Result<Option<(u64, String, Vec<u8>)>, RecordError> {
     db.prepare_cached("SELECT idx, body, signature FROM seals WHERE number = ?1")
         .and_then(|mut s| {
-            s.query_row([number as i64], |r| {
-                Ok((r.get::<_, i64>(0)? as u64, r.get(1)?, r.get(2)?))
-            })
-            .optional()
+            s.query_row([number as i64], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?, r.get(2)?)))
+                .optional()
         })
         .map_err(RecordError::sqlite("read a seal"))
 }
@@ -104,9 +102,7 @@ impl Store {
     pub fn ledger_entry(&self, idx: u64) -> Result<Option<(String, Vec<u8>)>, RecordError> {
         self.db
             .prepare_cached("SELECT body, signature FROM ledger WHERE idx = ?1")
-            .and_then(|mut s| {
-                s.query_row([idx as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional()
-            })
+            .and_then(|mut s| s.query_row([idx as i64], |r| Ok((r.get(0)?, r.get(1)?))).optional())
             .map_err(RecordError::sqlite("read the ledger"))
     }
 

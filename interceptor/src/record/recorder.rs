@@ -444,7 +444,10 @@ impl Shared {
                 "and nothing in it is older than record.retain: raise max_bytes or export and \
                  shorten retain"
             };
-            return Some((format!("the store has reached record.max_bytes ({max} bytes) {what}"), false));
+            return Some((
+                format!("the store has reached record.max_bytes ({max} bytes) {what}"),
+                false,
+            ));
         }
         None
     }

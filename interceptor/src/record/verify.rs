@@ -284,7 +284,8 @@ impl Verifier<'_> {
             Entry::Deletion(d) => self.deletions.push(d),
             Entry::Epoch(e) => {
                 if e.number != self.epoch + 1 {
-                    self.report.find(None, format!("epoch {} follows epoch {}", e.number, self.epoch));
+                    self.report
+                        .find(None, format!("epoch {} follows epoch {}", e.number, self.epoch));
                 }
                 self.epoch = e.number;
                 if !e.clean {

@@ -31,7 +31,9 @@ fn provider() -> Arc<CryptoProvider> {
 /// A client with this host's certificate.
 pub fn enrolled(identity: &Identity) -> Result<Client, ShipError> {
     let wrong = |e: &dyn std::fmt::Display| {
-        ShipError::Enrolment(format!("certificate or key cannot be used: {e}; enrol this host again"))
+        ShipError::Enrolment(format!(
+            "certificate or key cannot be used: {e}; enrol this host again"
+        ))
     };
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(identity.authority_pem.as_bytes());

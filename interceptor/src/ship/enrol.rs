@@ -52,10 +52,8 @@ pub async fn enrol(
     check_authority(&enrolled.authority_pem, pin)?;
     Identity::keep(&dir, &request, &known, &enrolled.authority_pem, &enrolled.certificate_pem)?;
     // Another collector has nothing yet, whatever the last one acknowledged.
-    super::Memory::open(&dir)?.acknowledge(&super::Acknowledged {
-        position: Position::default(),
-        at_us: 0,
-    })?;
+    super::Memory::open(&dir)?
+        .acknowledge(&super::Acknowledged { position: Position::default(), at_us: 0 })?;
     give(records, &["host.key", "host.pub"], &owner)?;
     give(&dir, &[], &owner)?;
     Ok(enrolled.name)
@@ -79,7 +77,8 @@ fn give(dir: &Path, names: &[&str], owner: &std::fs::Metadata) -> Result<(), Shi
         return Ok(());
     }
     let give = |path: &Path| {
-        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(|e| ShipError::io("give", path, e))
+        chown(path, Some(owner.uid()), Some(owner.gid()))
+            .map_err(|e| ShipError::io("give", path, e))
     };
     if !names.is_empty() {
         return names.iter().try_for_each(|name| give(&dir.join(name)));

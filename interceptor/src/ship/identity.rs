@@ -134,8 +134,9 @@ impl Identity {
 }
 
 fn life(pem: &str) -> Option<(SystemTime, SystemTime)> {
-    let certificate =
-        x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).flatten().find(|p| p.label == "CERTIFICATE")?;
+    let certificate = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
+        .flatten()
+        .find(|p| p.label == "CERTIFICATE")?;
     let parsed = certificate.parse_x509().ok()?;
     let at = |seconds: i64| {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))

@@ -49,11 +49,8 @@ pub async fn prove(config: &Config, ship: &Ship, reader: &Reader) -> Result<Prov
         (log, standing)
     };
     continues(before.as_ref(), &log, &standing)?;
-    let mut proved = Proved {
-        size: log.size,
-        before: before.map_or(0, |b| b.size),
-        ..Proved::default()
-    };
+    let mut proved =
+        Proved { size: log.size, before: before.map_or(0, |b| b.size), ..Proved::default() };
     let acknowledged = memory.acknowledged()?.position.ledger;
     let host = reader.public_key()?.fingerprint();
     let mut at = 0;
@@ -69,8 +66,14 @@ pub async fn prove(config: &Config, ship: &Ship, reader: &Reader) -> Result<Prov
             let inclusion = found.iter().find(|i| i.number == *number);
             match inclusion {
                 Some(i) if stands(host, *number, body, i, &log) => proved.sessions += 1,
-                Some(_) => find(&mut proved, format!("session {number} stands in the log otherwise than it was sealed here")),
-                None if *idx <= acknowledged => find(&mut proved, format!("session {number} was acknowledged and is not in the log")),
+                Some(_) => find(
+                    &mut proved,
+                    format!("session {number} stands in the log otherwise than it was sealed here"),
+                ),
+                None if *idx <= acknowledged => find(
+                    &mut proved,
+                    format!("session {number} was acknowledged and is not in the log"),
+                ),
                 None => proved.waiting += 1,
             }
         }

@@ -64,9 +64,11 @@ impl Spool {
         db.set_prepared_statement_cache_capacity(16);
         let path = Store::path(state);
         // The files' own entries in the directory must survive too.
-        File::open(state)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|source| RecordError::Io { action: "sync", path: state.into(), source })?;
+        File::open(state).and_then(|dir| dir.sync_all()).map_err(|source| RecordError::Io {
+            action: "sync",
+            path: state.into(),
+            source,
+        })?;
         Ok(Self { db, path, seen: None })
     }
 
@@ -127,7 +129,8 @@ impl Spool {
                 if events > have {
                     waiting.events += events - have;
                     let opened = row.get(2)?;
-                    waiting.oldest_us = Some(waiting.oldest_us.map_or(opened, |o: i64| o.min(opened)));
+                    waiting.oldest_us =
+                        Some(waiting.oldest_us.map_or(opened, |o: i64| o.min(opened)));
                 }
             }
             Ok(waiting)
@@ -136,10 +139,7 @@ impl Spool {
     }
 
     /// Runs in one read snapshot that is on disk.
-    fn snapshot<T>(
-        &self,
-        run: impl FnOnce() -> Result<T, RecordError>,
-    ) -> Result<T, RecordError> {
+    fn snapshot<T>(&self, run: impl FnOnce() -> Result<T, RecordError>) -> Result<T, RecordError> {
         self.db.execute_batch("BEGIN").map_err(sql)?;
         // A snapshot begins with its first read.
         let begun = self.db.query_row("SELECT count(*) FROM meta", [], |_| Ok(())).map_err(sql);
@@ -239,7 +239,9 @@ impl Filler<'_> {
     fn open_sessions(&mut self) -> rusqlite::Result<bool> {
         let open: Vec<u64> = self
             .db
-            .prepare_cached("SELECT number, events FROM sessions WHERE seal IS NULL ORDER BY number")?
+            .prepare_cached(
+                "SELECT number, events FROM sessions WHERE seal IS NULL ORDER BY number",
+            )?
             .query_map([], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64)))?
             .filter_map(|row| match row {
                 Ok((number, events)) => {

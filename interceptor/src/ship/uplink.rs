@@ -18,8 +18,9 @@ use crate::config::Config;
 use crate::control::{ControlHandler, ShipStatus};
 use crate::record::{Recorder, now_us};
 
-/// Bytes of a batch.
-const BATCH: usize = 2 << 20;
+/// Bytes of a batch after a failure, and at most: it doubles with each that is taken, so that a
+/// way that breaks often still gets on.
+const BATCH: (usize, usize) = (64 << 10, 2 << 20);
 /// The store is looked at this often while nothing waits; rarer batches are larger ones, which
 /// cost less for each event.
 const POLL: Duration = Duration::from_millis(250);
@@ -57,6 +58,7 @@ pub struct Shipper {
     handler: Arc<dyn ControlHandler>,
     shipping: Arc<Shipping>,
     position: Position,
+    batch: usize,
     counted: Option<(Instant, Duration)>,
     reported: Option<Instant>,
 }
@@ -89,6 +91,7 @@ impl Shipper {
             handler,
             shipping: Arc::clone(&shipping),
             position: before.position,
+            batch: BATCH.0,
             counted: None,
             reported: None,
         };
@@ -113,6 +116,7 @@ impl Shipper {
             if self.shipping.status().batches > before {
                 failures = 0;
             }
+            self.batch = BATCH.0;
             let text = error.to_string();
             if self.shipping.status().problem.as_ref() != Some(&text) {
                 tracing::warn!(error = %text, "records are not shipped");
@@ -149,7 +153,7 @@ impl Shipper {
                 self.report(&client).await?;
             }
             let changed = spool.changed();
-            match if changed { spool.next(&self.position, BATCH)? } else { None } {
+            match if changed { spool.next(&self.position, self.batch)? } else { None } {
                 Some(batch) => {
                     let (more, after) = (batch.more, batch.after.clone());
                     self.send(&client, batch).await?;
@@ -239,6 +243,7 @@ impl Shipper {
                 // Nothing counts that was not sent.
                 position.ledger = position.ledger.min(batch.after.ledger);
                 self.acknowledged(position)?;
+                self.batch = (2 * self.batch).min(BATCH.1);
                 self.shipping.change(|s| {
                     s.batches += 1;
                     s.shipped_events += batch.events;

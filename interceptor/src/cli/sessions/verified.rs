@@ -25,15 +25,20 @@ pub(super) fn options(anchors: &[PathBuf], key: Option<&Path>) -> anyhow::Result
     Ok(options)
 }
 
-/// What was found.
+/// What was found here, and at the collector where it was asked.
 pub(super) fn report(
     report: &Report,
+    collector: Option<&Proved>,
     as_json: bool,
     style: Style,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     if as_json {
-        serde_json::to_writer_pretty(&mut *out, report)?;
+        let mut all = serde_json::to_value(report)?;
+        if let Some(proved) = collector {
+            all["collector"] = serde_json::to_value(proved)?;
+        }
+        serde_json::to_writer_pretty(&mut *out, &all)?;
         return Ok(writeln!(out)?);
     }
     for note in &report.notes {
@@ -57,20 +62,11 @@ pub(super) fn report(
     } else {
         style.red("NOT verified: the record was changed or is damaged")
     };
-    Ok(writeln!(out, "{verdict}")?)
+    writeln!(out, "{verdict}")?;
+    collector.map_or(Ok(()), |proved| self::proved(proved, style, out))
 }
 
-/// What the collector's log proved.
-pub(super) fn proved(
-    proved: &Proved,
-    as_json: bool,
-    style: Style,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    if as_json {
-        serde_json::to_writer_pretty(&mut *out, proved)?;
-        return Ok(writeln!(out)?);
-    }
+fn proved(proved: &Proved, style: Style, out: &mut impl Write) -> anyhow::Result<()> {
     for finding in &proved.findings {
         writeln!(out, "{} {}", style.red("finding:"), safe(finding))?;
     }

@@ -12,8 +12,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::record::chain::{self, Hash};
 use crate::record::PublicKey;
+use crate::record::chain::{self, Hash};
 
 /// Ed25519 in signed notes.
 const ED25519: u8 = 1;
@@ -59,14 +59,17 @@ pub enum NoteError {
     #[error("the checkpoint is not signed by this key: do not trust it, and keep it as evidence")]
     Signature,
     /// The key's text is none.
-    #[error("{0:?} is no key of a log: it reads name+hash+key, as `interceptor collector log-key` prints it")]
+    #[error(
+        "{0:?} is no key of a log: it reads name+hash+key, as `interceptor collector log-key` prints it"
+    )]
     Key(String),
 }
 
 /// The name under which a collector's log goes: its origin without the scheme.
 pub fn origin(console: &str) -> String {
     let name = console.split_once("://").map_or(console, |(_, rest)| rest);
-    let name: String = name.chars().map(|c| if c == '+' || c.is_whitespace() { '-' } else { c }).collect();
+    let name: String =
+        name.chars().map(|c| if c == '+' || c.is_whitespace() { '-' } else { c }).collect();
     format!("{name}/interceptor")
 }
 
@@ -133,9 +136,7 @@ impl Checkpoint {
             };
             let bytes = STANDARD.decode(signature).unwrap_or_default();
             let Some((hash, signature)) = bytes.split_first_chunk::<4>() else { return false };
-            name == key.name
-                && *hash == key.hash()
-                && key.key.verify(text.as_bytes(), signature)
+            name == key.name && *hash == key.hash() && key.key.verify(text.as_bytes(), signature)
         });
         if signed { Ok(checkpoint) } else { Err(NoteError::Signature) }
     }

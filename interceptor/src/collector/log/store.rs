@@ -70,9 +70,7 @@ pub fn append(db: &Connection, host: i64, leaf: &Leaf) -> Result<u64> {
     db.prepare_cached(
         "INSERT INTO leaves (idx, host, number, entry, hash) VALUES (?1, ?2, ?3, ?4, ?5)",
     )
-    .and_then(|mut s| {
-        s.execute(params![index as i64, host, leaf.number as i64, entry, &hash[..]])
-    })
+    .and_then(|mut s| s.execute(params![index as i64, host, leaf.number as i64, entry, &hash[..]]))
     .map_err(sql("append to the log"))?;
     // Every subtree that this leaf completes.
     let (mut level, mut at) = (0, index);
