@@ -768,6 +768,9 @@ async fn the_daemons_thread_ships_renews_and_says_how_far_it_is() {
     for _ in 0..3 {
         session(&recorder, 50);
     }
+    // One that is open, so that the collector's answers name it.
+    let mut open = begin(&recorder);
+    fill(&mut open, 5);
     let code = running.code("db1").await;
     enrol(&running, host.path(), &code).await.unwrap();
     // A certificate whose life is half over.
@@ -787,7 +790,7 @@ async fn the_daemons_thread_ships_renews_and_says_how_far_it_is() {
         Shipper::start(&config, Arc::clone(&recorder), Arc::new(Quiet)).unwrap().unwrap();
     soon("all events to arrive", async || {
         let listed = running.collector.central.read(hosts::list).await.unwrap();
-        listed[0].events == 156 && listed[0].version.as_deref() == Some("9.9.9")
+        listed[0].events == 162 && listed[0].version.as_deref() == Some("9.9.9")
     })
     .await;
     let identity = crate::ship::Identity::load(&ship).unwrap().unwrap();
@@ -803,5 +806,14 @@ async fn the_daemons_thread_ships_renews_and_says_how_far_it_is() {
         s.connected && s.waiting_events == 0 && s.acknowledged_ledger == 4
     })
     .await;
-    assert_eq!(shipping.status().shipped_events, 156);
+    assert_eq!(shipping.status().shipped_events, 162);
+    // Acknowledged and going on: the open session grows and ends.
+    fill(&mut open, 5);
+    open.seal(&End::because("client")).unwrap();
+    soon("the rest to arrive", async || {
+        let listed = running.collector.central.read(hosts::list).await.unwrap();
+        listed[0].events == 168 && shipping.status().acknowledged_ledger == 5
+    })
+    .await;
+    is_clean(running.state.path(), host.path());
 }

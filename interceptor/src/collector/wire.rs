@@ -74,7 +74,6 @@ pub struct Renewed {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// Up to where.
-    #[serde(flatten)]
     pub position: Position,
     /// Newest signed checkpoint of the log.
     pub log: Option<String>,
