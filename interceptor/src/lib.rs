@@ -17,5 +17,6 @@ pub mod policy;
 pub mod present;
 pub mod record;
 pub mod session;
+pub mod ship;
 pub mod sshd;
 pub mod wire;

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod approvals;
 pub mod capture;
+pub mod console;
 pub mod daemon;
 pub mod doctor;
 pub mod policy;
