@@ -9,6 +9,7 @@ pub mod agent;
 pub mod approval;
 pub mod capture;
 pub mod cli;
+pub mod collector;
 pub mod config;
 pub mod control;
 pub mod identity;

@@ -24,13 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Args)]
 pub struct CollectorArgs {
     /// Ask the collector with this address instead of the daemon of this host.
-    #[arg(long, value_name = "URL", requires = "access_token_file")]
+    #[arg(long, global = true, value_name = "URL")]
     pub collector: Option<String>,
     /// File with your own access token for the collector; only you may be able to read it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub access_token_file: Option<PathBuf>,
     /// PEM file of more authorities that are trusted for the collector's certificate.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -44,9 +44,9 @@ pub struct Console {
 impl Console {
     /// The collector that the arguments name, if they name one.
     pub fn of(args: &CollectorArgs) -> anyhow::Result<Option<Self>> {
-        let (Some(url), Some(file)) = (&args.collector, &args.access_token_file) else {
-            return Ok(None);
-        };
+        let Some(url) = &args.collector else { return Ok(None) };
+        let file = args.access_token_file.as_ref();
+        let file = file.context("--collector needs --access-token-file with a token of your own")?;
         let base = Url::parse(url).with_context(|| format!("--collector {url:?}"))?;
         let http = https::client(&base, args.ca_file.as_deref(), true)
             .map_err(|e| anyhow::anyhow!("--collector: {e}"))?;

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod approvals;
 pub mod capture;
+pub mod collector;
 pub mod console;
 pub mod daemon;
 pub mod doctor;
@@ -43,6 +44,8 @@ enum Verb {
     Sessions(sessions::SessionsArgs),
     /// Requests that wait for a human: list, show, approve, deny.
     Approvals(approvals::ApprovalsArgs),
+    /// The central service: receives records, shows them, carries approvals.
+    Collector(collector::CollectorArgs),
     /// Policies: check, test, explain, reload.
     Policy(policy::PolicyArgs),
     /// Look into a token: which checks it passes.
@@ -76,7 +79,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()) * 2);
         }
     };
-    let serving = matches!(cli.verb, Verb::Daemon(_));
+    let serving = match &cli.verb {
+        Verb::Daemon(_) => true,
+        Verb::Collector(args) => args.serves(),
+        _ => false,
+    };
     log(serving);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -101,6 +108,7 @@ impl Cli {
             Verb::Capture(args) => capture::run(&args, &config),
             Verb::Sessions(args) => sessions::run(args, &config).await,
             Verb::Approvals(args) => approvals::run(args, &config).await,
+            Verb::Collector(args) => Box::pin(collector::run(args)).await,
             Verb::Policy(args) => policy::run(args, &config).await,
             Verb::Token(args) => token::run(args, &config).await,
             Verb::Agent(args) => agent::run(args).await,

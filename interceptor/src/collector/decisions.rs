@@ -4,6 +4,7 @@
 //! step in the audit trail: a hold has exactly one outcome, however many people decide at once.
 //! The host checks the decision once more before anything runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,28 +18,41 @@ use super::error::CollectorError;
 use super::holds::{self, HoldRow};
 use super::orders::HostId;
 use super::rules::{Barrier, Candidate, may_decide};
-use super::person::Person;
-use super::{Change, Collector, Config, Role, webhooks};
+use super::{Change, Collector, Role, webhooks};
 use crate::approval::{MAX_GRANT, MAX_REASON, Scope};
 use crate::record::now_us;
 use crate::session::Target;
 use crate::ship::wire::{By, Command};
 
-/// A person in an order. Their login is named by `iss`.
-fn by(config: &Config, person: &Person) -> By {
-    By {
-        issuer: iss(config, person).to_owned(),
-        sub: person.sub.clone(),
-        name: person.name.clone(),
-    }
+/// A person who is logged in, or whose token was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// `iss` of the login.
+    pub issuer: String,
+    /// `sub` of the ID token: the user id (`uid` in access tokens). Never an e-mail address.
+    pub sub: String,
+    /// What people call them.
+    pub name: String,
+    /// Groups of the login.
+    pub groups: Vec<String>,
+    /// What they may do.
+    pub roles: BTreeSet<Role>,
 }
 
-/// `iss` of a person's login. They are known by the issuer's configured name, which means nothing
-/// on another machine.
-fn iss<'a>(config: &'a Config, person: &'a Person) -> &'a str {
-    match &config.login {
-        Some(login) if login.name == person.issuer => &login.issuer,
-        _ => &person.issuer,
+impl Person {
+    /// Whether they have a role.
+    pub fn is(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    fn by(&self) -> By {
+        By { issuer: self.issuer.clone(), sub: self.sub.clone(), name: self.name.clone() }
+    }
+
+    /// As they stand in the audit trail.
+    pub fn who(&self) -> Who {
+        let By { issuer, sub, name } = self.by();
+        Who::Person { issuer, sub, name }
     }
 }
 
@@ -143,18 +157,6 @@ pub struct Vote {
     pub ts_us: i64,
 }
 
-impl Vote {
-    /// The voter as a host knows people.
-    fn in_order(&self, config: &Config) -> By {
-        match &config.login {
-            Some(login) if login.name == self.by.issuer => {
-                By { issuer: login.issuer.clone(), ..self.by.clone() }
-            }
-            _ => self.by.clone(),
-        }
-    }
-}
-
 /// One hold with everything that this person may see of it.
 #[derive(Clone, Serialize)]
 pub struct HoldView {
@@ -168,13 +170,22 @@ pub struct HoldView {
     /// Groups of which an approver needs one each.
     pub groups: Vec<Vec<String>>,
     /// The exact statement; only for somebody who may decide it.
+    #[serde(serialize_with = "exact")]
     pub statement: Option<Zeroizing<String>>,
     /// The exact values; only for somebody who may decide it.
+    #[serde(serialize_with = "exact")]
     pub values: Option<Zeroizing<Vec<Option<String>>>>,
     /// What the token said; only for somebody who may decide it.
     pub claims: Option<Value>,
     /// Why the exact form is absent.
     pub withheld: Option<String>,
+}
+
+fn exact<T: Serialize + zeroize::Zeroize, S: serde::Serializer>(
+    value: &Option<Zeroizing<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(|exact| &**exact).serialize(serializer)
 }
 
 impl std::fmt::Debug for HoldView {
@@ -200,13 +211,13 @@ pub async fn show(
     id: &str,
 ) -> Result<HoldView, DecisionError> {
     let exact = collector.held.get(id);
-    let (this, id, person) = (Arc::clone(collector), id.to_owned(), person.clone());
+    let (id, person) = (id.to_owned(), person.clone());
     let there = exact.is_some();
     let (mut view, barrier) = collector
         .central
         .write(move |db| {
             let row = HoldRow::find(db, &id)?.ok_or_else(|| missing(&id))?;
-            let barrier = barrier(&this.config, &person, &row);
+            let barrier = barrier(&person, &row);
             if barrier.is_none() && there && row.state == "waiting" {
                 note_view(db, &person, &row)?;
             }
@@ -234,12 +245,12 @@ fn missing(id: &str) -> DecisionError {
 
 /// What stands between a person and a decision. A hold whose conditions cannot be read is
 /// nobody's.
-fn barrier(config: &Config, person: &Person, row: &HoldRow) -> Option<Barrier> {
+fn barrier(person: &Person, row: &HoldRow) -> Option<Barrier> {
     let candidate = Candidate {
-        issuer: iss(config, person),
+        issuer: &person.issuer,
         sub: &person.sub,
         groups: &person.groups,
-        approver: person.has(Role::Approver),
+        approver: person.is(Role::Approver),
     };
     match &row.conditions {
         Some(c) => may_decide(candidate, &c.parties(), &c.terms).err(),
@@ -334,7 +345,7 @@ pub async fn decide(
         .await?;
     if decided.state != "waiting" {
         collector.held.wipe(&name);
-        collector.hub.tell(Change::Order(host));
+        collector.ordered(host);
     }
     collector.hub.tell(Change::Hold(name));
     Ok(decided)
@@ -376,7 +387,7 @@ fn decide_in(
     if row.deadline_us <= now_us() {
         return Err(DecisionError::Ended("expired".into()));
     }
-    if let Some(barrier) = barrier(&collector.config, person, &row) {
+    if let Some(barrier) = barrier(person, &row) {
         return Err(barrier.into());
     }
     vote(db, person, &row, choice, scope)?;
@@ -459,7 +470,7 @@ fn conclude(
         hold: row.hold.clone(),
         approve: choice.approve,
         scope: narrowest(&taking),
-        by: taking.iter().map(|v| v.in_order(&collector.config)).collect(),
+        by: taking.iter().map(|v| v.by.clone()).collect(),
         reason: (!reason.is_empty()).then_some(reason),
     };
     collector.order(db, &host, command)?;
@@ -540,7 +551,7 @@ pub async fn revoke(
     grant: &str,
     reason: Option<String>,
 ) -> Result<(), DecisionError> {
-    if !person.has(Role::Approver) && !person.has(Role::Admin) {
+    if !person.is(Role::Approver) && !person.is(Role::Admin) {
         return Err(Barrier::NotApprover.into());
     }
     check_reason(reason.as_deref())?;
@@ -564,12 +575,12 @@ pub async fn revoke(
             let detail = json!({ "host": at.name, "reason": reason });
             let what = "grant.revoked";
             audit::append(db, &Entry { who: &person.who(), what, target: &grant, detail: &detail })?;
-            let by = by(&this.config, &person);
+            let by = person.by();
             this.order(db, &at, Command::RevokeGrant { grant, by, reason })?;
             Ok(())
         })
         .await?;
-    collector.hub.tell(Change::Order(host));
+    collector.ordered(host);
     Ok(())
 }
 
@@ -592,7 +603,7 @@ pub async fn kill(
     host: Option<i64>,
     reason: Option<String>,
 ) -> Result<Vec<Told>, DecisionError> {
-    if !person.has(Role::Admin) {
+    if !person.is(Role::Admin) {
         return Err(DecisionError::NotAdmin);
     }
     check_reason(reason.as_deref())?;
@@ -614,7 +625,7 @@ pub async fn kill(
             let mut told = Vec::new();
             for host in hosts {
                 let (target, reason) = (target.clone(), reason.clone());
-                let by = by(&this.config, &person);
+                let by = person.by();
                 let seq = this.order(db, &host, Command::Kill { target, by, reason })?;
                 told.push(Told { host: host.id, name: host.name, seq });
             }
@@ -622,7 +633,7 @@ pub async fn kill(
         })
         .await?;
     for one in &told {
-        collector.hub.tell(Change::Order(one.host));
+        collector.ordered(one.host);
     }
     Ok(told)
 }

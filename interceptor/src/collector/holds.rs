@@ -365,7 +365,8 @@ pub async fn withdraw(
     how: String,
 ) -> Result<(), CollectorError> {
     let id = name(host.id, hold);
-    close(collector, host.who(), vec![id], "withdrawn", how).await
+    let state = if how == "expired" { "expired" } else { "withdrawn" };
+    close(collector, host.who(), vec![id], state, how).await
 }
 
 /// A host has started anew: what it raised before does not wait any more.
@@ -479,7 +480,7 @@ async fn expire_those(
     for (id, host, _) in due {
         collector.held.wipe(&id);
         collector.hub.tell(Change::Hold(id));
-        collector.hub.tell(Change::Order(host));
+        collector.ordered(host);
     }
     Ok(())
 }

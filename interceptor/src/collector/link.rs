@@ -11,7 +11,6 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::CollectorError;
@@ -19,7 +18,7 @@ use super::holds::{self, HoldsError};
 use super::hosts::Known;
 use super::orders::{self, HostId};
 use super::tokens::{self, ReserveError};
-use super::{Change, Collector};
+use super::Collector;
 use crate::approval::MAX_HELD_BYTES;
 use crate::ship::wire::{Done, Orders, Raise, ReserveAnswer, ReserveToken, Withdrawal};
 
@@ -161,36 +160,30 @@ struct After {
     after: u64,
     #[serde(default)]
     boot: String,
+    /// The start of the collector that the host knows; another is told at once.
+    #[serde(default)]
+    instance: String,
 }
 
 /// Answers at once when there is something, else when there is, or after a while.
 async fn poll(
     State(collector): State<Arc<Collector>>,
     known: Known,
-    Query(After { after, boot }): Query<After>,
+    Query(After { after, boot, instance }): Query<After>,
 ) -> Result<Json<Orders>, No> {
     let host = host_id(known);
     let id = host.id;
     // Listening first: what comes between looking and waiting is heard.
-    let mut changes = collector.hub.listen();
+    let mut bell = collector.bells.listen(id);
     holds::new_boot(&collector, host, &boot).await?;
     let until = Instant::now() + POLL;
     loop {
         let orders = collector.central.read(move |db| orders::after(db, id, after)).await?;
-        let over = Instant::now() >= until;
+        let over = Instant::now() >= until || instance != collector.held.instance;
         if !orders.is_empty() || over {
             return Ok(Json(Orders { instance: collector.held.instance.clone(), orders }));
         }
-        loop {
-            match timeout_at(until, changes.recv()).await {
-                Ok(Ok(Change::Order(host))) if host == id => break,
-                Ok(Ok(_)) => {}
-                Ok(Err(RecvError::Lagged(_))) | Err(_) => break,
-                Ok(Err(RecvError::Closed)) => {
-                    return Ok(Json(Orders { instance: collector.held.instance.clone(), orders }));
-                }
-            }
-        }
+        let _ = timeout_at(until, bell.changed()).await;
     }
 }
 

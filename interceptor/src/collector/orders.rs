@@ -3,12 +3,15 @@
 //! An order is issued inside the transaction that decides it, so that there is none without its
 //! reason and no reason without its order. The host learns of it by the poll that it keeps open.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::audit::{self, Entry, Who};
 use super::error::CollectorError;
@@ -59,8 +62,28 @@ impl HostId {
     }
 }
 
+/// Tells hosts that keep a request open that there is an order for them. One bell for each, since
+/// thousands of them would otherwise wake at every change of anything.
+#[derive(Default)]
+pub struct Bells(Mutex<HashMap<i64, watch::Sender<u64>>>);
+
+impl Bells {
+    /// Hears every ring from now on.
+    pub fn listen(&self, host: i64) -> watch::Receiver<u64> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(host).or_insert_with(|| watch::channel(0).0).subscribe()
+    }
+
+    fn ring(&self, host: i64) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bell) = all.get(&host) {
+            bell.send_modify(|n| *n += 1);
+        }
+    }
+}
+
 /// Writes an order for a host, and gives its number. Inside the caller's transaction; the caller
-/// tells [`Change::Order`] once that is on disk.
+/// calls [`Collector::ordered`] once that is on disk.
 pub fn issue(
     db: &Connection,
     keys: &Keys,
@@ -197,7 +220,13 @@ pub fn sweep(db: &Connection, keep: Duration) -> Result<usize, CollectorError> {
 }
 
 impl Collector {
-    /// Issues one order to a host outside of any other decision.
+    /// An order for this host is on disk.
+    pub(super) fn ordered(&self, host: i64) {
+        self.bells.ring(host);
+        self.hub.tell(Change::Order(host));
+    }
+
+    /// Issues one order to a host, inside the caller's transaction.
     pub(super) fn order(
         &self,
         db: &Connection,

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::audit::{self, Entry, Who};
 use super::error::CollectorError;
 use super::orders::HostId;
-use super::{Change, Collector, webhooks};
+use super::{Collector, webhooks};
 use crate::record::now_us;
 use crate::ship::wire::{Command, ReserveToken};
 
@@ -46,7 +46,7 @@ pub async fn reserve(
     let (ours, told) =
         collector.central.write(move |db| reserve_in(db, &this, &host, &token)).await?;
     if let Some(other) = told {
-        collector.hub.tell(Change::Order(other));
+        collector.ordered(other);
     }
     Ok(ours)
 }

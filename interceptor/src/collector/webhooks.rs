@@ -26,7 +26,7 @@ use crate::record::now_us;
 /// Most messages that wait; beyond it the oldest are given up.
 const MOST: i64 = 10_000;
 /// Attempts before a message is given up: about a day.
-const TRIES: i64 = 14;
+const TRIES: i64 = 18;
 /// Pause after the first failure; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4 * 3600);

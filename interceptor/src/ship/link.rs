@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
+use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use super::client::{Client, ClientError};
+use super::line::{Line, LineError};
 use super::orders::{OrderBook, OrderError};
 use super::remote::Remote;
-use super::wire::{Done, Orders, Raise, SignedOrder, Withdrawal};
+use super::wire::{Done, Order, Orders, Raise, Withdrawal};
 use crate::approval::{Approvals, Authority, Exact};
 use crate::config::Config;
 use crate::record::now_us;
@@ -30,12 +31,12 @@ const ANSWER: Duration = Duration::from_secs(5);
 const AWAY_AFTER: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// After an order that was refused, so that a confused collector is not asked without pause.
+/// After an order that was not accepted, so that a confused collector is not asked without pause.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 /// The line of one host.
 pub struct Link {
-    client: Arc<Client>,
+    line: Arc<Line>,
     remote: Arc<Remote>,
     collector: String,
     local_approvers: bool,
@@ -50,15 +51,14 @@ pub struct Link {
 impl Link {
     /// A line that is not up yet. Until it is known to be down, the collector decides.
     pub fn new(
-        client: Arc<Client>,
+        line: Arc<Line>,
         remote: Arc<Remote>,
-        collector: &str,
         local_approvers: bool,
     ) -> Arc<Self> {
-        let collector = collector.to_owned();
+        let collector = line.collector().to_owned();
         remote.approvals.set_authority(Authority::Collector { collector: collector.clone() });
         Arc::new(Self {
-            client,
+            line,
             remote,
             collector,
             local_approvers,
@@ -92,7 +92,8 @@ impl Link {
         }
     }
 
-    fn away(&self, error: &ClientError) {
+    /// A question was not answered. The line is down when that lasts.
+    pub(super) fn away(&self, error: &LineError) {
         let silent =
             self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed();
         if silent < AWAY_AFTER {
@@ -120,7 +121,7 @@ impl Link {
             if silent < AWAY_AFTER || self.approvals().held() == 0 {
                 continue;
             }
-            let alive: Result<Value, _> = self.client.get_json("/host/v1/alive", ANSWER).await;
+            let alive: Result<Value, _> = self.line.get_json("/host/v1/alive", ANSWER).await;
             match alive {
                 Ok(_) => self.here(),
                 Err(error) => self.away(&error),
@@ -133,8 +134,10 @@ impl Link {
         // Beyond what was accepted, so that an order that was refused is not sent again at once.
         let mut after = book.last();
         loop {
-            let path = format!("/host/v1/orders?after={after}&boot={}", self.boot);
-            match self.client.get_json::<Orders>(&path, POLL).await {
+            let instance = self.instance.borrow().clone();
+            let path =
+                format!("/host/v1/orders?after={after}&boot={}&instance={instance}", self.boot);
+            match self.line.get_json::<Orders>(&path, POLL).await {
                 Ok(answer) => {
                     pause = FIRST_PAUSE;
                     self.here();
@@ -145,11 +148,13 @@ impl Link {
                     });
                     for signed in &answer.orders {
                         after = after.max(signed.seq);
-                        let result = self.obey(&mut book, signed);
-                        if result.error.is_some() {
+                        // Its number goes to the disk, which may take a moment.
+                        let accepted = block_in_place(|| book.accept(signed, now_us()));
+                        let refused = accepted.is_err();
+                        let _ = done.try_send((signed.seq, self.obey(signed.seq, accepted)));
+                        if refused {
                             sleep(AFTER_REFUSAL).await;
                         }
-                        let _ = done.try_send((signed.seq, result));
                     }
                 }
                 Err(error) => {
@@ -162,12 +167,12 @@ impl Link {
         }
     }
 
-    fn obey(&self, book: &mut OrderBook, signed: &SignedOrder) -> Done {
-        match book.accept(signed, now_us()) {
+    fn obey(&self, seq: u64, accepted: Result<Order, OrderError>) -> Done {
+        match accepted {
             Ok(order) => self.remote.carry_out(&order),
             Err(error) => {
                 let alert = matches!(error, OrderError::Forged | OrderError::OtherHost(_));
-                tracing::error!(%error, seq = signed.seq, alert, "an order of the collector is not carried out");
+                tracing::error!(%error, seq, alert, "an order of the collector is not carried out");
                 Done { result: "refused".into(), error: Some(error.to_string()), ..Done::default() }
             }
         }
@@ -178,7 +183,7 @@ impl Link {
         while let Some((seq, done)) = results.recv().await {
             let path = format!("/host/v1/orders/{seq}/done");
             for _ in 0..5 {
-                match self.client.post_json::<Value>(&path, &done, ANSWER).await {
+                match self.line.post_json::<Value>(&path, &done, ANSWER).await {
                     Err(error) if error.is_away() => sleep(FIRST_PAUSE).await,
                     Err(error) => {
                         tracing::warn!(%error, seq, "the result of an order is not taken");
@@ -228,7 +233,7 @@ impl Link {
             let Some(exact) = self.approvals().exact(id) else { continue };
             let body = self.message(exact);
             let path = format!("/host/v1/holds?boot={}", self.boot);
-            match self.client.post_json::<Value>(&path, &body, ANSWER).await {
+            match self.line.post_json::<Value>(&path, &body, ANSWER).await {
                 Ok(_) => self.here(),
                 Err(error) if error.is_away() => {
                     self.away(&error);
@@ -245,7 +250,7 @@ impl Link {
         for id in gone {
             let how = self.approvals().ended(&id).unwrap_or_else(|| "ended".into());
             let path = format!("/host/v1/holds/{id}");
-            match self.client.delete_json::<Value>(&path, &Withdrawal { how }, ANSWER).await {
+            match self.line.delete_json::<Value>(&path, &Withdrawal { how }, ANSWER).await {
                 Err(error) if error.is_away() => return false,
                 Err(error) => tracing::debug!(%error, hold = id, "not taken back"),
                 Ok(_) => {}

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::client::{Client, ClientError};
+use super::line::{Line, LineError};
 use super::remote::Remote;
 use super::wire::{ReserveAnswer, ReserveToken};
 use crate::config::{Config, Reserve as Mode};
@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The fleet, as far as tokens go.
 pub struct Fleet {
-    client: Arc<Client>,
+    line: Arc<Line>,
     modes: HashMap<String, Mode>,
     later: mpsc::Sender<ReserveToken>,
 }
@@ -39,14 +39,14 @@ impl Fleet {
     /// For the services of this host. The second part settles what could not be settled at once;
     /// it has to run.
     pub fn new(
-        client: Arc<Client>,
+        line: Arc<Line>,
         config: &Config,
         default: Mode,
     ) -> (Arc<Self>, mpsc::Receiver<ReserveToken>) {
         let (later, open) = mpsc::channel(MAX_OPEN);
         let modes = config.services.iter();
         let modes = modes.map(|s| (s.name.clone(), s.reserve.unwrap_or(default))).collect();
-        (Arc::new(Self { client, modes, later }), open)
+        (Arc::new(Self { line, modes, later }), open)
     }
 
     async fn ask(&self, token: &Reservation) -> Reserved {
@@ -61,7 +61,7 @@ impl Fleet {
             source: token.source.clone(),
             taken: false,
         };
-        match timeout(PATIENCE, reserve(&self.client, &wanted, PATIENCE)).await {
+        match timeout(PATIENCE, reserve(&self.line, &wanted, PATIENCE)).await {
             Ok(Ok(true)) => return Reserved::Ours,
             Ok(Ok(false)) => return Reserved::Elsewhere,
             Ok(Err(error)) => tracing::warn!(%error, "a token could not be reserved"),
@@ -82,18 +82,18 @@ impl Reserve for Fleet {
 }
 
 async fn reserve(
-    client: &Client,
+    line: &Line,
     token: &ReserveToken,
     patience: Duration,
-) -> Result<bool, ClientError> {
+) -> Result<bool, LineError> {
     let answer: ReserveAnswer =
-        client.post_json("/host/v1/tokens/reserve", token, patience).await?;
+        line.post_json("/host/v1/tokens/reserve", token, patience).await?;
     Ok(answer.ours)
 }
 
 /// Settles tokens that were taken without an answer; returns when the fleet is gone.
 pub async fn settle(
-    client: Arc<Client>,
+    line: Arc<Line>,
     remote: Arc<Remote>,
     mut open: mpsc::Receiver<ReserveToken>,
 ) {
@@ -103,18 +103,18 @@ pub async fn settle(
         if tasks.len() >= MAX_OPEN {
             tasks.join_next().await;
         }
-        tasks.spawn(settle_one(client.clone(), remote.clone(), token));
+        tasks.spawn(settle_one(line.clone(), remote.clone(), token));
     }
 }
 
 /// Asks until there is an answer or the token is dead.
-async fn settle_one(client: Arc<Client>, remote: Arc<Remote>, token: ReserveToken) {
+async fn settle_one(line: Arc<Line>, remote: Arc<Remote>, token: ReserveToken) {
     let mut pause = FIRST_PAUSE;
     while token.expires_us > now_us() {
         // Long enough for the session to be entered in the list, where it is ended.
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        match reserve(&client, &token, UNHURRIED).await {
+        match reserve(&line, &token, UNHURRIED).await {
             Ok(true) => return,
             Ok(false) => {
                 remote.conflict(&token.issuer, &token.jti_hash);

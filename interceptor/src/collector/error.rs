@@ -1,0 +1,59 @@
+//! Why the collector cannot do something.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::ConfigError;
+use crate::record::RecordError;
+
+/// Why the collector cannot do something. Every message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A record cannot be read or written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The operating system refused.
+    #[error("collector: cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The central database refused.
+    #[error("collector: cannot {action}: {source}; see whether the disk of the state directory is full")]
+    Sqlite {
+        /// What was tried.
+        action: &'static str,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+    /// The database's writer has stopped.
+    #[error("collector: the database takes nothing more: restart the collector and read its log")]
+    Stopped,
+    /// A key or certificate cannot be made or used.
+    #[error("collector: {0}")]
+    Key(String),
+    /// It cannot listen.
+    #[error("collector: cannot listen on {address}: {source}")]
+    Listen {
+        /// The configured address.
+        address: std::net::SocketAddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl CollectorError {
+    pub(super) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source }
+    }
+
+    pub(super) fn sqlite(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+        move |source| Self::Sqlite { action, source }
+    }
+}

@@ -1,0 +1,135 @@
+//! The collector's keys: the authority that vouches for hosts, and the key that signs the log,
+//! orders and decisions.
+//!
+//! Both are made once by `collector init` below `keys/`, readable by their owner alone.
+
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
+
+use super::error::CollectorError;
+use crate::record::chain::hex;
+use crate::record::{HostKey, PublicKey};
+
+/// The authority's own certificate lasts this long; hosts pin it.
+const AUTHORITY_DAYS: i64 = 3650;
+
+/// The collector's keys.
+pub struct Keys {
+    authority_pem: String,
+    authority: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    signing: HostKey,
+}
+
+impl Keys {
+    fn directory(state: &Path) -> PathBuf {
+        state.join("keys")
+    }
+
+    /// Makes both keys; refused where there are some.
+    pub fn create(state: &Path) -> Result<Self, CollectorError> {
+        let dir = Self::directory(state);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|e| CollectorError::io("create", &dir, e))?;
+        std::fs::set_permissions(state, Permissions::from_mode(0o700))
+            .map_err(|e| CollectorError::io("close to others", state, e))?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(wrong)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "interceptor collector authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
+        params.not_after = params.not_before + Duration::days(AUTHORITY_DAYS);
+        let certificate = params.self_signed(&key).map_err(wrong)?;
+        write(&dir.join("authority.key"), &Zeroizing::new(key.serialize_pem()))?;
+        write(&dir.join("authority.pem"), &certificate.pem())?;
+        HostKey::open(&dir)?;
+        Self::open(state)
+    }
+
+    /// Reads what [`Keys::create`] made.
+    pub fn open(state: &Path) -> Result<Self, CollectorError> {
+        let dir = Self::directory(state);
+        let authority_pem = read(&dir.join("authority.pem"), false)?;
+        let key_pem = read(&dir.join("authority.key"), true)?;
+        let key = KeyPair::from_pem(&key_pem).map_err(wrong)?;
+        let authority = CertificateDer::from_pem_slice(authority_pem.as_bytes())
+            .map_err(|e| CollectorError::Key(format!("authority.pem: {e}")))?;
+        let issuer = Issuer::from_ca_cert_pem(&authority_pem, key).map_err(wrong)?;
+        if !dir.join("host.key").exists() {
+            return Err(CollectorError::Key(format!(
+                "{} is missing: put it back from the backup; a new one would break the log",
+                dir.join("host.key").display()
+            )));
+        }
+        let signing = HostKey::open(&dir)?;
+        Ok(Self { authority_pem: authority_pem.to_string(), authority, issuer, signing })
+    }
+
+    /// The authority's certificate.
+    pub fn authority_pem(&self) -> &str {
+        &self.authority_pem
+    }
+
+    /// The authority's certificate.
+    pub fn authority(&self) -> &CertificateDer<'static> {
+        &self.authority
+    }
+
+    /// What a host pins when it enrols: SHA-256 of the authority's certificate, hex.
+    pub fn authority_pin(&self) -> String {
+        use sha2::{Digest, Sha256};
+        hex(&Sha256::digest(&self.authority))
+    }
+
+    /// Signs certificates.
+    pub fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// Signs under a domain, so that no signature can be taken for one of another kind.
+    pub fn sign(&self, domain: &[u8], message: &[u8]) -> [u8; 64] {
+        self.signing.sign(&[domain, message].concat())
+    }
+
+    /// Verifies what [`Keys::sign`] made.
+    pub fn public(&self) -> &PublicKey {
+        self.signing.public()
+    }
+}
+
+fn wrong(e: rcgen::Error) -> CollectorError {
+    CollectorError::Key(format!("authority: {e}"))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CollectorError> {
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|e| CollectorError::io("create", path, e))
+}
+
+fn read(path: &Path, secret: bool) -> Result<Zeroizing<String>, CollectorError> {
+    let fail = |e| CollectorError::io("read (run `interceptor collector init` first)", path, e);
+    let meta = std::fs::metadata(path).map_err(fail)?;
+    if secret && meta.mode() & 0o077 != 0 {
+        return Err(CollectorError::Key(format!("chmod 0600 {}", path.display())));
+    }
+    std::fs::read_to_string(path).map(Zeroizing::new).map_err(fail)
+}

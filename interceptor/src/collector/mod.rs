@@ -1,0 +1,78 @@
+//! The collector: receives the records of many hosts, keeps them unaltered, shows them to people,
+//! and carries decisions back to the hosts.
+//!
+//! Every host has a replica of its own store below `hosts/`, with the same schema, so that
+//! whatever reads, verifies or replays records on a host does so here. What concerns all hosts
+//! stands in the [`Central`] database. Hosts come in at one listener with certificates of the
+//! collector's own authority; people at another, with tokens of their issuer.
+//!
+//! What this module must never do: acknowledge what is not on disk, accept an event that does
+//! not continue its chain, let a person decide a request of their own, or keep the exact text of
+//! a held request after its end.
+
+pub mod audit;
+mod central;
+mod config;
+pub mod decisions;
+mod error;
+pub mod holds;
+pub mod hosts;
+mod http;
+mod hub;
+mod keys;
+pub mod link;
+pub mod orders;
+pub mod rules;
+mod server;
+pub mod tokens;
+pub mod webhooks;
+
+#[cfg(test)]
+mod decision_tests;
+#[cfg(test)]
+mod link_tests;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+pub use central::Central;
+pub use config::{Approval, Config, Console, Hosts, Login, Role, Roles, Webhook, WebhookForm};
+pub use error::CollectorError;
+pub use http::Peer;
+pub use hub::{Change, Hub};
+pub use keys::Keys;
+pub use decisions::Person;
+pub use server::Server;
+
+/// Everything that the parts of a running collector share.
+pub struct Collector {
+    /// What it is told.
+    pub config: Config,
+    /// What concerns all hosts.
+    pub central: Central,
+    /// Its authority and its signing key.
+    pub keys: Keys,
+    /// Who wants to hear of changes.
+    pub hub: Hub,
+    /// Exact forms of what waits; in memory alone.
+    pub held: holds::Exacts,
+    /// Wakes hosts that wait for orders.
+    pub bells: orders::Bells,
+}
+
+impl Collector {
+    /// Opens the state that `init` made.
+    pub fn open(config: Config) -> Result<Arc<Self>, CollectorError> {
+        let keys = Keys::open(&config.state)?;
+        let central = Central::open(&config.state)?;
+        Ok(Arc::new(Self { config, central, keys, hub: Hub::default(), held: holds::Exacts::default(), bells: orders::Bells::default() }))
+    }
+
+    /// Makes the state directory with new keys and an empty database.
+    pub fn init(config: &Config) -> Result<Keys, CollectorError> {
+        let keys = Keys::create(&config.state)?;
+        Central::open(&config.state)?;
+        Ok(keys)
+    }
+}
