@@ -18,7 +18,7 @@ Examples:
   interceptor collector run")]
 pub struct CollectorArgs {
     /// The collector's configuration.
-    #[arg(long, global = true, default_value = "/etc/interceptor/collector.toml",
+    #[arg(long, global = true, default_value = crate::collector::DEFAULT_PATH,
           env = "INTERCEPTOR_COLLECTOR_CONFIG")]
     collector_config: PathBuf,
     #[command(subcommand)]

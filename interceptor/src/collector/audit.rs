@@ -139,9 +139,11 @@ mod tests {
         drop(central);
         let db = Connection::open(dir.path().join("collector.db")).unwrap();
         assert_eq!(verify(&db).unwrap(), None);
-        db.execute_batch("DROP TRIGGER audit_stays; DROP TRIGGER audit_keeps; \
-                          UPDATE audit SET detail = '{\"n\":7}' WHERE id = 3")
-            .unwrap();
+        db.execute_batch(
+            "DROP TRIGGER audit_stays; DROP TRIGGER audit_keeps; \
+                          UPDATE audit SET detail = '{\"n\":7}' WHERE id = 3",
+        )
+        .unwrap();
         assert_eq!(verify(&db).unwrap(), Some(3));
         db.execute_batch("UPDATE audit SET detail = '{\"n\":2}' WHERE id = 3").unwrap();
         assert_eq!(verify(&db).unwrap(), None);

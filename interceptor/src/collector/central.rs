@@ -138,7 +138,8 @@ fn open_reader(path: &Path) -> Result<Connection, CollectorError> {
 
 fn migrate(db: &mut Connection) -> Result<(), CollectorError> {
     let run = |db: &mut Connection| -> rusqlite::Result<()> {
-        let version: usize = db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0))? as usize;
+        let version: usize =
+            db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0))? as usize;
         for (i, statements) in MIGRATIONS.iter().enumerate().skip(version) {
             let step = db.transaction()?;
             step.execute_batch(statements)?;

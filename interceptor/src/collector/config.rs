@@ -224,7 +224,9 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         if self.hosts.names.is_empty() {
-            return Err("hosts.names: name what hosts dial, such as \"collector.example.com\"".into());
+            return Err(
+                "hosts.names: name what hosts dial, such as \"collector.example.com\"".into()
+            );
         }
         if self.console.tls.is_none() && !self.console.listen.ip().is_loopback() {
             return Err("console.listen: without [console.tls] only a loopback address".into());
@@ -237,7 +239,10 @@ impl Config {
             return Err(format!("origin {:?}: scheme, name and port only", self.origin));
         }
         if secure.is_none() && self.console.tls.is_some() {
-            return Err(format!("origin {:?}: with [console.tls] it begins with https://", self.origin));
+            return Err(format!(
+                "origin {:?}: with [console.tls] it begins with https://",
+                self.origin
+            ));
         }
         let mut names = BTreeMap::new();
         for agent in &self.agents {

@@ -25,7 +25,9 @@ pub enum CollectorError {
         source: std::io::Error,
     },
     /// The central database refused.
-    #[error("collector: cannot {action}: {source}; see whether the disk of the state directory is full")]
+    #[error(
+        "collector: cannot {action}: {source}; see whether the disk of the state directory is full"
+    )]
     Sqlite {
         /// What was tried.
         action: &'static str,

@@ -37,7 +37,9 @@ mod testing;
 use std::sync::Arc;
 
 pub use central::Central;
-pub use config::{Approval, Config, Console, Hosts, Login, Role, Roles, Webhook, WebhookForm};
+pub use config::{
+    Approval, Config, Console, DEFAULT_PATH, Hosts, Login, Role, Roles, Webhook, WebhookForm,
+};
 pub use error::CollectorError;
 pub use http::Peer;
 pub use hub::{Change, Hub};

@@ -17,5 +17,5 @@ mod seen;
 mod tls;
 
 pub use http::{Event, Parts, Server, StartError};
-pub(crate) use tls::acceptor;
 pub use memory::{Full, Presented, TICKET_LENGTH, TICKET_LIFE, is_ticket};
+pub(crate) use tls::acceptor;
