@@ -87,6 +87,69 @@ pub struct Config {
     pub metrics: Metrics,
     /// Where agents may present a token beforehand or get a ticket for it; nowhere when absent.
     pub present: Option<Present>,
+    /// The collector that gets the records; none when absent.
+    pub ship: Option<Ship>,
+}
+
+/// The collector that gets the records of this host.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ship {
+    /// Where it listens for hosts, e.g. `https://collector.example.com:8444`.
+    pub collector: String,
+    /// Certificate, key and what is acknowledged; `ship` below `paths.state` when absent.
+    pub state: Option<PathBuf>,
+    /// What becomes of a token that the collector does not answer for in time.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+    /// Approvers of this host may decide while the collector cannot be reached.
+    #[serde(default)]
+    pub local_approvers: bool,
+}
+
+/// What becomes of a token that the collector does not answer for in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTimeout {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It is let in, and both sessions end when it turns out to be used elsewhere.
+    Allow,
+}
+
+impl Ship {
+    /// A collector, and everything else as it is by default.
+    pub fn at(collector: String) -> Self {
+        Self {
+            collector,
+            state: None,
+            on_timeout: OnTimeout::default(),
+            local_approvers: false,
+        }
+    }
+
+    /// The same, when its address can be one.
+    pub fn checked(self) -> Result<Self, String> {
+        self.check().map(|()| self)
+    }
+
+    /// The state directory.
+    pub fn state(&self, paths: &Paths) -> PathBuf {
+        self.state.clone().unwrap_or_else(|| paths.state.join("ship"))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let url = &self.collector;
+        let rest = url.strip_prefix("https://").unwrap_or_default();
+        if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
+            return Err(format!(
+                "ship.collector {url:?}: https://, name and port only, such as \
+                 \"https://collector.example.com:8444\""
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The address at which agents present a token before they connect.
@@ -671,6 +734,7 @@ impl Config {
         self.check_issuers()?;
         self.check_agents()?;
         self.check_services()?;
+        self.ship.as_ref().map_or(Ok(()), Ship::check)?;
         for e in &self.capture.exempt {
             if e.services.is_empty() {
                 return Err(format!("capture.exempt {}: name the services it may reach", e.source));

@@ -125,8 +125,11 @@ impl Fleet {
     }
 
     fn enrol(&self, bed: &Bed, name: &str) -> Result<()> {
-        let code = interceptor::collector::codes::fresh(&self.collector, name, "test");
-        let code = self.runtime.block_on(code)?;
+        let (name, now) = (name.to_owned(), interceptor::record::now_us());
+        let make = self.collector.central.write(move |db| {
+            interceptor::collector::codes::make(db, &name, "test", now, now + 600_000_000)
+        });
+        let code = self.runtime.block_on(make)?;
         let pin = self.collector.keys.authority_pin();
         let enrol = ["ship", "enrol", "--code", &code, "--authority-pin", &pin];
         bed.interceptor()?.cli(enrol).ok()?;

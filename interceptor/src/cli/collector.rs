@@ -1,21 +1,33 @@
 //! `interceptor collector`: the central service that receives records, shows them, and carries
 //! approvals.
 
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::collector::{Collector, Config, Server};
+use super::table::{Paint, Table, json, print, safe, span};
+use crate::collector::audit::{self, Who};
+use crate::collector::hosts::{self, Listed};
+use crate::collector::log::{SessionProof, VerifierKey};
+use crate::collector::{Collector, CollectorError, Config, Server, codes, log_key, prove};
+use crate::record::now_us;
+use crate::record::terminal::local_time;
 
 /// Arguments of `interceptor collector`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   interceptor collector init
-  interceptor collector run")]
+  interceptor collector run
+  interceptor collector enrol --name db1
+  interceptor collector hosts revoke db1
+  interceptor collector prove 01J9ZK > proof.json
+  interceptor collector verify-proof proof.json --key collector.example.com/interceptor+…")]
 pub struct CollectorArgs {
     /// The collector's configuration.
     #[arg(long, global = true, default_value = crate::collector::DEFAULT_PATH,
@@ -38,12 +50,80 @@ enum Verb {
     Init,
     /// Serve hosts and people.
     Run,
+    /// Print a one-time code with which one host enrols.
+    Enrol {
+        /// Name under which the host is listed.
+        #[arg(long)]
+        name: String,
+        /// How long the code is good.
+        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        valid_for: Duration,
+        /// JSON for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The hosts that are known.
+    Hosts {
+        /// JSON instead of a table.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        verb: Option<HostsVerb>,
+    },
+    /// Print the proof that a sealed session stands in the log, for somebody else.
+    Prove {
+        /// Id of the session, or the beginning or end of it.
+        session: String,
+    },
+    /// Check such a proof, with the log's key and nothing else.
+    VerifyProof {
+        /// The proof; `-` reads standard input.
+        proof: PathBuf,
+        /// Key of the log, as `log-key` printed it and you kept it.
+        #[arg(long)]
+        key: String,
+        /// JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the key of the log, for those who check proofs.
+    LogKey,
+    /// Recompute the log and the audit trail; exit status 1 when something was altered.
+    Verify,
+}
+
+#[derive(Debug, Subcommand)]
+enum HostsVerb {
+    /// All of them.
+    List,
+    /// Let a host in no more.
+    Revoke {
+        /// Its name, or the beginning of its fingerprint.
+        host: String,
+    },
+    /// Take the mark off a host whose problem somebody looked into.
+    Clear {
+        /// Its name, or the beginning of its fingerprint.
+        host: String,
+    },
 }
 
 /// Runs a verb.
 pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
+    if let Verb::VerifyProof { proof, key, json } = &args.verb {
+        return verify_proof(proof, key, *json);
+    }
     let config = Config::load(&args.collector_config)?;
     match args.verb {
+        Verb::VerifyProof { .. } => Ok(ExitCode::FAILURE),
+        Verb::Enrol { name, valid_for, json } => enrol(config, name, valid_for, json).await,
+        Verb::Hosts { json, verb } => hosts(config, verb.unwrap_or(HostsVerb::List), json).await,
+        Verb::Prove { session } => prove(config, session).await,
+        Verb::LogKey => {
+            print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Verify => verify(config).await,
         Verb::Init => {
             let keys = Collector::init(&config)?;
             println!("State        {}", config.state.display());
@@ -54,6 +134,182 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
         }
         Verb::Run => serve(config).await,
     }
+}
+
+fn operator() -> Who {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let user = user.map_or_else(|| nix::unistd::getuid().to_string(), |u| u.name);
+    Who::Operator { user }
+}
+
+async fn enrol(
+    config: Config,
+    name: String,
+    valid_for: Duration,
+    as_json: bool,
+) -> anyhow::Result<ExitCode> {
+    if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+        bail!("a host's name has between 1 and 128 printable characters");
+    }
+    let collector = Collector::open(config)?;
+    let us = i64::try_from(valid_for.as_micros()).context("valid-for is too long")?;
+    let kept = name.clone();
+    let code = collector
+        .central
+        .write(move |db| {
+            let (who, now) = (operator(), now_us());
+            let Who::Operator { user } = &who else { return Err(CollectorError::Stopped) };
+            let code = codes::make(db, &kept, user, now, now.saturating_add(us))?;
+            let detail = serde_json::json!({ "valid_us": us });
+            let entry =
+                audit::Entry { who: &who, what: "code.made", target: &kept, detail: &detail };
+            audit::append(db, &entry)?;
+            Ok(code)
+        })
+        .await?;
+    let port = collector.config.hosts.listen.port();
+    let host = collector.config.hosts.names.first().cloned().unwrap_or_default();
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let (url, pin) = (format!("https://{host}:{port}"), collector.keys.authority_pin());
+    if as_json {
+        let all = serde_json::json!({ "collector": url, "code": code, "authority_pin": pin });
+        print(&(json(&all)? + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&format!(
+        "Run this on {}, within {}:\n\n  interceptor ship enrol --collector {url} \\\n      \
+         --code {code} \\\n      --authority-pin {pin}\n",
+        safe(&name),
+        humantime::format_duration(valid_for)
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn hosts(config: Config, verb: HostsVerb, as_json: bool) -> anyhow::Result<ExitCode> {
+    let collector = Collector::open(config)?;
+    let (name, revoke) = match verb {
+        HostsVerb::List => {
+            let all = collector.central.read(hosts::list).await?;
+            print(&if as_json { json(&all)? + "\n" } else { table(&all) })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        HostsVerb::Revoke { host } => (host, true),
+        HostsVerb::Clear { host } => (host, false),
+    };
+    let host = collector
+        .central
+        .write(move |db| {
+            let host = match hosts::find(db, &name)? {
+                Ok(host) => host,
+                Err(why) => return Ok(Err(why)),
+            };
+            if revoke {
+                hosts::revoke(db, &host, &operator())?;
+            } else {
+                hosts::set_problem(db, &host, &operator(), None)?;
+            }
+            Ok::<_, CollectorError>(Ok(host))
+        })
+        .await?
+        .map_err(anyhow::Error::msg)?;
+    let what = if revoke { "Revoked" } else { "Cleared" };
+    print(&format!("{what} {} ({}).\n", safe(&host.name), host.fingerprint))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(all: &[Listed]) -> String {
+    let mut table = Table::new(&[
+        "NAME", "FINGERPRINT", "STATE", "EVENTS", "SEEN", "CERTIFICATE UNTIL", "PROBLEM",
+    ]);
+    for h in all {
+        let state = if h.revoked_us.is_some() { "REVOKED" } else { "enrolled" };
+        let seen = h.seen_us.map_or("never".into(), |us| {
+            let past = u64::try_from(now_us().saturating_sub(us)).unwrap_or(0);
+            format!("{} ago", span(Duration::from_micros(past)))
+        });
+        table.row([
+            h.name.clone(),
+            h.fingerprint.chars().take(16).collect(),
+            state.into(),
+            h.events.to_string(),
+            seen,
+            local_time(h.certificate_until_us),
+            h.problem.clone().unwrap_or_default(),
+        ]);
+    }
+    table.render(Paint::stdout())
+}
+
+async fn prove(config: Config, session: String) -> anyhow::Result<ExitCode> {
+    let collector = Collector::open(config)?;
+    let state = collector.config.state.clone();
+    let proof = collector
+        .central
+        .read(move |db| prove::session(db, &state, &session))
+        .await?
+        .map_err(anyhow::Error::msg)?;
+    print(&(json(&proof)? + "\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify_proof(path: &Path, key: &str, as_json: bool) -> anyhow::Result<ExitCode> {
+    let key = VerifierKey::parse(key)?;
+    let mut text = String::new();
+    let most = 1 << 20;
+    if path == Path::new("-") {
+        std::io::stdin().take(most).read_to_string(&mut text)?;
+    } else {
+        let file = std::fs::File::open(path);
+        let file = file.with_context(|| format!("cannot read {}", path.display()))?;
+        file.take(most).read_to_string(&mut text)?;
+    }
+    let proof: SessionProof = serde_json::from_str(&text)
+        .with_context(|| format!("{} is no proof of `collector prove`", path.display()))?;
+    let proven = proof.verify(&key)?;
+    if as_json {
+        print(&(json(&proven)? + "\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let seal = &proven.seal;
+    print(&format!(
+        "proved: session {} (number {}) of host {}\n        {} events, ended {:?}, sealed {}\n        \
+         head {}\n        stands at place {} of {} in the log {}\n",
+        safe(&seal.session),
+        seal.number,
+        proven.host,
+        seal.events,
+        seal.reason,
+        local_time(proven.sealed_us),
+        safe(&seal.head),
+        proven.index,
+        proven.size,
+        safe(&key.name)
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify(config: Config) -> anyhow::Result<ExitCode> {
+    let collector = Collector::open(config)?;
+    let (log, trail) = collector
+        .central
+        .read(|db| Ok::<_, CollectorError>((prove::check_log(db)?, audit::verify(db)?)))
+        .await?;
+    let mut clean = true;
+    match log {
+        Ok(size) => print(&format!("log: {size} sealed sessions, every signed root is theirs\n"))?,
+        Err(what) => {
+            clean = false;
+            print(&format!("LOG ALTERED: {what}\n"))?;
+        }
+    }
+    match trail {
+        None => print("audit trail: unaltered\n")?,
+        Some(id) => {
+            clean = false;
+            print(&format!("AUDIT TRAIL ALTERED: at step {id}\n"))?;
+        }
+    }
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {

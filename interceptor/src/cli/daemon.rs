@@ -17,6 +17,7 @@ use crate::present;
 use crate::session::handler::Handler;
 use crate::session::workers::Workers;
 use crate::session::{Ending, Gate};
+use crate::ship::{Shipper, start};
 use crate::wire::Server;
 use crate::wire::postgres::cancel::CancelKeys;
 
@@ -40,15 +41,25 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&config.paths.run)
         .with_context(|| format!("create {}", config.paths.run.display()))?;
     let gate = Gate::open(config).await?;
+    let line = start::prepare(&gate);
     let handler = Arc::new(Handler::new(Arc::clone(&gate)));
     let socket = gate.config.paths.control_socket();
     let control =
         control::Server::new(&socket, Arc::clone(&handler) as _, Arc::clone(&gate.approvals))?;
+    let recorder = Arc::clone(&gate.recorder);
+    if let Some(shipping) =
+        Shipper::start(&gate.config, recorder, Arc::clone(&handler) as _)?
+    {
+        handler.set_shipping(shipping);
+    }
     let presents = present(&gate)?;
     let listeners = listen(&gate)?;
     let mut tasks = JoinSet::new();
     if let Some(server) = presents {
         tasks.spawn(server.run());
+    }
+    if let Some(line) = line {
+        tasks.spawn(line.run());
     }
     tasks.spawn(control.run());
     tasks.spawn(Arc::clone(gate.identity()).refresh_keys());

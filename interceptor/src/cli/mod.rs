@@ -11,6 +11,7 @@ pub mod policy;
 mod procfs;
 pub mod sessions;
 pub mod setup;
+pub mod ship;
 mod sshd;
 pub mod status;
 pub mod table;
@@ -46,6 +47,8 @@ enum Verb {
     Approvals(approvals::ApprovalsArgs),
     /// The central service: receives records, shows them, carries approvals.
     Collector(collector::CollectorArgs),
+    /// This host and its collector: enrol, status.
+    Ship(ship::ShipArgs),
     /// Policies: check, test, explain, reload.
     Policy(policy::PolicyArgs),
     /// Look into a token: which checks it passes.
@@ -109,6 +112,7 @@ impl Cli {
             Verb::Sessions(args) => sessions::run(args, &config).await,
             Verb::Approvals(args) => approvals::run(args, &config).await,
             Verb::Collector(args) => Box::pin(collector::run(args)).await,
+            Verb::Ship(args) => ship::run(args, &config).await,
             Verb::Policy(args) => policy::run(args, &config).await,
             Verb::Token(args) => token::run(args, &config).await,
             Verb::Agent(args) => agent::run(args).await,

@@ -85,6 +85,10 @@ enum Action {
         /// The host's public key (PEM) from a safe place.
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
+        /// Ask the collector too: every session that it acknowledged must stand in its log as it
+        /// was sealed here, and the log must continue the one that was seen before.
+        #[arg(long)]
+        collector: bool,
         /// JSON instead of text.
         #[arg(long)]
         json: bool,
@@ -182,7 +186,7 @@ fn run_blocking(action: &Action, config: &Config) -> anyhow::Result<ExitCode> {
         eprintln!("interceptor: warning: {}", safe(warning));
     }
     let mut out = BufWriter::new(io::stdout().lock());
-    match act(action, &reader, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?)) {
+    match act(action, config, &reader, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Err(e) if is_closed_pipe(&e) => Ok(ExitCode::SUCCESS),
         other => other,
     }
@@ -194,7 +198,12 @@ fn is_closed_pipe(e: &anyhow::Error) -> bool {
     })
 }
 
-fn act(action: &Action, reader: &Reader, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+fn act(
+    action: &Action,
+    config: &Config,
+    reader: &Reader,
+    out: &mut impl Write,
+) -> anyhow::Result<ExitCode> {
     let style = Style::detect();
     match action {
         Action::List { which, limit, below, json } => {
@@ -214,10 +223,18 @@ fn act(action: &Action, reader: &Reader, out: &mut impl Write) -> anyhow::Result
                 if *no_wait { Pace::at_once() } else { Pace { speed: *speed, longest: *max_wait } };
             replay(reader, &reader.find(session)?, *channel, pace, style, out)?;
         }
-        Action::Verify { anchor, key, json } => {
+        Action::Verify { anchor, key, collector, json } => {
             let report = verify(reader, &verified::options(anchor, key.as_deref())?)?;
             verified::report(&report, *json, style, out)?;
-            return Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            let mut clean = report.is_clean();
+            if *collector {
+                let ship = config.ship.as_ref().context("no collector is configured: see [ship]")?;
+                let asked = crate::ship::prove(config, ship, reader);
+                let proved = tokio::runtime::Handle::current().block_on(asked)?;
+                verified::proved(&proved, *json, style, out)?;
+                clean &= proved.findings.is_empty();
+            }
+            return Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Action::Export { sessions, which, format, channel, checkpoint, output } => {
             let mut file;

@@ -78,6 +78,9 @@ fn render(s: &Status, paint: Paint) -> String {
     );
     let _ = writeln!(out, "policy     {}, {} rules", safe(&s.policy.version), s.policy.rules);
     let _ = writeln!(out, "record     {}", record(&s.record));
+    if let Some(ship) = &s.ship {
+        let _ = writeln!(out, "collector  {}", super::ship::line(ship));
+    }
     for i in &s.issuers {
         let age = i.keys_age_s.map_or("never fetched".into(), |a| {
             format!("fetched {} ago", span(Duration::from_secs(a)))
@@ -147,6 +150,9 @@ fn alarms(s: &Status) -> Vec<String> {
         && r.bytes.saturating_mul(10) >= r.max_bytes.saturating_mul(8)
     {
         all.push("the store is more than 80 % full: it refuses when it is full".into());
+    }
+    if let Some(why) = s.ship.as_ref().and_then(|ship| ship.problem.as_ref()) {
+        all.push(format!("RECORDS ARE NOT SHIPPED: {why}"));
     }
     for i in &s.issuers {
         if let Some(why) = &i.error {

@@ -16,7 +16,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::error::CollectorError;
 
 /// Statements that bring a database from version `i` to `i + 1`.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema.sql"), include_str!("migrations/001-certificates.sql")];
 /// Most writes in one transaction.
 const GROUP: usize = 512;
 /// Writes that may wait before further writers do.

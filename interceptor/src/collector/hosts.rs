@@ -1,14 +1,25 @@
-//! The hosts that are known: who is at the other end of a connection.
+//! The hosts that are known: enrolment, who is at the other end of a connection, revocation.
+//!
+//! A host is its record key; a certificate stands for it while it is not expired, was issued to
+//! it, and the host is not revoked. All three are looked up for every request.
 
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
-use rusqlite::OptionalExtension;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::json;
 
+use super::audit::{self, Who};
+use super::authority::{self, Issued};
 use super::error::CollectorError;
-use super::{Collector, Peer};
+use super::http::Peer;
+use super::refuse::Refuse;
+use super::wire::{self, ENROL_DOMAIN};
+use super::{Change, Collector, codes};
+use crate::record::{PublicKey, now_us};
 
 /// A host that is known.
 #[derive(Debug, Clone)]
@@ -19,6 +30,38 @@ pub struct Host {
     pub name: String,
     /// Fingerprint of its record key, hex.
     pub fingerprint: String,
+    /// Its record key.
+    pub key: PublicKey,
+}
+
+impl Host {
+    /// As the audit trail names it.
+    pub fn who(&self) -> Who {
+        Who::Host { name: self.name.clone(), fingerprint: self.fingerprint.clone() }
+    }
+}
+
+/// One line of the list of hosts.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Listed {
+    /// Name.
+    pub name: String,
+    /// Fingerprint of its record key, hex.
+    pub fingerprint: String,
+    /// When it was enrolled; all times in microseconds since the Unix epoch.
+    pub enrolled_us: i64,
+    /// When it was revoked.
+    pub revoked_us: Option<i64>,
+    /// When its certificate ends.
+    pub certificate_until_us: i64,
+    /// When it was heard of last.
+    pub seen_us: Option<i64>,
+    /// Version of its binary.
+    pub version: Option<String>,
+    /// Events that are here.
+    pub events: u64,
+    /// What is wrong with what it ships.
+    pub problem: Option<String>,
 }
 
 /// The host behind a request: an extractor that lets nobody else in.
@@ -26,37 +69,222 @@ pub struct Host {
 pub struct Known(pub Host);
 
 impl FromRequestParts<Arc<Collector>> for Known {
-    type Rejection = StatusCode;
+    type Rejection = Refuse;
 
     async fn from_request_parts(
         parts: &mut Parts,
         collector: &Arc<Collector>,
-    ) -> Result<Self, StatusCode> {
-        let shown = parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref());
-        let certificate = shown.ok_or(StatusCode::UNAUTHORIZED)?;
-        let (_, read) =
-            x509_parser::parse_x509_certificate(certificate).map_err(|_| StatusCode::FORBIDDEN)?;
-        let serial = crate::record::chain::hex(read.raw_serial());
+    ) -> Result<Self, Refuse> {
+        let certificate =
+            parts.extensions.get::<Peer>().and_then(|peer| peer.certificate.as_ref());
+        let named = certificate.and_then(authority::read);
+        let (name, serial) = named.ok_or_else(Refuse::no_certificate)?;
         let found = collector
             .central
-            .read(move |db| {
-                db.prepare_cached(
-                    "SELECT id, name, fingerprint FROM hosts
-                     WHERE serial = ?1 AND revoked_us IS NULL",
-                )
-                .and_then(|mut s| {
-                    s.query_row([serial], |r| {
-                        Ok(Host { id: r.get(0)?, name: r.get(1)?, fingerprint: r.get(2)? })
-                    })
-                    .optional()
-                })
-                .map_err(CollectorError::sqlite("look for a host"))
-            })
-            .await;
+            .read(move |db| behind(db, &name, &serial).map_err(Refuse::from))
+            .await?;
         match found {
-            Ok(Some(host)) => Ok(Self(host)),
-            Ok(None) => Err(StatusCode::FORBIDDEN),
-            Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+            Some((host, None)) => Ok(Self(host)),
+            Some((host, Some(_))) => Err(Refuse::revoked(&host.name)),
+            None => Err(Refuse::unknown()),
         }
     }
+}
+
+/// The host that a certificate was issued to, and when it was revoked.
+fn behind(
+    db: &Connection,
+    fingerprint: &str,
+    serial: &str,
+) -> Result<Option<(Host, Option<i64>)>, CollectorError> {
+    db.prepare_cached(
+        "SELECT h.id, h.name, h.fingerprint, h.public_key, h.revoked_us FROM hosts h \
+         JOIN certificates c ON c.host = h.id WHERE h.fingerprint = ?1 AND c.serial = ?2",
+    )
+    .and_then(|mut s| {
+        s.query_row([fingerprint, serial], |r| Ok((host(r)?, r.get("revoked_us")?))).optional()
+    })
+    .map_err(CollectorError::sqlite("look for a host"))
+}
+
+fn host(r: &Row<'_>) -> rusqlite::Result<Host> {
+    let key: Vec<u8> = r.get("public_key")?;
+    let key = PublicKey(key.try_into().map_err(|_| rusqlite::Error::InvalidQuery)?);
+    Ok(Host { id: r.get("id")?, name: r.get("name")?, fingerprint: r.get("fingerprint")?, key })
+}
+
+/// Enrols a host that shows a code and proves its record key. The code is used up by the first
+/// well-formed request that shows it.
+pub async fn enrol(
+    collector: &Arc<Collector>,
+    request: wire::Enrol,
+) -> Result<(Host, Issued), Refuse> {
+    let key = STANDARD.decode(&request.record_key).ok().and_then(|k| k.try_into().ok());
+    let key = PublicKey(key.ok_or_else(|| Refuse::form("record_key is no Ed25519 key"))?);
+    let proof = STANDARD.decode(&request.proof).unwrap_or_default();
+    if !key.verify(&[ENROL_DOMAIN, &request.signed()].concat(), &proof) {
+        return Err(Refuse::form("proof is not signed by record_key"));
+    }
+    if request.version.len() > 64 || request.name.len() > 256 {
+        return Err(Refuse::form("name or version is too long"));
+    }
+    let fingerprint = key.fingerprint_hex();
+    let issued = authority::issue(&collector.keys, &request.csr_pem, &fingerprint)
+        .map_err(|e| Refuse::form(&e.to_string()))?;
+    let certificate = issued.clone();
+    let host = collector
+        .central
+        .write(move |db| {
+            let now = now_us();
+            let Some(name) = codes::redeem(db, &request.code, now)? else {
+                return Ok(None);
+            };
+            let host = upsert(db, &name, &key, &request.version, now)?;
+            // A new beginning: what was issued before is worth nothing.
+            db.execute("DELETE FROM certificates WHERE host = ?1", [host.id])
+                .map_err(CollectorError::sqlite("forget old certificates"))?;
+            keep(db, host.id, &certificate)?;
+            let detail = json!({ "own_name": request.name, "serial": certificate.serial });
+            let entry = audit::Entry {
+                who: &host.who(),
+                what: "host.enrolled",
+                target: &host.name,
+                detail: &detail,
+            };
+            audit::append(db, &entry)?;
+            Ok::<_, CollectorError>(Some(host))
+        })
+        .await?;
+    let host = host.ok_or_else(Refuse::code)?;
+    collector.hub.tell(Change::Host(host.id));
+    Ok((host, issued))
+}
+
+fn upsert(
+    db: &Connection,
+    name: &str,
+    key: &PublicKey,
+    version: &str,
+    now: i64,
+) -> Result<Host, CollectorError> {
+    db.query_row(
+        "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
+         certificate_until_us, version) VALUES (?1, ?2, ?3, ?4, '', 0, ?5) \
+         ON CONFLICT (fingerprint) DO UPDATE SET name = ?2, enrolled_us = ?4, revoked_us = NULL, \
+         version = ?5 RETURNING id, name, fingerprint, public_key",
+        params![key.fingerprint_hex(), name, &key.0[..], now, version],
+        host,
+    )
+    .map_err(CollectorError::sqlite("enrol a host"))
+}
+
+/// Issues a new certificate to a host that is known.
+pub async fn renew(
+    collector: &Arc<Collector>,
+    host: &Host,
+    csr_pem: &str,
+) -> Result<Issued, Refuse> {
+    let issued = authority::issue(&collector.keys, csr_pem, &host.fingerprint)
+        .map_err(|e| Refuse::form(&e.to_string()))?;
+    let (id, certificate) = (host.id, issued.clone());
+    collector.central.write(move |db| keep(db, id, &certificate)).await?;
+    Ok(issued)
+}
+
+/// Most certificates of a host that are kept in mind.
+const KEPT: i64 = 8;
+
+fn keep(db: &Connection, host: i64, issued: &Issued) -> Result<(), CollectorError> {
+    let write = || -> rusqlite::Result<()> {
+        db.execute(
+            "INSERT INTO certificates (serial, host, issued_us, until_us) VALUES (?1, ?2, ?3, ?4)",
+            params![issued.serial, host, now_us(), issued.until_us],
+        )?;
+        db.execute(
+            "DELETE FROM certificates WHERE host = ?1 AND serial NOT IN (SELECT serial FROM \
+             certificates WHERE host = ?1 ORDER BY issued_us DESC LIMIT ?2)",
+            params![host, KEPT],
+        )?;
+        db.execute(
+            "UPDATE hosts SET serial = ?2, certificate_until_us = ?3 WHERE id = ?1",
+            params![host, issued.serial, issued.until_us],
+        )?;
+        Ok(())
+    };
+    write().map_err(CollectorError::sqlite("keep a certificate"))
+}
+
+/// All hosts, by name.
+pub fn list(db: &Connection) -> Result<Vec<Listed>, CollectorError> {
+    db.prepare(
+        "SELECT name, fingerprint, enrolled_us, revoked_us, certificate_until_us, seen_us, \
+         version, events, problem FROM hosts ORDER BY name, fingerprint",
+    )
+    .and_then(|mut s| {
+        s.query_map([], |r| {
+            Ok(Listed {
+                name: r.get(0)?,
+                fingerprint: r.get(1)?,
+                enrolled_us: r.get(2)?,
+                revoked_us: r.get(3)?,
+                certificate_until_us: r.get(4)?,
+                seen_us: r.get(5)?,
+                version: r.get(6)?,
+                events: r.get::<_, i64>(7)?.max(0) as u64,
+                problem: r.get(8)?,
+            })
+        })?
+        .collect()
+    })
+    .map_err(CollectorError::sqlite("list hosts"))
+}
+
+/// The one host with this name, or whose fingerprint begins so.
+pub fn find(db: &Connection, name: &str) -> Result<Result<Host, String>, CollectorError> {
+    let found: Vec<Host> = db
+        .prepare(
+            "SELECT id, name, fingerprint, public_key FROM hosts WHERE name = ?1 \
+             OR (length(?1) >= 8 AND substr(fingerprint, 1, length(?1)) = ?1) LIMIT 2",
+        )
+        .and_then(|mut s| s.query_map([name], host)?.collect())
+        .map_err(CollectorError::sqlite("look for a host"))?;
+    let mut found = found.into_iter();
+    Ok(match (found.next(), found.next()) {
+        (Some(host), None) => Ok(host),
+        (None, _) => Err(format!("no host is called {name:?}: see `interceptor collector hosts`")),
+        _ => Err(format!("several hosts are called {name:?}: name one by its fingerprint")),
+    })
+}
+
+/// Lets a host in no more, from the next request on.
+pub fn revoke(db: &Connection, host: &Host, by: &Who) -> Result<(), CollectorError> {
+    db.execute(
+        "UPDATE hosts SET revoked_us = ?2 WHERE id = ?1 AND revoked_us IS NULL",
+        params![host.id, now_us()],
+    )
+    .map_err(CollectorError::sqlite("revoke a host"))?;
+    let detail = json!({ "fingerprint": host.fingerprint });
+    let entry = audit::Entry { who: by, what: "host.revoked", target: &host.name, detail: &detail };
+    audit::append(db, &entry)
+}
+
+/// Marks what is wrong with what a host ships, or that it was looked into.
+pub fn set_problem(
+    db: &Connection,
+    host: &Host,
+    by: &Who,
+    problem: Option<&str>,
+) -> Result<(), CollectorError> {
+    let changed = db
+        .execute(
+            "UPDATE hosts SET problem = ?2 WHERE id = ?1 AND problem IS NOT ?2",
+            params![host.id, problem],
+        )
+        .map_err(CollectorError::sqlite("mark a host"))?;
+    if changed == 0 {
+        return Ok(());
+    }
+    let detail = json!({ "problem": problem });
+    let what = if problem.is_some() { "host.problem" } else { "host.cleared" };
+    audit::append(db, &audit::Entry { who: by, what, target: &host.name, detail: &detail })
 }

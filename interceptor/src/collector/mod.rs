@@ -11,7 +11,9 @@
 //! a held request after its end.
 
 pub mod audit;
+mod authority;
 mod central;
+pub mod codes;
 mod config;
 pub mod decisions;
 mod error;
@@ -19,18 +21,29 @@ pub mod holds;
 pub mod hosts;
 mod http;
 mod hub;
+mod index;
+mod ingest;
 mod keys;
 pub mod link;
+pub mod log;
 pub mod orders;
+pub mod prove;
+mod refuse;
+pub mod replica;
+mod routes;
 pub mod rules;
 mod server;
 pub mod tokens;
 pub mod webhooks;
+pub mod wire;
 
 #[cfg(test)]
 mod decision_tests;
 #[cfg(test)]
 mod link_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod ship_tests;
 #[cfg(test)]
 mod testing;
 
@@ -40,11 +53,15 @@ pub use central::Central;
 pub use config::{
     Approval, Config, Console, DEFAULT_PATH, Hosts, Login, Role, Roles, Webhook, WebhookForm,
 };
+pub use decisions::Person;
 pub use error::CollectorError;
 pub use http::Peer;
 pub use hub::{Change, Hub};
+pub use ingest::Replicas;
 pub use keys::Keys;
-pub use decisions::Person;
+pub use refuse::Refuse;
+pub use replica::{Position, Replica};
+pub use routes::log_key;
 pub use server::Server;
 
 /// Everything that the parts of a running collector share.
@@ -53,6 +70,8 @@ pub struct Collector {
     pub config: Config,
     /// What concerns all hosts.
     pub central: Central,
+    /// What hosts recorded.
+    pub replicas: Replicas,
     /// Its authority and its signing key.
     pub keys: Keys,
     /// Who wants to hear of changes.
@@ -68,7 +87,15 @@ impl Collector {
     pub fn open(config: Config) -> Result<Arc<Self>, CollectorError> {
         let keys = Keys::open(&config.state)?;
         let central = Central::open(&config.state)?;
-        Ok(Arc::new(Self { config, central, keys, hub: Hub::default(), held: holds::Exacts::default(), bells: orders::Bells::default() }))
+        Ok(Arc::new(Self {
+            replicas: Replicas::new(&config.state),
+            config,
+            central,
+            keys,
+            hub: Hub::default(),
+            held: holds::Exacts::default(),
+            bells: orders::Bells::default(),
+        }))
     }
 
     /// Makes the state directory with new keys and an empty database.

@@ -167,7 +167,7 @@ mod tests {
     fn of_several_rules_the_strictest_holds() {
         let of = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
         let (dba, sec, any) = (of(&["dba"]), of(&["security", "ciso"]), of(&[]));
-        let minutes = |n| Some(Duration::from_secs(60 * n));
+        let minutes = |n: u64| Some(Duration::from_secs(60 * n));
         let rules = || {
             [
                 Matching { groups: &dba, count: 1, expires: minutes(30) },

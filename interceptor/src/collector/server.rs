@@ -75,7 +75,10 @@ impl Server {
 /// What hosts may ask. Each route looks up the host behind the certificate; only enrolment does
 /// without.
 fn host_routes(collector: &Arc<Collector>) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).merge(link::routes(collector))
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .merge(super::routes::routes(collector))
+        .merge(link::routes(collector))
 }
 
 /// What people may ask.
@@ -150,5 +153,7 @@ fn make(collector: &Collector) -> Result<CertifiedKey, CollectorError> {
     let certificate = params.signed_by(&key, keys.issuer()).map_err(|e| wrong(&e))?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|e| wrong(&e))?;
-    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
+    // With the authority, which hosts that enrol know by its hash alone.
+    let chain = vec![certificate.der().clone(), keys.authority().clone()];
+    Ok(CertifiedKey::new(chain, key))
 }

@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, SerialNumber};
-use rusqlite::params;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 use tokio::task::JoinSet;
 use ulid::Ulid;
 
 use super::orders::HostId;
-use super::{Collector, CollectorError, Person, Role, Server, holds};
+use super::wire::{ENROL_DOMAIN, Enrol};
+use super::{Collector, Person, Role, Server, codes, holds, hosts};
 use crate::approval::{Approvals, HoldAsk, HoldSummary};
 use crate::identity::Identity;
 use crate::record::{HostKey, now_us};
@@ -79,34 +81,26 @@ impl Bed {
         let dir = self.dir.path().join(name);
         std::fs::create_dir(&dir).unwrap();
         let key = HostKey::open(&dir).unwrap();
-        let serial = Ulid::new().to_bytes();
-        // Positive, as serial numbers are.
-        let serial = [&[1_u8], &serial[..]].concat();
         let tls = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, key.public().fingerprint_hex());
-        params.serial_number = Some(SerialNumber::from(serial.clone()));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&tls, self.collector.keys.issuer()).unwrap();
-        let pem = certificate.pem() + &tls.serialize_pem();
-        let serial = crate::record::chain::hex(&serial);
-        let (fingerprint, public) = (key.public().fingerprint_hex(), key.public().0);
-        let (row_name, print) = (name.to_owned(), fingerprint.clone());
-        let id = self
-            .collector
-            .central
-            .write(move |db| {
-                db.execute(
-                    "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial,
-                     certificate_until_us) VALUES (?1, ?2, ?3, 0, ?4, 0)",
-                    params![print, row_name, &public[..], serial],
-                )
-                .map(|_| db.last_insert_rowid())
-                .map_err(CollectorError::sqlite("enrol"))
-            })
-            .await
-            .unwrap();
-        let id = HostId { id, fingerprint, name: name.into() };
+        let csr_pem = CertificateParams::default().serialize_request(&tls).unwrap().pem().unwrap();
+        let (row_name, now) = (name.to_owned(), now_us());
+        let made = move |db: &rusqlite::Connection| {
+            codes::make(db, &row_name, "test", now, now + 60_000_000)
+        };
+        let code = self.collector.central.write(made).await.unwrap();
+        let mut request = Enrol {
+            code,
+            csr_pem,
+            record_key: STANDARD.encode(key.public().0),
+            name: name.into(),
+            version: "test".into(),
+            proof: String::new(),
+        };
+        let proof = key.sign(&[ENROL_DOMAIN, &request.signed()].concat());
+        request.proof = STANDARD.encode(proof);
+        let (host, issued) = hosts::enrol(&self.collector, request).await.unwrap();
+        let pem = issued.pem + &tls.serialize_pem();
+        let id = HostId { id: host.id, fingerprint: host.fingerprint, name: host.name };
         Host { id, dir, pem, link: JoinSet::new(), parts: None }
     }
 }

@@ -14,7 +14,7 @@ mod server;
 pub use client::{Client, ClientError};
 pub use protocol::{
     Answer, ControlError, Drained, IssuerStatus, LiveSession, PolicyStatus, RecordStatus,
-    ServiceStatus, Status,
+    ServiceStatus, ShipStatus, Status,
 };
 pub use server::{ControlHandler, Server, ServerError};
 

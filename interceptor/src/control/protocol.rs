@@ -206,6 +206,39 @@ pub struct Status {
     pub issuers: Vec<IssuerStatus>,
     /// The store.
     pub record: RecordStatus,
+    /// The way to the collector, where one is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ship: Option<ShipStatus>,
+}
+
+/// The way to the collector in [`Status`]. Times in microseconds since the Unix epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShipStatus {
+    /// Its address.
+    pub collector: String,
+    /// This host has a certificate of it.
+    pub enrolled: bool,
+    /// It answered last.
+    pub connected: bool,
+    /// Events that it does not have.
+    pub waiting_events: u64,
+    /// When the oldest session with such events opened.
+    pub oldest_us: Option<i64>,
+    /// When it acknowledged something last.
+    pub acknowledged_us: Option<i64>,
+    /// Ledger entries up to here are on its disk.
+    pub acknowledged_ledger: u64,
+    /// Events shipped since the daemon began.
+    pub shipped_events: u64,
+    /// Batches that it took since.
+    pub batches: u64,
+    /// Failures since.
+    pub errors: u64,
+    /// Why nothing is shipped now.
+    pub problem: Option<String>,
+    /// When the certificate ends.
+    pub certificate_until_us: Option<i64>,
 }
 
 /// One service in [`Status`].

@@ -179,7 +179,10 @@ impl Drain {
     fn retain(&mut self) -> Result<bool, RecordError> {
         let age = i64::try_from(self.shared.settings.retain.0.as_micros()).unwrap_or(i64::MAX);
         let before_us = now_us().saturating_sub(age);
-        let (numbers, events) = self.store.sealed_before(before_us, DELETE_EVENTS)?;
+        let (numbers, events) = {
+            let acknowledged = self.shared.acknowledged.load(Ordering::Relaxed);
+            self.store.sealed_before(before_us, DELETE_EVENTS, acknowledged)?
+        };
         if numbers.is_empty() {
             return Ok(false);
         }

@@ -42,6 +42,8 @@ pub enum Entry {
     Deletion(Deletion),
     /// Bytes of the journal could not be read.
     Damage(Damage),
+    /// The store was opened by a new process.
+    Epoch(Epoch),
 }
 
 impl Entry {
@@ -51,6 +53,7 @@ impl Entry {
             Self::Seal(_) => "seal",
             Self::Deletion(_) => "deletion",
             Self::Damage(_) => "damage",
+            Self::Epoch(_) => "epoch",
         }
     }
 }
@@ -123,6 +126,24 @@ pub struct Damage {
     /// At the very end and incomplete, as a write that never finished leaves it: nothing that
     /// was acknowledged is missing, unless somebody cut the file.
     pub torn_tail: bool,
+}
+
+/// A new process opened the store. It stands before anything that process writes, so that what
+/// an earlier process could still have written is bounded: to the sessions in `open`, which get
+/// a last event and a seal, and to nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Counts epochs from 1. Stores older than this entry begin with it when they first see it.
+    pub number: u64,
+    /// Nothing was left open and no byte of the journal was unreadable.
+    pub clean: bool,
+    /// The number that the next session gets: sessions below belong to earlier epochs.
+    pub next_number: u64,
+    /// Sessions that were left open, and where their records end.
+    pub open: Vec<OpenHead>,
+    /// Sessions that were left open and whose record is not whole; their seals say more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<u64>,
 }
 
 /// Where the ledger stands.

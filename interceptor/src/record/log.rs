@@ -184,7 +184,7 @@ impl SessionLog {
 
     /// Ends as the death of the process ends it: without a last event and without a seal.
     #[cfg(test)]
-    pub(super) fn abandon(mut self) {
+    pub(crate) fn abandon(mut self) {
         self.done = true;
     }
 

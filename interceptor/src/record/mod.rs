@@ -18,7 +18,8 @@ mod consume;
 mod drain;
 pub mod event;
 pub mod export;
-mod frame;
+pub mod frame;
+pub mod heads;
 mod journal;
 mod keys;
 pub mod ledger;
@@ -33,8 +34,8 @@ mod search;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod ssh_tests;
-mod store;
-mod summary;
+pub mod store;
+pub mod summary;
 pub mod terminal;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -46,8 +47,9 @@ pub use journal::Pending;
 pub use keys::{HmacKey, HostKey, PublicKey};
 pub use log::{Commit, SessionLog};
 pub use reader::{Filter, Reader};
+pub(crate) use recorder::lock_store;
 pub use recorder::{Health, Recorder};
-pub use store::StoredEvent;
+pub use store::{Store, StoredEvent};
 pub use summary::Summary;
 
 use std::path::{Path, PathBuf};

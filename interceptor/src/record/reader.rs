@@ -100,6 +100,12 @@ impl Reader {
         Ok(Self { db: store::open_read_only(state)?, state: state.into(), warnings, damage })
     }
 
+    /// Opens the replica of another host's records: there is no journal and nobody to ask.
+    pub fn of_replica(directory: &Path) -> Result<Self, RecordError> {
+        let db = store::open_read_only(directory)?;
+        Ok(Self { db, state: directory.into(), warnings: Vec::new(), damage: Vec::new() })
+    }
+
     /// The same for a configured host.
     pub fn of(config: &Config) -> Result<Self, RecordError> {
         let socket = config.paths.control_socket();

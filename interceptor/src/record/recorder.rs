@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub orphans: Mutex<Vec<Orphan>>,
     pub appended: AtomicU64,
     pub stored: AtomicU64,
+    /// Ledger entries up to here are safe at the collector; all of them where none is configured.
+    pub acknowledged: AtomicU64,
     pub refusing: AtomicBool,
     pub condition: Mutex<Condition>,
     pub flush: Mutex<Flush>,
@@ -124,7 +126,10 @@ impl Recorder {
     /// Takes the store lock, brings what the journal holds into SQLite, seals what was left
     /// open as interrupted, and starts the drain.
     pub fn open(config: &Config) -> Result<Arc<Self>, RecordError> {
-        Self::open_with(&config.paths.state, &config.host_name(), &config.record, SEGMENT_BYTES)
+        // Before the collector's first word in this process nothing counts as acknowledged.
+        let acknowledged = if config.ship.is_some() { 0 } else { u64::MAX };
+        let (state, record) = (&config.paths.state, &config.record);
+        Self::open_shipping(state, &config.host_name(), record, SEGMENT_BYTES, acknowledged)
     }
 
     /// The same without a whole configuration.
@@ -133,6 +138,18 @@ impl Recorder {
         host: &str,
         settings: &Record,
         segment_bytes: u64,
+    ) -> Result<Arc<Self>, RecordError> {
+        Self::open_shipping(state, host, settings, segment_bytes, u64::MAX)
+    }
+
+    /// The same, and retention deletes only what stands in the ledger up to `acknowledged` or
+    /// what [`Recorder::acknowledge`] names later.
+    pub fn open_shipping(
+        state: &Path,
+        host: &str,
+        settings: &Record,
+        segment_bytes: u64,
+        acknowledged: u64,
     ) -> Result<Arc<Self>, RecordError> {
         let store_lock = lock_store(state, LOCK_WAIT)?;
         let key = HostKey::open(state)?;
@@ -160,6 +177,7 @@ impl Recorder {
             orphans: Mutex::default(),
             appended: AtomicU64::new(0),
             stored: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(acknowledged),
             refusing: AtomicBool::new(false),
             condition: Mutex::default(),
             flush: Mutex::default(),
@@ -168,7 +186,7 @@ impl Recorder {
             key,
             _lock: store_lock,
         });
-        recover::seal_leftovers(&shared, &store, last.as_ref(), &found.damage)?;
+        recover::begin_epoch(&shared, &store, last.as_ref(), &found.damage)?;
         shared.checkpoint()?;
         let mut drain = Drain::new(Arc::clone(&shared), store, consumer);
         drain.catch_up()?;
@@ -233,6 +251,17 @@ impl Recorder {
     /// The state of the store.
     pub fn health(&self) -> Health {
         self.shared.health()
+    }
+
+    /// The collector has everything up to this ledger entry on its disk: retention may delete
+    /// the sessions that are sealed there. Never goes back.
+    pub fn acknowledge(&self, ledger: u64) {
+        self.shared.acknowledged.fetch_max(ledger, Ordering::Relaxed);
+    }
+
+    /// Signs with the host's key, for a purpose whose domain the message begins with.
+    pub fn sign(&self, domain: &[u8], message: &[u8]) -> [u8; 64] {
+        self.shared.key.sign(&[domain, message].concat())
     }
 
     /// The host's public key.
@@ -407,11 +436,15 @@ impl Shared {
         }
         let max = self.settings.max_bytes;
         if condition.bytes >= max {
-            let message = format!(
-                "the store has reached record.max_bytes ({max} bytes) and nothing in it is \
-                 older than record.retain: raise max_bytes or export and shorten retain"
-            );
-            return Some((message, false));
+            let shipping = self.acknowledged.load(Ordering::Relaxed) != u64::MAX;
+            let what = if shipping {
+                "and what is older than record.retain has not reached the collector: see \
+                 `interceptor ship status`, or raise max_bytes"
+            } else {
+                "and nothing in it is older than record.retain: raise max_bytes or export and \
+                 shorten retain"
+            };
+            return Some((format!("the store has reached record.max_bytes ({max} bytes) {what}"), false));
         }
         None
     }
@@ -437,7 +470,7 @@ impl Shared {
 }
 
 /// Takes the lock that only one writer of a state directory may hold.
-pub(super) fn lock_store(state: &Path, wait: Duration) -> Result<Flock<File>, RecordError> {
+pub(crate) fn lock_store(state: &Path, wait: Duration) -> Result<Flock<File>, RecordError> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

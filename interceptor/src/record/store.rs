@@ -49,6 +49,8 @@ pub struct Store {
     path: PathBuf,
     open: HashMap<u64, Summary>,
     dirty: HashSet<u64>,
+    /// Keeps what the ledger says was deleted where it came from.
+    replica: bool,
 }
 
 impl Store {
@@ -76,7 +78,13 @@ impl Store {
         .map_err(sql("configure records.db"))?;
         migrate(&mut db)?;
         db.set_prepared_statement_cache_capacity(32);
-        Ok(Self { db, path, open: HashMap::new(), dirty: HashSet::new() })
+        Ok(Self { db, path, open: HashMap::new(), dirty: HashSet::new(), replica: false })
+    }
+
+    /// Opens the copy of another host's store: every commit is on disk when it returns, and
+    /// that host's deletions are kept in mind but not followed.
+    pub fn open_replica(state: &Path) -> Result<Self, RecordError> {
+        Ok(Self { replica: true, ..Self::open(state, Durability::Disk)? })
     }
 
     /// Begins a batch.
@@ -146,6 +154,12 @@ impl Store {
             return Ok(false);
         }
         let Ok(placed) = serde_json::from_slice::<Placed>(signed.body) else { return Ok(false) };
+        self.enter(placed, signed)?;
+        Ok(true)
+    }
+
+    /// Inserts a ledger entry whose signature was checked, and does what it states.
+    pub fn enter(&mut self, placed: Placed, signed: &Signed<'_>) -> Result<(), RecordError> {
         let number = match &placed.entry {
             Entry::Seal(seal) => Some(seal.number as i64),
             _ => None,
@@ -170,15 +184,17 @@ impl Store {
         if inserted == 1 {
             match placed.entry {
                 Entry::Seal(seal) => {
-                    if let Ok(id) = ulid::Ulid::from_string(&seal.session) {
+                    if let Ok(id) = ulid::Ulid::from_string(&seal.session)
+                        && (!self.replica || self.has_session(seal.number)?)
+                    {
                         self.summary(seal.number, id)?.seal = Some(placed.idx);
                     }
                 }
-                Entry::Deletion(deletion) => self.delete(&deletion)?,
-                Entry::Damage(_) => {}
+                Entry::Deletion(deletion) if !self.replica => self.delete(&deletion)?,
+                Entry::Deletion(_) | Entry::Damage(_) | Entry::Epoch(_) => {}
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Inserts a checkpoint, and drops those it supersedes.
@@ -229,6 +245,21 @@ impl Store {
                 Ok(slot.insert(known.unwrap_or_else(|| Summary::new(number, id))))
             }
         }
+    }
+
+    /// Whether this batch, or one before, holds the row of a session that is not sealed.
+    pub(super) fn is_open_here(&self, number: u64) -> bool {
+        self.open.contains_key(&number)
+    }
+
+    /// Remembers a number with the batch that is under way.
+    pub fn remember(&self, key: &str, value: u64) -> Result<(), RecordError> {
+        set_meta(&self.db, key, value as i64).map_err(RecordError::sqlite("remember a number"))
+    }
+
+    /// A number that was remembered; 0 when none was.
+    pub fn remembered(&self, key: &str) -> Result<u64, RecordError> {
+        self.meta_number(key)
     }
 
     /// How far the journal is consumed.
@@ -324,19 +355,22 @@ impl Store {
         each_event(&self.db, number, 0, take).map_err(RecordError::sqlite("read events"))
     }
 
-    /// Sealed sessions that closed before a time, oldest first, with about so many events.
+    /// Sealed sessions that closed before a time and whose seal stands in the ledger up to
+    /// `acknowledged`, oldest first, with about so many events.
     pub fn sealed_before(
         &self,
         before_us: i64,
         most_events: u64,
+        acknowledged: u64,
     ) -> Result<(Vec<u64>, u64), RecordError> {
+        let acknowledged = i64::try_from(acknowledged).unwrap_or(i64::MAX);
         let read = || -> rusqlite::Result<(Vec<u64>, u64)> {
             let mut s = self.db.prepare_cached(
-                "SELECT number, events FROM sessions WHERE closed_us < ?1 AND seal IS NOT NULL \
+                "SELECT number, events FROM sessions WHERE closed_us < ?1 AND seal <= ?2 \
                  ORDER BY closed_us LIMIT 1000",
             )?;
             let (mut numbers, mut events) = (Vec::new(), 0);
-            let mut rows = s.query([before_us])?;
+            let mut rows = s.query([before_us, acknowledged])?;
             while let Some(row) = rows.next()? {
                 numbers.push(row.get::<_, i64>(0)? as u64);
                 events += row.get::<_, i64>(1)?.max(0) as u64;

@@ -96,6 +96,7 @@ struct Verifier<'a> {
     deletions: Vec<Deletion>,
     checkpoints: Vec<Believed>,
     ledger: Head,
+    epoch: u64,
 }
 
 /// Verifies a host's records.
@@ -115,6 +116,7 @@ pub fn verify(reader: &Reader, options: &Options) -> Result<Report, RecordError>
         deletions: Vec::new(),
         checkpoints: Vec::new(),
         ledger: Head::start(&key),
+        epoch: 0,
     };
     let result = v.run(reader, options);
     let _ = db.execute_batch("COMMIT");
@@ -280,6 +282,19 @@ impl Verifier<'_> {
                 }
             }
             Entry::Deletion(d) => self.deletions.push(d),
+            Entry::Epoch(e) => {
+                if e.number != self.epoch + 1 {
+                    self.report.find(None, format!("epoch {} follows epoch {}", e.number, self.epoch));
+                }
+                self.epoch = e.number;
+                if !e.clean {
+                    self.report.notes.push(format!(
+                        "epoch {} began after an unclean stop: {} sessions were open",
+                        e.number,
+                        e.open.len() + e.damaged.len()
+                    ));
+                }
+            }
             Entry::Damage(d) => {
                 let text = format!(
                     "journal segment {:x} had {} unreadable bytes at {} ({})",

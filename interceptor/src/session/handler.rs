@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use crate::config::{Durability, Mode};
 use crate::control::ControlHandler;
 use crate::control::protocol::{
     Answer, ControlError, Drained, IssuerStatus, Killed, LiveSession, PolicyStatus, RecordStatus,
-    ServiceStatus, Status,
+    ServiceStatus, ShipStatus, Status,
 };
 use crate::record::now_us;
+use crate::ship::Shipping;
 
 use super::{Ending, Gate, Target};
 use super::sql::warn_of_missing_columns;
@@ -21,12 +22,23 @@ pub struct Handler {
     gate: Arc<Gate>,
     loaded_us: AtomicI64,
     reload_error: Mutex<Option<String>>,
+    shipping: OnceLock<Arc<Shipping>>,
 }
 
 impl Handler {
     /// For a gate whose policies were just loaded.
     pub fn new(gate: Arc<Gate>) -> Self {
-        Self { gate, loaded_us: AtomicI64::new(now_us()), reload_error: Mutex::new(None) }
+        Self {
+            gate,
+            loaded_us: AtomicI64::new(now_us()),
+            reload_error: Mutex::new(None),
+            shipping: OnceLock::new(),
+        }
+    }
+
+    /// From now on the way to the collector is told of too.
+    pub fn set_shipping(&self, shipping: Arc<Shipping>) {
+        let _ = self.shipping.set(shipping);
     }
 
     /// Reads the policies anew; on an error the old ones stay in force.
@@ -135,6 +147,7 @@ impl ControlHandler for Handler {
                 policy: self.policy(),
                 issuers: self.issuers(),
                 record: self.record(),
+                ship: self.shipping.get().map(|s| s.status()),
                 ..Status::default()
             })
         })
@@ -199,6 +212,42 @@ impl ControlHandler for Handler {
 }
 
 impl Handler {
+    fn render_shipping(&self, ship: &ShipStatus) {
+        let registry = self.gate.metrics.registry();
+        let seconds = |us: Option<i64>| us.unwrap_or(0) / 1_000_000;
+        for (name, help, value) in [
+            (
+                "interceptor_ship_waiting_events",
+                "Events that the collector does not have",
+                i64::try_from(ship.waiting_events).unwrap_or(i64::MAX),
+            ),
+            (
+                "interceptor_ship_acknowledged_timestamp_seconds",
+                "When the collector acknowledged something last",
+                seconds(ship.acknowledged_us),
+            ),
+            (
+                "interceptor_ship_connected",
+                "1 while the collector answers",
+                i64::from(ship.connected),
+            ),
+            (
+                "interceptor_ship_certificate_expiry_timestamp_seconds",
+                "When the certificate for the collector ends",
+                seconds(ship.certificate_until_us),
+            ),
+        ] {
+            registry.gauge(name, help, &[]).set(value);
+        }
+        for (name, help, value) in [
+            ("interceptor_ship_events_total", "Events shipped", ship.shipped_events),
+            ("interceptor_ship_batches_total", "Batches shipped", ship.batches),
+            ("interceptor_ship_errors_total", "Failures to ship", ship.errors),
+        ] {
+            registry.counter(name, help, &[]).set_total(value);
+        }
+    }
+
     /// Prometheus text, gauges brought up to date.
     pub fn rendered_metrics(&self) -> String {
         let registry = self.gate.metrics.registry();
@@ -223,6 +272,9 @@ impl Handler {
             "1 when new requests are refused",
             u64::from(health.refusing),
         );
+        if let Some(ship) = self.shipping.get().map(|s| s.status()) {
+            self.render_shipping(&ship);
+        }
         for service in self.services() {
             for (name, help, value) in [
                 (

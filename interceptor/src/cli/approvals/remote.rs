@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::console::Console;
-use super::super::table::{Paint, Table, cut, print, safe, span};
+use super::super::table::{Paint, Table, cut, safe, span};
 use super::{Verb, describe, show};
 use crate::approval::{HoldDetail, HoldSummary};
 

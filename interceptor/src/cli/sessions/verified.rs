@@ -9,6 +9,7 @@ use crate::record::PublicKey;
 use crate::record::ledger::Anchor;
 use crate::record::terminal::{Style, safe};
 use crate::record::verify::{Options, Report};
+use crate::ship::Proved;
 
 /// What to compare with.
 pub(super) fn options(anchors: &[PathBuf], key: Option<&Path>) -> anyhow::Result<Options> {
@@ -55,6 +56,34 @@ pub(super) fn report(
         style.green("verified: everything is as it was signed")
     } else {
         style.red("NOT verified: the record was changed or is damaged")
+    };
+    Ok(writeln!(out, "{verdict}")?)
+}
+
+/// What the collector's log proved.
+pub(super) fn proved(
+    proved: &Proved,
+    as_json: bool,
+    style: Style,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if as_json {
+        serde_json::to_writer_pretty(&mut *out, proved)?;
+        return Ok(writeln!(out)?);
+    }
+    for finding in &proved.findings {
+        writeln!(out, "{} {}", style.red("finding:"), safe(finding))?;
+    }
+    let Proved { size, before, sessions, waiting, .. } = proved;
+    writeln!(
+        out,
+        "collector: {sessions} sessions stand in its log as they were sealed here, {waiting} are \
+         not shipped yet; the log has {size} leaves and continues the {before} seen before"
+    )?;
+    let verdict = if proved.findings.is_empty() {
+        style.green("proved: the collector has what it acknowledged")
+    } else {
+        style.red("NOT proved: the collector's log is not what it acknowledged")
     };
     Ok(writeln!(out, "{verdict}")?)
 }

@@ -1,0 +1,355 @@
+//! Takes batches of hosts: one at a time for each host, into its replica, then into the index
+//! and the log. What is answered as standing is on disk.
+//!
+//! Memory is bounded by the bodies that are read at a time, files by the replicas that are open.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use bytes::Bytes;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+
+use super::audit::{self, Entry};
+use super::error::CollectorError;
+use super::hosts::{self, Host, Known};
+use super::index::{self, Update};
+use super::refuse::Refuse;
+use super::replica::{Refusal, Replica, Taken};
+use super::wire::{FRAMES, Standing};
+use super::{Change, Collector};
+use crate::record::frame::MAX_PAYLOAD;
+
+/// Largest batch: the largest frame, with what may stand beside it.
+pub const MAX_BATCH: usize = MAX_PAYLOAD + (8 << 20);
+/// Bytes of bodies that are held at a time.
+const IN_FLIGHT: usize = 512 << 20;
+/// Bytes that one permit stands for.
+const UNIT: usize = 64 << 10;
+/// A body must come within this time.
+const BODY: Duration = Duration::from_secs(120);
+/// A request waits so long for its turn.
+const TURN: Duration = Duration::from_secs(30);
+/// Replicas that are open at a time; more are closed, the longest unused first.
+const OPEN: usize = 256;
+/// A host's refusals are written down this often at most.
+const NOTE: Duration = Duration::from_secs(10);
+
+/// The replicas that are open.
+pub struct Replicas {
+    state: PathBuf,
+    slots: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<Slot>>>>,
+    room: Arc<Semaphore>,
+}
+
+/// One host's replica, when it is open.
+#[derive(Default)]
+pub struct Slot {
+    replica: Option<Replica>,
+    /// Seals up to this ledger entry are in the log.
+    logged: u64,
+    /// Newest signed checkpoint of the log.
+    log: Option<String>,
+    used: Option<Instant>,
+    noted: Option<Instant>,
+    problem: bool,
+}
+
+impl Replicas {
+    /// Below a collector's state directory.
+    pub fn new(state: &Path) -> Self {
+        let room = Arc::new(Semaphore::new(IN_FLIGHT / UNIT));
+        Self { state: state.into(), slots: Mutex::default(), room }
+    }
+
+    fn slot(&self, host: i64) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= OPEN && !slots.contains_key(&host) {
+            let idle = slots.iter().filter(|(_, s)| Arc::strong_count(s) == 1);
+            let oldest = idle.min_by_key(|(_, s)| s.try_lock().ok().and_then(|s| s.used));
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                slots.remove(&oldest);
+            }
+        }
+        Arc::clone(slots.entry(host).or_default())
+    }
+
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refuse> {
+        let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).map_err(|_| Refuse::busy())?;
+        match tokio::time::timeout(TURN, Arc::clone(&self.room).acquire_many_owned(units)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Refuse::busy()),
+        }
+    }
+}
+
+/// Runs what blocks on a thread for it.
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CollectorError> {
+    tokio::task::spawn_blocking(run).await.map_err(|_| CollectorError::Stopped)
+}
+
+/// The host's slot, with its replica open and the index brought up to it.
+async fn open(
+    collector: &Arc<Collector>,
+    host: &Host,
+) -> Result<OwnedMutexGuard<Slot>, Refuse> {
+    let slot = collector.replicas.slot(host.id);
+    let turn = tokio::time::timeout(TURN, slot.lock_owned()).await;
+    let mut slot = turn.map_err(|_| Refuse::busy())?;
+    slot.used = Some(Instant::now());
+    if slot.replica.is_none() {
+        let (state, key, name) = (collector.replicas.state.clone(), host.key, host.name.clone());
+        let replica = blocking(move || Replica::open(&state, key, &name))
+            .await?
+            .map_err(CollectorError::from)?;
+        let replica = catch_up(collector, host, &mut slot, replica).await?;
+        slot.replica = Some(replica);
+    }
+    Ok(slot)
+}
+
+/// After a crash the replica may be ahead of the index, or the index of a lost replica.
+async fn catch_up(
+    collector: &Arc<Collector>,
+    host: &Host,
+    slot: &mut Slot,
+    replica: Replica,
+) -> Result<Replica, CollectorError> {
+    let id = host.id;
+    let (events, ledger, logged, problem) = collector
+        .central
+        .read(move |db| {
+            db.query_row(
+                "SELECT events, ledger_idx, logged_idx, problem IS NOT NULL FROM hosts \
+                 WHERE id = ?1",
+                [id],
+                |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?, r.get(3)?)),
+            )
+            .map_err(CollectorError::sqlite("read a host's position"))
+        })
+        .await?;
+    slot.problem = problem;
+    slot.logged = logged.max(0) as u64;
+    let have = replica.ledger().idx;
+    if slot.logged > have {
+        tracing::error!(host = %host.name, logged, have, "the replica is behind the log: was it put back?");
+    }
+    if (events.max(0) as u64, ledger.max(0) as u64) == (replica.events(), have)
+        && slot.logged >= have
+    {
+        return Ok(replica);
+    }
+    tracing::info!(host = %host.name, "bringing the index up to the replica");
+    let (sender, mut updates) = tokio::sync::mpsc::channel(2);
+    let logged = slot.logged;
+    let reader = tokio::task::spawn_blocking(move || {
+        let result = index::lagging(&replica, logged, |update| {
+            sender.blocking_send(update).map_err(|_| CollectorError::Stopped)
+        });
+        (replica, result)
+    });
+    while let Some(update) = updates.recv().await {
+        slot.log = Some(write(collector, host, update).await?);
+    }
+    let (replica, result) = reader.await.map_err(|_| CollectorError::Stopped)?;
+    result?;
+    slot.logged = slot.logged.max(have);
+    Ok(replica)
+}
+
+async fn write(
+    collector: &Arc<Collector>,
+    host: &Host,
+    update: Update,
+) -> Result<String, CollectorError> {
+    let (shared, host) = (Arc::clone(collector), host.clone());
+    collector
+        .central
+        .write(move |db| index::write(db, &shared.keys, &shared.config.origin, &host, &update))
+        .await
+}
+
+/// `POST /host/v1/batch`: journal frames.
+pub async fn batch(
+    State(collector): State<Arc<Collector>>,
+    Known(host): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Standing>, Refuse> {
+    if headers.get(CONTENT_TYPE).is_none_or(|t| t != FRAMES) {
+        return Err(Refuse::form("the body is no journal frames"));
+    }
+    let length = headers.get(CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<usize>().ok());
+    let length = length.filter(|l| *l <= MAX_BATCH);
+    let length = length.ok_or_else(|| Refuse::form("no Content-Length, or too much"))?;
+    let room = collector.replicas.room(length).await?;
+    let body = tokio::time::timeout(BODY, axum::body::to_bytes(body, length)).await;
+    let Ok(Ok(frames)) = body else { return Err(Refuse::form("the body did not come whole")) };
+    // Once it is here it is taken to its end, whether the host waits for it or not.
+    let task = tokio::spawn(async move {
+        let standing = take(&collector, &host, frames).await;
+        drop(room);
+        standing
+    });
+    task.await.unwrap_or_else(|_| Err(CollectorError::Stopped.into())).map(Json)
+}
+
+async fn take(collector: &Arc<Collector>, host: &Host, frames: Bytes) -> Result<Standing, Refuse> {
+    let mut slot = open(collector, host).await?;
+    let Some(mut replica) = slot.replica.take() else { return Err(Refuse::busy()) };
+    let logged = slot.logged;
+    let (replica, result) = blocking(move || {
+        let result = replica.take(&frames).and_then(|taken| {
+            let update = index::after_batch(&replica, &taken.touched, logged)?;
+            Ok((taken, update))
+        });
+        (replica, result)
+    })
+    .await?;
+    let position = replica.position();
+    let have = replica.ledger().idx;
+    match result {
+        Ok((taken, update)) => {
+            let note = write(collector, host, update).await?;
+            slot.replica = Some(replica);
+            slot.logged = slot.logged.max(have);
+            slot.log = Some(note.clone());
+            accepted(collector, host, &mut slot, taken).await?;
+            Ok(Standing { position, log: Some(note) })
+        }
+        Err(Refusal::Gap(what)) => {
+            slot.replica = Some(replica);
+            note(collector, host, &mut slot, format!("gap: {what}")).await?;
+            Err(Refuse::gap(&what, Standing { position, log: slot.log.clone() }))
+        }
+        Err(Refusal::Altered(what)) => {
+            slot.replica = Some(replica);
+            note(collector, host, &mut slot, format!("altered: {what}")).await?;
+            Err(Refuse::altered(&what))
+        }
+        // The replica is opened anew, from what is on disk.
+        Err(Refusal::Record(e)) => Err(CollectorError::from(e).into()),
+    }
+}
+
+async fn accepted(
+    collector: &Arc<Collector>,
+    host: &Host,
+    slot: &mut Slot,
+    taken: Taken,
+) -> Result<(), CollectorError> {
+    if let Some(problem) = taken.problems.into_iter().next() {
+        note(collector, host, slot, format!("reported: {problem}")).await?;
+    } else if slot.problem {
+        // A gap that was filled is none any more; everything else waits for a person.
+        let host = host.clone();
+        slot.problem = collector
+            .central
+            .write(move |db| {
+                let problem: Option<String> = db
+                    .query_row("SELECT problem FROM hosts WHERE id = ?1", [host.id], |r| r.get(0))
+                    .map_err(CollectorError::sqlite("read a host"))?;
+                let stays = problem.is_some_and(|p| !p.starts_with("gap: "));
+                if !stays {
+                    hosts::set_problem(db, &host, &host.who(), None)?;
+                }
+                Ok::<_, CollectorError>(stays)
+            })
+            .await?;
+    }
+    for number in taken.touched {
+        collector.hub.tell(Change::Session(index::session_id(host.id, number)));
+    }
+    Ok(())
+}
+
+/// Loudly: in the log, in the audit trail, and at the host's row until somebody looked into it.
+async fn note(
+    collector: &Arc<Collector>,
+    host: &Host,
+    slot: &mut Slot,
+    problem: String,
+) -> Result<(), CollectorError> {
+    if slot.problem && slot.noted.is_some_and(|t| t.elapsed() < NOTE) {
+        return Ok(());
+    }
+    tracing::error!(host = %host.name, fingerprint = %host.fingerprint, problem, "a host's records");
+    (slot.noted, slot.problem) = (Some(Instant::now()), true);
+    let owner = host.clone();
+    collector
+        .central
+        .write(move |db| {
+            // What is graver stays.
+            let graver: bool = db
+                .query_row(
+                    "SELECT coalesce(problem LIKE 'altered: %', 0) FROM hosts WHERE id = ?1",
+                    [owner.id],
+                    |r| r.get(0),
+                )
+                .map_err(CollectorError::sqlite("read a host"))?;
+            if graver && !problem.starts_with("altered: ") {
+                return Ok(());
+            }
+            hosts::set_problem(db, &owner, &owner.who(), Some(&problem))
+        })
+        .await?;
+    collector.hub.tell(Change::Host(host.id));
+    Ok(())
+}
+
+/// What a host says when it asks where it stands.
+#[derive(Debug, serde::Deserialize)]
+pub struct Asks {
+    /// Where its ledger stands: at its first contact, sessions sealed up to there may have no
+    /// events any more, since retention took them before it had a collector.
+    #[serde(default)]
+    ledger: u64,
+}
+
+/// `GET /host/v1/position`: where the host goes on.
+pub async fn position(
+    State(collector): State<Arc<Collector>>,
+    Known(host): Known,
+    Query(asks): Query<Asks>,
+) -> Result<Json<Standing>, Refuse> {
+    let mut slot = open(&collector, &host).await?;
+    if let Some(mut replica) = slot.replica.take() {
+        let (replica, result) = blocking(move || {
+            let result = replica.begin(asks.ledger);
+            (replica, result)
+        })
+        .await?;
+        slot.replica = Some(replica);
+        if result.map_err(CollectorError::from)? {
+            first_contact(&collector, &host, asks.ledger).await?;
+        }
+    }
+    let position = slot.replica.as_ref().map(Replica::position).unwrap_or_default();
+    Ok(Json(Standing { position, log: slot.log.clone() }))
+}
+
+async fn first_contact(
+    collector: &Arc<Collector>,
+    host: &Host,
+    ledger: u64,
+) -> Result<(), CollectorError> {
+    let host = host.clone();
+    collector
+        .central
+        .write(move |db| {
+            let detail = serde_json::json!({ "ledger": ledger });
+            let who = host.who();
+            let entry =
+                Entry { who: &who, what: "host.began", target: &host.name, detail: &detail };
+            audit::append(db, &entry)
+        })
+        .await
+}

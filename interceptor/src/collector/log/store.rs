@@ -1,0 +1,144 @@
+//! The log in the central database: appended to and read inside the caller's transaction.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::leaf::Leaf;
+use super::note::{Checkpoint, origin};
+use super::tree;
+use crate::collector::{CollectorError, Keys};
+use crate::record::chain::Hash;
+use crate::record::now_us;
+
+type Result<T> = std::result::Result<T, CollectorError>;
+
+fn sql(action: &'static str) -> impl FnOnce(rusqlite::Error) -> CollectorError {
+    CollectorError::sqlite(action)
+}
+
+/// Leaves of the log.
+pub fn size(db: &Connection) -> Result<u64> {
+    db.prepare_cached("SELECT coalesce(max(idx) + 1, 0) FROM leaves")
+        .and_then(|mut s| s.query_row([], |r| r.get::<_, i64>(0)))
+        .map(|n| n.max(0) as u64)
+        .map_err(sql("read the size of the log"))
+}
+
+/// Hash of the complete subtree of `2^level` leaves.
+pub fn node(db: &Connection, level: u32, index: u64) -> Result<Hash> {
+    let read = |statement: &str, values: &[&dyn rusqlite::ToSql]| {
+        db.prepare_cached(statement)
+            .and_then(|mut s| s.query_row(values, |r| r.get::<_, Vec<u8>>(0)).optional())
+            .map_err(sql("read the log"))
+    };
+    let found = match level {
+        0 => read("SELECT hash FROM leaves WHERE idx = ?1", &[&(index as i64)])?,
+        _ => read(
+            "SELECT hash FROM nodes WHERE level = ?1 AND idx = ?2",
+            &[&i64::from(level), &(index as i64)],
+        )?,
+    };
+    found.and_then(|h| h.try_into().ok()).ok_or_else(|| {
+        CollectorError::Key(format!(
+            "the log has no node {index} at level {level}: restore collector.db from the backup"
+        ))
+    })
+}
+
+/// Appends a leaf; its index. The same session twice is the same leaf, or an error when it is
+/// another one.
+pub fn append(db: &Connection, host: i64, leaf: &Leaf) -> Result<u64> {
+    let known: Option<(i64, Vec<u8>)> = db
+        .prepare_cached("SELECT idx, entry FROM leaves WHERE host = ?1 AND number = ?2")
+        .and_then(|mut s| {
+            s.query_row(params![host, leaf.number as i64], |r| Ok((r.get(0)?, r.get(1)?)))
+                .optional()
+        })
+        .map_err(sql("read the log"))?;
+    let entry = leaf.encode();
+    if let Some((idx, there)) = known {
+        if there == entry {
+            return Ok(idx as u64);
+        }
+        return Err(CollectorError::Key(format!(
+            "session {} of host {host} stands in the log with another seal: restore the host's \
+             replica from the backup, and find out who altered it",
+            leaf.number
+        )));
+    }
+    let index = size(db)?;
+    let mut hash = leaf.hash();
+    db.prepare_cached(
+        "INSERT INTO leaves (idx, host, number, entry, hash) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )
+    .and_then(|mut s| {
+        s.execute(params![index as i64, host, leaf.number as i64, entry, &hash[..]])
+    })
+    .map_err(sql("append to the log"))?;
+    // Every subtree that this leaf completes.
+    let (mut level, mut at) = (0, index);
+    while at & 1 == 1 {
+        let left = node(db, level, at - 1)?;
+        hash = tree::parent(&left, &hash);
+        level += 1;
+        at >>= 1;
+        db.prepare_cached("INSERT INTO nodes (level, idx, hash) VALUES (?1, ?2, ?3)")
+            .and_then(|mut s| s.execute(params![i64::from(level), at as i64, &hash[..]]))
+            .map_err(sql("append to the log"))?;
+    }
+    Ok(index)
+}
+
+/// Signs where the log stands, and keeps it; the same note again when nothing was appended.
+pub fn checkpoint(db: &Connection, keys: &Keys, console: &str) -> Result<String> {
+    let size = size(db)?;
+    if let Some((at, note)) = newest(db)? {
+        if at == size {
+            return Ok(note);
+        }
+        if at > size {
+            return Err(CollectorError::Key(format!(
+                "the log has {size} leaves and {at} were signed: restore collector.db"
+            )));
+        }
+    }
+    let root = tree::root(size, &mut |level, index| node(db, level, index))?;
+    let checkpoint = Checkpoint { origin: origin(console), size, root };
+    let note = checkpoint.sign(keys.public(), |text| keys.sign(b"", text));
+    db.prepare_cached(
+        "INSERT INTO log_checkpoints (size, root, ts_us, note) VALUES (?1, ?2, ?3, ?4)",
+    )
+    .and_then(|mut s| s.execute(params![size as i64, &root[..], now_us(), note]))
+    .map_err(sql("sign the log"))?;
+    Ok(note)
+}
+
+/// The newest signed checkpoint with its size.
+pub fn newest(db: &Connection) -> Result<Option<(u64, String)>> {
+    db.prepare_cached("SELECT size, note FROM log_checkpoints ORDER BY size DESC LIMIT 1")
+        .and_then(|mut s| {
+            s.query_row([], |r| Ok((r.get::<_, i64>(0)?.max(0) as u64, r.get(1)?))).optional()
+        })
+        .map_err(sql("read the log's checkpoint"))
+}
+
+/// The leaf of a session: index and bytes.
+pub fn find(db: &Connection, host: i64, number: u64) -> Result<Option<(u64, Vec<u8>)>> {
+    db.prepare_cached("SELECT idx, entry FROM leaves WHERE host = ?1 AND number = ?2")
+        .and_then(|mut s| {
+            s.query_row(params![host, number as i64], |r| {
+                Ok((r.get::<_, i64>(0)?.max(0) as u64, r.get(1)?))
+            })
+            .optional()
+        })
+        .map_err(sql("look in the log"))
+}
+
+/// Path from a leaf to the root of the first `size` leaves.
+pub fn inclusion(db: &Connection, index: u64, size: u64) -> Result<Vec<Hash>> {
+    tree::inclusion(index, size, &mut |level, i| node(db, level, i))
+}
+
+/// Proof that the first `old` leaves are what they were.
+pub fn consistency(db: &Connection, old: u64, size: u64) -> Result<Vec<Hash>> {
+    tree::consistency(old, size, &mut |level, i| node(db, level, i))
+}

@@ -1,0 +1,115 @@
+//! The proof of one session for a third party, put together from the log and the replica.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::{Connection, params};
+
+use super::error::CollectorError;
+use super::log::{self, SessionProof};
+use super::replica::Replica;
+use crate::record::{PublicKey, Reader};
+
+/// The proof of the session with this id, or the beginning or end of one; in words why there is
+/// none.
+pub fn session(
+    db: &Connection,
+    state: &std::path::Path,
+    name: &str,
+) -> Result<Result<SessionProof, String>, CollectorError> {
+    let id = name.to_ascii_uppercase();
+    if id.len() < 4 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Ok(Err(format!("{name:?} is no session id")));
+    }
+    let found: Vec<(i64, i64, Vec<u8>, String)> = db
+        .prepare(
+            "SELECT s.host, s.number, h.public_key, s.session FROM sessions s \
+             JOIN hosts h ON h.id = s.host \
+             WHERE s.session LIKE ?1 || '%' OR s.session LIKE '%' || ?1 LIMIT 2",
+        )
+        .and_then(|mut s| {
+            s.query_map([&id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?.collect()
+        })
+        .map_err(CollectorError::sqlite("look for a session"))?;
+    let (host, number, key) = match &found[..] {
+        [] => return Ok(Err(format!("no session {name:?} is here"))),
+        [(host, number, key, _)] => (*host, number.max(&0).unsigned_abs(), key),
+        _ => return Ok(Err(format!("several sessions fit {name:?}: write more of its id"))),
+    };
+    let Ok(key) = <[u8; 32]>::try_from(&key[..]).map(PublicKey) else {
+        return Ok(Err("the host's key cannot be read".into()));
+    };
+    let Some((index, _)) = log::store::find(db, host, number)? else {
+        return Ok(Err(format!("session {name:?} is not sealed yet, so it is not in the log")));
+    };
+    let Some((size, checkpoint)) =
+        log::store::newest(db)?.filter(|(size, _)| *size > index)
+    else {
+        return Ok(Err("the log is not signed yet: try again".into()));
+    };
+    let path = log::store::inclusion(db, index, size)?;
+    let dir = Replica::directory(state, &key.fingerprint_hex());
+    let Some((_, seal, signature)) = Reader::of_replica(&dir)?.seal_of(number)? else {
+        return Ok(Err("the replica has no seal of it: restore it from the backup".into()));
+    };
+    Ok(Ok(SessionProof {
+        v: 1,
+        host_key: STANDARD.encode(key.0),
+        seal,
+        seal_signature: STANDARD.encode(signature),
+        index,
+        path: log::proof::write_path(&path),
+        checkpoint,
+    }))
+}
+
+/// How many leaves stand in the log, and whether its nodes and signed roots agree with them.
+pub fn check_log(db: &Connection) -> Result<Result<u64, String>, CollectorError> {
+    let size = log::store::size(db)?;
+    let mut leaves = db
+        .prepare("SELECT idx, entry, hash FROM leaves ORDER BY idx")
+        .map_err(CollectorError::sqlite("read the log"))?;
+    let mut rows = leaves.query(params![]).map_err(CollectorError::sqlite("read the log"))?;
+    // Complete subtrees from the left, as they stand after each leaf.
+    let mut stack: Vec<(u32, crate::record::chain::Hash)> = Vec::new();
+    let mut at = 0u64;
+    loop {
+        let row = rows.next().map_err(CollectorError::sqlite("read the log"))?;
+        let Some(row) = row else { break };
+        let get = || -> rusqlite::Result<(i64, Vec<u8>, Vec<u8>)> {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        };
+        let (idx, entry, hash) = get().map_err(CollectorError::sqlite("read the log"))?;
+        let own = log::tree::leaf(&entry);
+        if idx as u64 != at || hash != own {
+            return Ok(Err(format!("leaf {at} was altered or is missing")));
+        }
+        stack.push((0, own));
+        while let [.., (a, left), (b, right)] = &stack[..]
+            && a == b
+        {
+            let merged = (a + 1, log::tree::parent(left, right));
+            stack.truncate(stack.len() - 2);
+            stack.push(merged);
+        }
+        at += 1;
+        if let Some(root) = signed_root(db, at)? {
+            let mut all = stack.iter().rev().map(|(_, h)| *h);
+            let last = all.next().unwrap_or_else(log::tree::empty);
+            let own = all.fold(last, |right, left| log::tree::parent(&left, &right));
+            if root != own {
+                return Ok(Err(format!("the signed root of {at} leaves is not theirs")));
+            }
+        }
+    }
+    if at != size {
+        return Ok(Err(format!("{size} leaves are counted and {at} are there")));
+    }
+    Ok(Ok(size))
+}
+
+fn signed_root(db: &Connection, size: u64) -> Result<Option<Vec<u8>>, CollectorError> {
+    use rusqlite::OptionalExtension;
+    db.prepare_cached("SELECT root FROM log_checkpoints WHERE size = ?1")
+        .and_then(|mut s| s.query_row([size as i64], |r| r.get(0)).optional())
+        .map_err(CollectorError::sqlite("read the log's checkpoints"))
+}

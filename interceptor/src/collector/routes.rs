@@ -1,0 +1,149 @@
+//! What hosts may ask. Each route but enrolment lets only a host in that is known ([`Known`]).
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::params;
+
+use super::error::CollectorError;
+use super::hosts::{self, Known};
+use super::log::{self, VerifierKey};
+use super::refuse::Refuse;
+use super::wire::{
+    AskProofs, Enrol, Enrolled, Inclusion, LogStanding, MOST_PROOFS, Renew, Renewed, Report,
+};
+use super::{Change, Collector, ingest};
+use crate::record::now_us;
+
+/// Most bytes of a body that is no batch.
+const MAX_BODY: usize = 256 * 1024;
+/// Clocks may differ by this before it is said.
+const SKEW_US: i64 = 60_000_000;
+
+/// The routes of this part.
+pub fn routes(collector: &Arc<Collector>) -> Router {
+    Router::new()
+        .route("/host/v1/enrol", post(enrol))
+        .route("/host/v1/renew", post(renew))
+        .route("/host/v1/position", get(ingest::position))
+        .route("/host/v1/status", post(status))
+        .route("/host/v1/log", get(log_standing))
+        .route("/host/v1/log/proofs", post(proofs))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .route("/host/v1/batch", post(ingest::batch))
+        .with_state(Arc::clone(collector))
+}
+
+/// The key of this collector's log.
+pub fn log_key(collector: &Collector) -> VerifierKey {
+    let name = log::note::origin(&collector.config.origin);
+    VerifierKey { name, key: *collector.keys.public() }
+}
+
+async fn enrol(
+    State(collector): State<Arc<Collector>>,
+    Json(request): Json<Enrol>,
+) -> Result<Json<Enrolled>, Refuse> {
+    let (host, issued) = hosts::enrol(&collector, request).await?;
+    tracing::info!(host = %host.name, fingerprint = %host.fingerprint, "enrolled");
+    Ok(Json(Enrolled {
+        certificate_pem: issued.pem,
+        authority_pem: collector.keys.authority_pem().to_owned(),
+        collector_key: STANDARD.encode(collector.keys.public().0),
+        log_key: log_key(&collector).to_string(),
+        name: host.name,
+    }))
+}
+
+async fn renew(
+    State(collector): State<Arc<Collector>>,
+    Known(host): Known,
+    Json(request): Json<Renew>,
+) -> Result<Json<Renewed>, Refuse> {
+    let issued = hosts::renew(&collector, &host, &request.csr_pem).await?;
+    Ok(Json(Renewed { certificate_pem: issued.pem }))
+}
+
+async fn status(
+    State(collector): State<Arc<Collector>>,
+    Known(host): Known,
+    Json(report): Json<Report>,
+) -> Result<(), Refuse> {
+    let now = now_us();
+    let skew = report.now_us.saturating_sub(now);
+    if skew.abs() > SKEW_US {
+        tracing::warn!(host = %host.name, seconds = skew / 1_000_000, "a host's clock differs");
+    }
+    let mut status = serde_json::to_value(&report).unwrap_or_default();
+    status["skew_us"] = skew.into();
+    let id = host.id;
+    collector
+        .central
+        .write(move |db| {
+            db.prepare_cached(
+                "UPDATE hosts SET status = ?2, version = ?3, seen_us = ?4 WHERE id = ?1",
+            )
+            .and_then(|mut s| {
+                s.execute(params![id, status.to_string(), report.status.version, now])
+            })
+            .map(drop)
+            .map_err(CollectorError::sqlite("note a host's status"))
+        })
+        .await?;
+    collector.hub.tell(Change::Host(host.id));
+    Ok(())
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Since {
+    #[serde(default)]
+    from: u64,
+}
+
+async fn log_standing(
+    State(collector): State<Arc<Collector>>,
+    _: Known,
+    Query(Since { from }): Query<Since>,
+) -> Result<Json<LogStanding>, Refuse> {
+    let shared = Arc::clone(&collector);
+    let standing = collector
+        .central
+        .write(move |db| {
+            let checkpoint = log::store::checkpoint(db, &shared.keys, &shared.config.origin)?;
+            let size = log::store::size(db)?;
+            let consistency = log::store::consistency(db, from, size)?;
+            let consistency = log::proof::write_path(&consistency);
+            Ok::<_, CollectorError>(LogStanding { checkpoint, consistency })
+        })
+        .await?;
+    Ok(Json(standing))
+}
+
+async fn proofs(
+    State(collector): State<Arc<Collector>>,
+    Known(host): Known,
+    Json(ask): Json<AskProofs>,
+) -> Result<Json<Vec<Inclusion>>, Refuse> {
+    if ask.numbers.len() > MOST_PROOFS {
+        return Err(Refuse::form("too many sessions at a time"));
+    }
+    let found = collector
+        .central
+        .read(move |db| {
+            let size = ask.size.min(log::store::size(db)?);
+            let mut found = Vec::with_capacity(ask.numbers.len());
+            for number in ask.numbers {
+                let place = log::store::find(db, host.id, number)?;
+                let Some((index, _)) = place.filter(|(index, _)| *index < size) else { continue };
+                let path = log::store::inclusion(db, index, size)?;
+                found.push(Inclusion { number, index, path: log::proof::write_path(&path) });
+            }
+            Ok::<_, CollectorError>(found)
+        })
+        .await?;
+    Ok(Json(found))
+}
