@@ -584,6 +584,20 @@ pub async fn revoke(
     Ok(())
 }
 
+/// The same by the name that lists give a grant: `HOST:GRANT`.
+pub async fn revoke_named(
+    collector: &Arc<Collector>,
+    person: &Person,
+    name: &str,
+    reason: Option<String>,
+) -> Result<(), DecisionError> {
+    let parts = name.split_once(':').and_then(|(host, grant)| Some((host.parse().ok()?, grant)));
+    let Some((host, grant)) = parts else {
+        return Err(DecisionError::Nothing("such grant: its name is HOST:GRANT".into()));
+    };
+    revoke(collector, person, host, grant, reason).await
+}
+
 /// A host that was told to end sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Told {

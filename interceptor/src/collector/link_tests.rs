@@ -141,7 +141,7 @@ async fn while_the_collector_is_away_the_host_decides_or_nobody() {
     let mut waiting = without.approvals.hold(ask(MINUTE)).unwrap();
     let kept = with.approvals.hold(ask(MINUTE)).unwrap();
     until("two holds", async || list(&bed.collector).await.unwrap().len() == 2).await;
-    bed.stop().await;
+    bed.stop();
     let Outcome::Unanswerable { why } = waiting.decided().await else { panic!() };
     assert!(why.contains("cannot be reached"), "{why}");
     let refused = without.approvals.hold(ask(MINUTE)).unwrap_err();
@@ -243,7 +243,7 @@ async fn one_token_is_for_one_host() {
     assert_eq!(fb.reserve(token("j2")).await, Reserved::Ours);
 
     // While it is away: refused, taken, or not asked, as the service says.
-    bed.stop().await;
+    bed.stop();
     assert_eq!(fb.reserve(token("j3")).await, Reserved::Unanswered);
     let (allow_a, allow_b) = (fleet(&bed, &a, &ra, Mode::Allow), fleet(&bed, &b, &rb, Mode::Allow));
     let off = fleet(&bed, &b, &rb, Mode::Off);

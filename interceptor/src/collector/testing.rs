@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use ulid::Ulid;
 
@@ -33,7 +34,29 @@ pub struct Bed {
     pub collector: Arc<Collector>,
     pub address: SocketAddr,
     pub dir: tempfile::TempDir,
-    tasks: JoinSet<()>,
+    serving: Serving,
+}
+
+/// What the collector runs on. It ends as a process does: with every connection.
+struct Serving(Option<Runtime>);
+
+impl Serving {
+    fn start() -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Self(Some(builder.worker_threads(2).enable_all().build().unwrap()))
+    }
+
+    fn end(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl Bed {
@@ -56,24 +79,35 @@ impl Bed {
             Collector::init(&config).unwrap();
         }
         let collector = Collector::open(config).unwrap();
-        let server = Server::new(Arc::clone(&collector)).await.unwrap();
-        let (address, _) = server.addresses().unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(server.run());
-        Self { collector, address, dir, tasks }
+        let serving = Serving::start();
+        let runtime = serving.0.as_ref().unwrap();
+        let shared = Arc::clone(&collector);
+        let (ready, address) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            // The port of one that has just ended may not be free yet.
+            let server = loop {
+                match Server::new(Arc::clone(&shared)).await {
+                    Ok(server) => break server,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            };
+            ready.send(server.addresses().unwrap().0).unwrap();
+            server.run().await;
+        });
+        let address = address.await.unwrap();
+        Self { collector, address, dir, serving }
     }
 
     /// The collector dies; what comes back is a new one with the same state and address.
     pub async fn restarted(mut self, more: &str) -> Self {
         let address = self.address.to_string();
-        self.stop().await;
-        let Self { dir, collector, .. } = self;
-        drop(collector);
+        self.stop();
+        let Self { dir, .. } = self;
         Self::open(dir, more, false, &address).await
     }
 
-    pub async fn stop(&mut self) {
-        self.tasks.shutdown().await;
+    pub fn stop(&mut self) {
+        self.serving.end();
     }
 
     /// A host that is enrolled, with a certificate.
