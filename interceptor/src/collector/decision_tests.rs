@@ -106,8 +106,8 @@ async fn a_hold_has_one_outcome_and_its_exact_text_goes_with_it() {
         }
     }
     let trail = trail(&bed).await;
-    assert_eq!(trail[..3], ["hold.raised", "hold.viewed", "hold.viewed"]);
-    assert!(trail[3] == "hold.approved" || trail[3] == "hold.denied", "{trail:?}");
+    assert_eq!(trail[..4], ["host.enrolled", "hold.raised", "hold.viewed", "hold.viewed"]);
+    assert!(trail[4] == "hold.approved" || trail[4] == "hold.denied", "{trail:?}");
 }
 
 #[tokio::test]
