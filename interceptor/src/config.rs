@@ -400,12 +400,28 @@ pub struct Service {
     /// Most connections at a time.
     #[serde(default = "defaults::max_connections")]
     pub max_connections: u32,
+    /// What becomes of a token whose first use here the collector does not confirm in time;
+    /// `ship.on_timeout` when absent. Without a meaning where there is no `[ship]`.
+    pub reserve: Option<Reserve>,
     /// Longest wait for a human outside a transaction.
     #[serde(default = "defaults::hold_timeout")]
     pub hold_timeout: Span,
     /// Longest wait for a human while a transaction is open.
     #[serde(default = "defaults::hold_timeout_in_transaction")]
     pub hold_timeout_in_transaction: Span,
+}
+
+/// What becomes of a token whose first use the collector does not confirm in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reserve {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It is taken, and asked for again; should another host have it, both sessions end.
+    Allow,
+    /// The collector is not asked at all.
+    Off,
 }
 
 /// What only an SSH service has.

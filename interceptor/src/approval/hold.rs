@@ -37,6 +37,8 @@ pub struct HoldAsk {
     /// Operating system user that owns the agent's socket, where the kernel tells (loopback);
     /// that user cannot decide.
     pub peer_uid: Option<u32>,
+    /// What the token said, for approvers.
+    pub claims: serde_json::Value,
     /// The exact statement.
     pub statement: Arc<str>,
     /// The exact values, in order; `None` is NULL.
@@ -76,6 +78,11 @@ pub enum HoldError {
         "the statement and its values have {0} bytes, more than an approver can be shown ({MAX_HELD_BYTES}): split it"
     )]
     TooLarge(usize),
+    /// The people who decide cannot be reached.
+    #[error(
+        "the collector at {0}, where people decide, cannot be reached, and nobody on this host decides in its place: try again later"
+    )]
+    NobodyToAsk(String),
 }
 
 /// What a list shows of a held request: nothing of its exact text.
@@ -129,6 +136,30 @@ impl fmt::Debug for HoldDetail {
     }
 }
 
+/// A held request with everything that people elsewhere need to decide it. Never to a log, and
+/// wiped when it goes.
+#[derive(Clone)]
+pub struct Exact {
+    /// What a list shows.
+    pub summary: HoldSummary,
+    /// The exact statement.
+    pub statement: Zeroizing<String>,
+    /// The exact values.
+    pub values: Zeroizing<Vec<Option<String>>>,
+    /// Issuer's configured name and id of the principal and of every actor.
+    pub principal_ids: Vec<(String, String)>,
+    /// Issuer's configured name and user id of the agent's owners.
+    pub owners: Vec<(String, String)>,
+    /// What the token said.
+    pub claims: serde_json::Value,
+}
+
+impl fmt::Debug for Exact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exact").field("summary", &self.summary).finish_non_exhaustive()
+    }
+}
+
 /// The registry's side of a hold.
 pub(super) struct Held {
     pub(super) summary: HoldSummary,
@@ -137,6 +168,7 @@ pub(super) struct Held {
     opened: Instant,
     statement: Zeroizing<String>,
     values: Zeroizing<Vec<Option<String>>>,
+    claims: serde_json::Value,
     answer: oneshot::Sender<Outcome>,
 }
 
@@ -153,6 +185,7 @@ impl Held {
         Ok(Self {
             statement: Zeroizing::new(ask.statement.to_string()),
             values,
+            claims: ask.claims,
             parties: Parties {
                 principal_ids: ask.principal_ids,
                 owners: ask.owners,
@@ -215,6 +248,17 @@ impl Held {
             statement: open.then(|| self.statement.to_string()),
             values: open.then(|| self.values.to_vec()),
             withheld: withheld.map(|e| e.to_string()),
+        }
+    }
+
+    pub(super) fn exact(&self, now: Instant) -> Exact {
+        Exact {
+            summary: self.summary_at(now),
+            statement: self.statement.clone(),
+            values: self.values.clone(),
+            principal_ids: self.parties.principal_ids.clone(),
+            owners: self.parties.owners.clone(),
+            claims: self.claims.clone(),
         }
     }
 

@@ -8,6 +8,7 @@
 //! Everything here lives in memory only. A daemon that restarts has no holds and no grants,
 //! so that what was granted before is asked again: it fails closed.
 
+mod authority;
 mod grant;
 mod hold;
 mod who;
@@ -22,8 +23,9 @@ use tokio::time::Instant;
 use crate::config::Config;
 
 pub use grant::{GrantKey, GrantRef, GrantSummary};
-pub use hold::{Hold, HoldAsk, HoldDetail, HoldError, HoldSummary};
-pub use who::{Accounts, Decider, Peer, SessionProcess, SystemAccounts};
+pub use authority::Authority;
+pub use hold::{Exact, Hold, HoldAsk, HoldDetail, HoldError, HoldSummary};
+pub use who::{Accounts, Decider, Peer, Seat, SessionProcess, SystemAccounts};
 
 use grant::Grants;
 use hold::Held;
@@ -88,6 +90,11 @@ pub enum Outcome {
     },
     /// Nobody decided in time: refused.
     Expired,
+    /// Nobody can be asked any more: refused.
+    Unanswerable {
+        /// Why, for the agent and the record.
+        why: String,
+    },
 }
 
 impl Outcome {
@@ -95,7 +102,7 @@ impl Outcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Granted { .. } => "granted",
-            Self::Denied { .. } => "denied",
+            Self::Denied { .. } | Self::Unanswerable { .. } => "denied",
             Self::Expired => "expired",
         }
     }
@@ -167,6 +174,14 @@ pub enum DecideError {
         /// The user's name.
         user: String,
     },
+    /// One person alone, for an agent that belongs to nobody.
+    #[error(
+        "the agent of this request has no owner in the registry: two people must decide together"
+    )]
+    NoOwner,
+    /// The host leaves its decisions to the collector.
+    #[error("requests of this host are decided at {0}")]
+    AtCollector(String),
     /// Nothing waits under that id.
     #[error("no request waits under {id:?}{}: see `interceptor approvals list`", was.as_ref().map(|w| format!(" (it {w})")).unwrap_or_default())]
     NotFound {
@@ -195,6 +210,8 @@ impl DecideError {
             Self::OwnRequest { .. } | Self::OwnAgent { .. } | Self::OwnUser { .. } => {
                 "SELF_APPROVAL"
             }
+            Self::NoOwner => "TWO_NEEDED",
+            Self::AtCollector(_) => "AT_COLLECTOR",
             Self::NotFound { .. } | Self::NoGrant(_) => "NOT_FOUND",
             Self::Invalid(_) => "INVALID",
         }
@@ -208,6 +225,7 @@ pub struct Approvals {
     state: Mutex<State>,
     grants: Grants,
     sessions: SessionProcesses,
+    authority: arc_swap::ArcSwap<Authority>,
     /// Bumped at every change of the set of holds; carries nothing about them.
     changed: watch::Sender<u64>,
 }
@@ -253,6 +271,7 @@ impl Approvals {
             state: Mutex::default(),
             grants: Grants::default(),
             sessions: SessionProcesses::default(),
+            authority: arc_swap::ArcSwap::from_pointee(Authority::Host),
             changed: watch::channel(0).0,
         })
     }
@@ -278,6 +297,10 @@ impl Approvals {
         let held = Held::new(ask, sender)?;
         let id = {
             let mut state = self.state();
+            // Under the lock, so that nothing comes in after everything was refused.
+            if let Authority::Nobody { collector } = self.authority.load().as_ref() {
+                return Err(HoldError::NobodyToAsk(collector.clone()));
+            }
             if state.holds.len() >= MAX_HOLDS {
                 return Err(HoldError::HostFull(MAX_HOLDS));
             }
@@ -317,6 +340,11 @@ impl Approvals {
         all
     }
 
+    /// How a hold ended, where that was lately.
+    pub fn ended(&self, id: &str) -> Option<String> {
+        self.state().ended.iter().rev().find(|(e, _)| e == id).map(|(_, how)| how.clone())
+    }
+
     /// How many requests wait.
     pub fn held(&self) -> usize {
         self.state().holds.len()
@@ -333,6 +361,7 @@ impl Approvals {
         let state = self.state();
         let held = state.holds.get(id).ok_or_else(|| state.missing(id))?;
         let allowed = held.parties.may_decide(decider);
+        let allowed = self.authority.load().admits(decider).and(allowed);
         Ok(held.detail(Instant::now(), allowed.err()))
     }
 
@@ -350,6 +379,7 @@ impl Approvals {
             if held.deadline <= Instant::now() {
                 return Err(DecideError::NotFound { id: id.into(), was: Some("expired".into()) });
             }
+            self.authority.load().admits(decider)?;
             held.parties.may_decide(decider)?;
             let outcome = self.outcome(held, decider, decision)?;
             let how = format!("was {} by {}", outcome.as_str(), decider.user);

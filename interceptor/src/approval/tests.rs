@@ -69,6 +69,7 @@ fn ask(wait: Duration) -> HoldAsk {
         principal_ids: vec![id("00u-eve"), id("eve@example.com"), id("0oa-billing")],
         owners: vec![id("00u-owner")],
         peer_uid: None,
+        claims: serde_json::Value::Null,
         statement: "UPDATE cards SET number = '4111111111111111'".into(),
         values: vec![Some("s3cret".into()), None],
         shape: "UPDATE cards SET number = $1".into(),

@@ -3,6 +3,8 @@
 //! The login user set at login (`/proc/PID/loginuid`) is the person, because it survives
 //! `sudo`. It is trusted only where it says the same as the process's own user, or for root:
 //! a process whose login user was never set can write any value there without privilege.
+//!
+//! A person at the collector is known by issuer and user id alone, and the same rules hold.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,19 +29,36 @@ pub struct Peer {
     pub login_uid: Option<u32>,
 }
 
-/// A person who may decide something, and how the person was recognised.
+/// A person who may decide something, or several who decided together, and where that was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decider {
-    /// Operating system user name of the person.
+    /// Operating system user name of the person; the person's own name at the collector.
     pub user: String,
-    /// Operating system user id of the person.
-    pub uid: u32,
-    /// User id of the process, `0` through sudo.
-    pub process_uid: u32,
-    /// Whether the login user said so.
-    pub by_login: bool,
-    /// Issuer and user id: all that this person is known as.
+    /// Issuer and user id: all that is known of who decides.
     pub identities: Vec<(String, String)>,
+    /// How the person was recognised.
+    #[serde(flatten)]
+    pub seat: Seat,
+}
+
+/// Where a decider sits, and how that was recognised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "at", rename_all = "snake_case")]
+pub enum Seat {
+    /// A user of this host.
+    Host {
+        /// Operating system user id of the person.
+        uid: u32,
+        /// User id of the process, `0` through sudo.
+        process_uid: u32,
+        /// Whether the login user said so.
+        by_login: bool,
+    },
+    /// People who logged in at the collector; its signed order says who.
+    Collector {
+        /// How many different people decided together.
+        people: usize,
+    },
 }
 
 impl Decider {
@@ -55,7 +74,13 @@ impl fmt::Display for Decider {
         for (n, (issuer, id)) in self.identities.iter().enumerate() {
             write!(f, "{}{issuer}/{id}", if n == 0 { " (" } else { ", " })?;
         }
-        if self.identities.is_empty() { Ok(()) } else { write!(f, ")") }
+        if !self.identities.is_empty() {
+            write!(f, ")")?;
+        }
+        match self.seat {
+            Seat::Host { .. } => Ok(()),
+            Seat::Collector { .. } => write!(f, " at the collector"),
+        }
     }
 }
 
@@ -78,10 +103,15 @@ impl Parties {
                 return Err(DecideError::OwnAgent { issuer, id });
             }
         }
-        if self.peer_uid == Some(decider.uid) {
-            return Err(DecideError::OwnUser { user: decider.user.clone() });
+        match decider.seat {
+            Seat::Host { uid, .. } if self.peer_uid == Some(uid) => {
+                Err(DecideError::OwnUser { user: decider.user.clone() })
+            }
+            Seat::Collector { people } if self.owners.is_empty() && people < 2 => {
+                Err(DecideError::NoOwner)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -157,10 +187,12 @@ impl Deciders {
             (true, None) => Err(DecideError::Unmapped { user }),
             _ => Ok(Decider {
                 user,
-                uid,
-                process_uid: peer.uid,
-                by_login: peer.login_uid.is_some(),
                 identities,
+                seat: Seat::Host {
+                    uid,
+                    process_uid: peer.uid,
+                    by_login: peer.login_uid.is_some(),
+                },
             }),
         }
     }

@@ -1,5 +1,7 @@
 //! `interceptor approvals`: look at what waits for a human, and decide.
 
+mod remote;
+
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::console::{CollectorArgs, Console};
 use super::table::{Paint, Table, cut, json, json_line, print, safe, safe_block, span};
 use crate::approval::{GrantSummary, HoldDetail, HoldSummary, Scope};
 use crate::config::{Config, ConfigError, DEFAULT_PATH, Paths};
@@ -26,10 +29,13 @@ use crate::control::protocol::{Decided, Held, Op};
   interceptor approvals deny h-7k2m9qa --reason 'wrong table'
   interceptor approvals grants
   interceptor approvals revoke g-x81s0cd
+  interceptor approvals list --collector https://collector.example.com --access-token-file ~/token
 
-You decide as the person who logged in; sudo keeps that, a plain root shell has nobody.
+On a host you decide as the person who logged in; sudo keeps that, a plain root shell has nobody.
 Nobody decides about a request of their own, of an agent they own, or of their own OS user.")]
 pub struct ApprovalsArgs {
+    #[command(flatten)]
+    collector: CollectorArgs,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -96,6 +102,9 @@ enum Verb {
 
 /// Runs the verb.
 pub async fn run(args: ApprovalsArgs, config: &Path) -> anyhow::Result<ExitCode> {
+    if let Some(console) = Console::of(&args.collector)? {
+        return remote::run(&console, args.verb).await;
+    }
     let mut client = Client::connect(&control_socket(config)?)?;
     let paint = Paint::stdout();
     match args.verb {

@@ -17,7 +17,7 @@ use crate::present;
 use crate::session::handler::Handler;
 use crate::session::workers::Workers;
 use crate::session::{Ending, Gate};
-use crate::ship::Shipper;
+use crate::ship::{Shipper, start};
 use crate::wire::Server;
 use crate::wire::postgres::cancel::CancelKeys;
 
@@ -41,6 +41,7 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&config.paths.run)
         .with_context(|| format!("create {}", config.paths.run.display()))?;
     let gate = Gate::open(config).await?;
+    let line = start::prepare(&gate);
     let handler = Arc::new(Handler::new(Arc::clone(&gate)));
     let socket = gate.config.paths.control_socket();
     let control =
@@ -54,6 +55,9 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let mut tasks = JoinSet::new();
     if let Some(server) = presents {
         tasks.spawn(server.run());
+    }
+    if let Some(line) = line {
+        tasks.spawn(line.run());
     }
     tasks.spawn(control.run());
     tasks.spawn(Arc::clone(gate.identity()).refresh_keys());

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod approvals;
 pub mod capture;
 pub mod collector;
+pub mod console;
 pub mod daemon;
 pub mod doctor;
 pub mod policy;

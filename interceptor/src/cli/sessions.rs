@@ -2,6 +2,7 @@
 //!
 //! Everything that came from an agent is made safe before it reaches a terminal.
 
+mod kill;
 mod show;
 mod verified;
 
@@ -111,6 +112,8 @@ enum Action {
         #[arg(long, short)]
         output: Option<PathBuf>,
     },
+    /// End running sessions on this host, or with --collector on every host.
+    Kill(kill::KillArgs),
     /// Find a text in statements, commands, output, values, claims, agents, messages.
     Search {
         /// The text; ASCII letters match in either case.
@@ -169,6 +172,9 @@ impl Which {
 
 /// Runs `interceptor sessions …`.
 pub async fn run(args: SessionsArgs, config: &Path) -> anyhow::Result<ExitCode> {
+    if let Action::Kill(args) = args.action {
+        return kill::run(args, config).await;
+    }
     let config = Config::load(config)?;
     // SQLite and a replay's waits block: they must not hold a thread of the runtime.
     tokio::task::spawn_blocking(move || run_blocking(&args.action, &config)).await?
@@ -257,6 +263,8 @@ fn act(
             found(&hits, *json, style, out)?;
             return Ok(if hits.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
+        // Asked of the daemon or the collector, before any record is opened.
+        Action::Kill(_) => bail!("`kill` needs no record"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -34,8 +34,8 @@ pub struct Config {
     /// Who owns which agent, as on the hosts.
     #[serde(default, rename = "agent")]
     pub agents: Vec<Agent>,
-    /// Who decides which holds. The first that fits a hold counts; a hold that none fits can be
-    /// decided by every approver.
+    /// Who decides which holds. All that fit a hold count, the strictest of each; a hold that none
+    /// fits can be decided by every approver.
     #[serde(default, rename = "approval")]
     pub approvals: Vec<Approval>,
     /// Where holds are announced.
@@ -174,6 +174,8 @@ pub struct Approval {
     /// How many different people must approve; one denial denies.
     #[serde(default = "one")]
     pub count: u32,
+    /// Refused when nobody decides within this time; the host's own time when absent or shorter.
+    pub expires: Option<Span>,
 }
 
 fn one() -> u32 {
@@ -250,6 +252,9 @@ impl Config {
         }
         if let Some(a) = self.approvals.iter().find(|a| a.count == 0) {
             return Err(format!("approval {:?}: count is at least 1", a.services));
+        }
+        for glob in self.approvals.iter().flat_map(|a| a.services.iter().chain(&a.rules)) {
+            globset::Glob::new(glob).map_err(|e| format!("approval: {e}"))?;
         }
         Ok(())
     }

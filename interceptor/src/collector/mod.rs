@@ -15,23 +15,37 @@ mod authority;
 mod central;
 pub mod codes;
 mod config;
+pub mod decisions;
 mod error;
+pub mod holds;
 pub mod hosts;
 mod http;
 mod hub;
 mod index;
 mod ingest;
 mod keys;
+pub mod link;
 pub mod log;
+pub mod orders;
 pub mod prove;
 mod refuse;
 pub mod replica;
 mod routes;
+pub mod rules;
 mod server;
+pub mod tokens;
+pub mod webhooks;
+pub mod wire;
+
+#[cfg(test)]
+mod decision_tests;
+#[cfg(test)]
+mod link_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod ship_tests;
-pub mod wire;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
@@ -39,6 +53,7 @@ pub use central::Central;
 pub use config::{
     Approval, Config, Console, DEFAULT_PATH, Hosts, Login, Role, Roles, Webhook, WebhookForm,
 };
+pub use decisions::Person;
 pub use error::CollectorError;
 pub use http::Peer;
 pub use hub::{Change, Hub};
@@ -61,6 +76,10 @@ pub struct Collector {
     pub keys: Keys,
     /// Who wants to hear of changes.
     pub hub: Hub,
+    /// Exact forms of what waits; in memory alone.
+    pub held: holds::Exacts,
+    /// Wakes hosts that wait for orders.
+    pub bells: orders::Bells,
 }
 
 impl Collector {
@@ -68,8 +87,15 @@ impl Collector {
     pub fn open(config: Config) -> Result<Arc<Self>, CollectorError> {
         let keys = Keys::open(&config.state)?;
         let central = Central::open(&config.state)?;
-        let replicas = Replicas::new(&config.state);
-        Ok(Arc::new(Self { config, central, replicas, keys, hub: Hub::default() }))
+        Ok(Arc::new(Self {
+            replicas: Replicas::new(&config.state),
+            config,
+            central,
+            keys,
+            hub: Hub::default(),
+            held: holds::Exacts::default(),
+            bells: orders::Bells::default(),
+        }))
     }
 
     /// Makes the state directory with new keys and an empty database.

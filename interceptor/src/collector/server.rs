@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::error::CollectorError;
 use super::keys::Keys;
-use super::{Collector, http};
+use super::{Collector, http, link};
 
 /// How long the listener's own certificate is good for.
 const CERTIFICATE_DAYS: i64 = 30;
@@ -67,6 +67,7 @@ impl Server {
         tasks.spawn(http::serve(listener, Some(acceptor), host_routes(&self.collector)));
         let (listener, acceptor) = self.console;
         tasks.spawn(http::serve(listener, acceptor, console_routes(&self.collector)));
+        tasks.spawn(link::run(self.collector));
         tasks.join_all().await;
     }
 }
@@ -77,6 +78,7 @@ fn host_routes(collector: &Arc<Collector>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .merge(super::routes::routes(collector))
+        .merge(link::routes(collector))
 }
 
 /// What people may ask.

@@ -49,6 +49,15 @@ pub enum Op {
     /// Answers a list of [`LiveSession`].
     #[serde(rename = "sessions.live")]
     SessionsLive,
+    /// Ends running sessions; answers [`Killed`].
+    #[serde(rename = "sessions.kill")]
+    SessionsKill {
+        /// Which ones.
+        target: crate::session::Target,
+        /// Why; recorded.
+        #[serde(default)]
+        reason: Option<String>,
+    },
     /// Answers Prometheus text as a JSON string.
     #[serde(rename = "metrics")]
     Metrics,
@@ -155,6 +164,13 @@ pub struct Decided {
     pub scope: Option<Scope>,
     /// The standing grant, when the scope is a shape.
     pub grant: Option<String>,
+}
+
+/// Answer to [`Op::SessionsKill`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Killed {
+    /// Ids of the sessions that were told to end.
+    pub sessions: Vec<String>,
 }
 
 /// Answer to [`Op::Drain`].

@@ -20,10 +20,13 @@ use zeroize::Zeroizing;
 
 use super::peer;
 use super::protocol::{
-    Answer, ControlError, Decided, Drained, Held, LiveSession, MAX_ANSWER, MAX_REQUEST, Op,
+    Answer, ControlError, Decided, Drained, Held, Killed, LiveSession, MAX_ANSWER, MAX_REQUEST, Op,
     PolicyStatus, Reply, Request, Status, VERSION,
 };
-use crate::approval::{Accounts, Approvals, Decider, Decision, Outcome, Peer, Scope};
+use crate::approval::{
+    Accounts, Approvals, Decider, Decision, MAX_REASON, Outcome, Peer, Scope,
+};
+use crate::session::Target;
 
 /// Group whose members may talk to the daemon.
 pub const GROUP: &str = "interceptor";
@@ -44,6 +47,8 @@ pub trait ControlHandler: Send + Sync + 'static {
     fn policy_reload(&self) -> Answer<'_, PolicyStatus>;
     /// The sessions open now.
     fn live_sessions(&self) -> Answer<'_, Vec<LiveSession>>;
+    /// Ends running sessions; `who` says who wants that and why, for the record.
+    fn kill(&self, target: Target, who: String) -> Answer<'_, Killed>;
     /// Prometheus text.
     fn metrics(&self) -> Answer<'_, String>;
 }
@@ -236,6 +241,15 @@ impl Shared {
             Op::Drain => json(&self.handler.drain().await?),
             Op::PolicyReload => json(&self.handler.policy_reload().await?),
             Op::SessionsLive => json(&self.handler.live_sessions().await?),
+            Op::SessionsKill { target, reason } => {
+                if reason.as_ref().is_some_and(|r| r.chars().count() > MAX_REASON) {
+                    let say = format!("the reason is longer than {MAX_REASON} characters");
+                    return Err(ControlError::new("INVALID", say));
+                }
+                let why = reason.map(|r| format!(": {r}")).unwrap_or_default();
+                let who = format!("{}{why}", self.name(peer).await);
+                json(&self.handler.kill(target, who).await?)
+            }
             Op::Metrics => json(&self.handler.metrics().await?),
             Op::ApprovalsList { after } => json(&self.held(after).await),
             Op::ApprovalsGrants => json(&self.approvals.grants()),
@@ -253,10 +267,7 @@ impl Shared {
             }
             Op::ApprovalsRevoke { id } => {
                 // Taking a permission back needs no permission: whoever may talk here may.
-                let by = match self.decider(peer).await {
-                    Ok(decider) => decider.to_string(),
-                    Err(_) => format!("uid {}", peer.uid),
-                };
+                let by = self.name(peer).await;
                 json(&self.approvals.revoke(&id, &by)?)
             }
         }
@@ -296,6 +307,14 @@ impl Shared {
         let (approvals, peer) = (self.approvals.clone(), *peer);
         let found = tokio::task::spawn_blocking(move || approvals.identify(&peer)).await;
         Ok(found.map_err(ControlError::failed)??)
+    }
+
+    /// Who a peer is, for the record.
+    async fn name(&self, peer: &Peer) -> String {
+        match self.decider(peer).await {
+            Ok(decider) => decider.to_string(),
+            Err(_) => format!("uid {}", peer.uid),
+        }
     }
 
     async fn held(&self, after: Option<u64>) -> Held {

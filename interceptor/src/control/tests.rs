@@ -12,10 +12,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use ulid::Ulid;
 
-use super::protocol::{Decided, Held, Op, PolicyStatus};
+use super::protocol::{Decided, Held, Killed, Op, PolicyStatus};
 use super::*;
 use crate::approval::{Approvals, GrantSummary, HoldAsk, HoldDetail};
 use crate::config::Config;
+use crate::session::Target;
 
 #[derive(Default)]
 struct Handler {
@@ -36,6 +37,9 @@ impl ControlHandler for Handler {
     }
     fn live_sessions(&self) -> Answer<'_, Vec<LiveSession>> {
         Box::pin(async { Ok(Vec::new()) })
+    }
+    fn kill(&self, target: Target, who: String) -> Answer<'_, Killed> {
+        Box::pin(async move { Ok(Killed { sessions: vec![format!("{target} by {who}")] }) })
     }
     fn metrics(&self) -> Answer<'_, String> {
         Box::pin(async { Ok("x_total 1\n".into()) })
@@ -99,6 +103,7 @@ fn ask() -> HoldAsk {
         principal_ids: vec![],
         owners: vec![],
         peer_uid: None,
+        claims: serde_json::Value::Null,
         statement: "DELETE FROM t".into(),
         values: vec![],
         shape: "DELETE FROM t".into(),

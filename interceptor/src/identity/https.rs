@@ -17,10 +17,19 @@ pub(crate) fn client(
     ca_file: Option<&Path>,
     insecure_loopback: bool,
 ) -> Result<Client, String> {
-    install_crypto();
     if origin.query().is_some() || origin.fragment().is_some() || !origin.username().is_empty() {
         return Err("url must have no user, query or fragment".into());
     }
+    build(origin, ca_file, insecure_loopback)
+}
+
+/// A client for messages to one address, whose path and query may be its secret.
+pub(crate) fn message_client(url: &Url) -> Result<Client, String> {
+    build(url, None, true)
+}
+
+fn build(origin: &Url, ca_file: Option<&Path>, insecure_loopback: bool) -> Result<Client, String> {
+    install_crypto();
     let plain = origin.scheme() == "http" && insecure_loopback && is_loopback(origin);
     if origin.scheme() != "https" && !plain {
         return Err("url must be https (http only with insecure_loopback = true and a loopback \
@@ -77,7 +86,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Chooses the cryptography of the process once; a choice made before stays.
-fn install_crypto() {
+pub(crate) fn install_crypto() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

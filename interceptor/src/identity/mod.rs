@@ -5,13 +5,14 @@
 //! what stays. Nothing here speaks a wire protocol, writes records or judges a request.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
 use crate::config::{self, Config};
 
+mod barred;
 mod cache_file;
 mod checks;
 mod claims;
@@ -25,6 +26,7 @@ mod keys;
 mod proof;
 mod refusal;
 mod replay;
+mod reserve;
 mod source;
 mod strict;
 mod token;
@@ -37,10 +39,12 @@ pub use dpop::{MAX_PROOF, PROOF_ALGORITHMS, Proof, read_proof};
 pub use inspect::{Inspection, Inspector, ServiceInspection, Step, StepState};
 pub use issuer::{IssuerStatus, Pace};
 pub use refusal::{Code, IdentityError, Refusal};
+pub use reserve::{Reservation, Reserve, Reserved, Reserving, hash_jti};
 pub use source::Source;
 pub use token::{MAX_TOKEN, hash_token, is_token};
 pub use way::Way;
 
+use barred::Barred;
 use replay::{Ledger, Outcome, Use};
 use russh::keys::PublicKey;
 use verify::{Verified, Verifier};
@@ -56,6 +60,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub struct Identity {
     verifier: Verifier,
     ledger: Arc<Ledger>,
+    /// Asked before a first use, where the host has a collector.
+    fleet: OnceLock<Arc<dyn Reserve>>,
+    barred: Barred,
 }
 
 /// A token as an agent presented it.
@@ -163,7 +170,21 @@ impl Identity {
     /// The same with another pace of asking issuers.
     pub async fn open_with(config: &Config, pace: Pace) -> Result<Arc<Self>, IdentityError> {
         let ledger = Ledger::open(&config.paths.state)?;
-        Ok(Arc::new(Self { verifier: Verifier::open(config, pace, true)?, ledger }))
+        let verifier = Verifier::open(config, pace, true)?;
+        let (fleet, barred) = (OnceLock::new(), Barred::default());
+        Ok(Arc::new(Self { verifier, ledger, fleet, barred }))
+    }
+
+    /// From now on a token is reserved there before its first use here. Once, before the first
+    /// connection is served.
+    pub fn reserve_at(&self, fleet: Arc<dyn Reserve>) {
+        let _ = self.fleet.set(fleet);
+    }
+
+    /// Takes a token no more: by its `jti`, or the SHA-256 of the token or of its `jti`. Forgotten
+    /// when the daemon ends.
+    pub fn bar(&self, token: &str) {
+        self.barred.add(token);
     }
 
     /// Checks a token for a service and pins it to its source. The first use is durable before
@@ -243,8 +264,53 @@ impl Identity {
             now: at,
             expires: claims.exp.saturating_add(leeway),
         };
+        if self.barred.has(&claims) {
+            let words = "what this token had opened was ended on purpose: get a new token";
+            return Err(refuse(refusal::Fault::new(Code::Barred, words)));
+        }
+        self.reserve(&usage, service, &claims).await?;
         let first_use = self.pin(usage, &claims).await?;
         Ok(Proven { claims, agent: agent.clone(), first_use })
+    }
+
+    /// Reserves a token at the fleet before it is noted here, so that a refused one leaves
+    /// nothing behind and an answer that was late is asked for again.
+    async fn reserve(
+        &self,
+        usage: &Use,
+        service: &config::Service,
+        claims: &Arc<Claims>,
+    ) -> Result<(), Refusal> {
+        let Some(fleet) = self.fleet.get() else { return Ok(()) };
+        if self.ledger.knows(usage).await {
+            return Ok(());
+        }
+        let reservation = Reservation {
+            issuer: usage.iss.clone(),
+            jti_hash: hash_jti(&usage.jti),
+            expires: usage.expires,
+            source: usage.source.clone(),
+            service: service.name.clone(),
+        };
+        let (code, message, detail, alert) = match fleet.reserve(reservation).await {
+            Reserved::Ours | Reserved::Later => return Ok(()),
+            Reserved::Elsewhere => (
+                Code::Copied,
+                "this token was first used at another host and is good only there: get a token of \
+                 your own",
+                "the collector says that another host has this token",
+                true,
+            ),
+            Reserved::Unanswered => (
+                Code::Unreserved,
+                "it could not be made sure in time that this token is used here alone: try again, \
+                 or tell the host's operator that its collector does not answer",
+                "the collector did not answer in time",
+                false,
+            ),
+        };
+        let (message, detail) = (message.to_owned(), Some(detail.to_owned()));
+        Err(Refusal { code, message, detail, claims: Some(claims.clone()), alert })
     }
 
     async fn pin(&self, usage: Use, claims: &Arc<Claims>) -> Result<bool, Refusal> {

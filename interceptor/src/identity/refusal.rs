@@ -60,6 +60,10 @@ pub enum Code {
     ForeignKey,
     /// The token was first used from somewhere else.
     Copied,
+    /// The collector did not say in time whether the token is used here alone.
+    Unreserved,
+    /// An operator ended what the token had opened, or it was used at two hosts.
+    Barred,
     /// No token that is bound to the connection's key was presented from its source.
     NotPresented,
     /// The token is not bound to a key, and here only bound ones are taken.
@@ -97,6 +101,8 @@ impl Code {
         Self::ProofRequired,
         Self::ForeignKey,
         Self::Copied,
+        Self::Unreserved,
+        Self::Barred,
         Self::NotPresented,
         Self::Unbound,
         Self::BadTicket,
@@ -130,6 +136,8 @@ impl Code {
             Self::ProofRequired => "TOKEN_PROOF_REQUIRED",
             Self::ForeignKey => "AGENT_KEY",
             Self::Copied => "TOKEN_COPIED",
+            Self::Unreserved => "TOKEN_UNRESERVED",
+            Self::Barred => "TOKEN_BARRED",
             Self::NotPresented => "TOKEN_NOT_PRESENTED",
             Self::Unbound => "TOKEN_UNBOUND",
             Self::BadTicket => "TICKET_INVALID",

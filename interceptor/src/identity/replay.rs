@@ -139,6 +139,17 @@ impl Ledger {
             .map_err(|e| e.to_string())
     }
 
+    /// Whether the token was used on this host before, wherever from.
+    pub async fn knows(self: &Arc<Self>, usage: &Use) -> bool {
+        if lock(&self.memory).contains(&memory_key(usage)) {
+            return true;
+        }
+        let (this, iss, jti) = (self.clone(), usage.iss.clone(), usage.jti.clone());
+        let found = tokio::task::spawn_blocking(move || lock(&this.store).has(&iss, &jti)).await;
+        // Where the ledger cannot be read, noting the use fails too and says so.
+        matches!(found, Ok(Ok(true)))
+    }
+
     /// Forgets a bounded number of entries of tokens that are long dead.
     pub fn sweep(&self, now: i64) -> Result<usize, String> {
         lock(&self.store).sweep(now).map_err(|e| e.to_string())
@@ -158,6 +169,12 @@ impl Ledger {
 }
 
 impl Store {
+    fn has(&self, iss: &str, jti: &str) -> rusqlite::Result<bool> {
+        self.db
+            .prepare_cached("SELECT 1 FROM first_use WHERE iss = ? AND jti = ?")?
+            .exists(params![iss, jti])
+    }
+
     fn first_use(&mut self, usage: &Use) -> rusqlite::Result<(Outcome, Pin)> {
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let known = tx

@@ -8,13 +8,13 @@ use std::time::SystemTime;
 use crate::config::{Durability, Mode};
 use crate::control::ControlHandler;
 use crate::control::protocol::{
-    Answer, ControlError, Drained, IssuerStatus, LiveSession, PolicyStatus, RecordStatus,
+    Answer, ControlError, Drained, IssuerStatus, Killed, LiveSession, PolicyStatus, RecordStatus,
     ServiceStatus, ShipStatus, Status,
 };
 use crate::record::now_us;
 use crate::ship::Shipping;
 
-use super::Gate;
+use super::{Ending, Gate, Target};
 use super::sql::warn_of_missing_columns;
 
 /// Answers for a gate.
@@ -192,6 +192,17 @@ impl ControlHandler for Handler {
                     requests: 0,
                 })
                 .collect())
+        })
+    }
+
+    fn kill(&self, target: Target, who: String) -> Answer<'_, Killed> {
+        Box::pin(async move {
+            if let Target::Token(token) = &target {
+                self.gate.identity().bar(token);
+            }
+            let sessions = self.gate.live.end_those(&target, &Ending::Killed(who.as_str().into()));
+            tracing::info!(%target, by = who, ended = sessions.len(), "sessions ended by an operator");
+            Ok(Killed { sessions })
         })
     }
 

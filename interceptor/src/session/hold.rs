@@ -14,6 +14,9 @@ use crate::record::event;
 
 use super::{Admitted, Session, Who, deadline_us, micros};
 
+/// A request that waits, or why it cannot be put before a human.
+pub type Parking = Result<Waiting, String>;
+
 pub use crate::approval::{GrantRef, Outcome, Scope};
 
 /// A request that waits.
@@ -89,8 +92,10 @@ impl Session<Admitted> {
     }
 
     /// Puts a request before the approvers. Nothing of it may be forwarded before the answer.
-    pub fn hold(&mut self, held: HeldRequest) -> Result<Option<Waiting>, RecordError> {
-        let Who::Token(proven) = self.who().clone() else { return Ok(None) };
+    pub fn hold(&mut self, held: HeldRequest) -> Result<Parking, RecordError> {
+        let Who::Token(proven) = self.who().clone() else {
+            return Ok(Err("the session has no proven agent".into()));
+        };
         let claims = proven.claims();
         let agent = proven.agent();
         let rules = held.rules.clone();
@@ -105,6 +110,7 @@ impl Session<Admitted> {
             principal_ids: claims.principal_ids(),
             owners: owners(agent),
             peer_uid: self.source.uid,
+            claims: serde_json::to_value(claims.as_ref()).unwrap_or_default(),
             statement: held.statement,
             values: held.values,
             shape: held.shape,
@@ -112,7 +118,10 @@ impl Session<Admitted> {
             message: held.message,
             deadline: tokio::time::Instant::now() + held.timeout,
         };
-        let Ok(hold) = self.gate.approvals.hold(ask) else { return Ok(None) };
+        let hold = match self.gate.approvals.hold(ask) {
+            Ok(hold) => hold,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
         self.log.append(&event::HoldOpen {
             n: held.request,
             id: Cow::Borrowed(hold.id()),
@@ -121,7 +130,7 @@ impl Session<Admitted> {
         })?;
         // The hold itself waits for a human; the request is awaited before it is forwarded.
         let _ = self.log.commit()?;
-        Ok(Some(Waiting { hold, request: held.request, since: Instant::now() }))
+        Ok(Ok(Waiting { hold, request: held.request, since: Instant::now() }))
     }
 
     /// Records how a hold ended.

@@ -33,7 +33,7 @@ use crate::record::event;
 pub use crate::policy::Effect;
 pub use gate::Gate;
 pub use hold::Waiting;
-pub use live::{Ending, Live};
+pub use live::{Ending, Live, Marks, Target};
 pub use log::Log;
 
 /// Why a session goes no further. Already recorded; the message is for the agent.
@@ -134,6 +134,22 @@ impl<S> Session<S> {
     /// Whether verdicts bind here.
     pub fn enforces(&self) -> bool {
         self.service.mode == Mode::Enforce
+    }
+
+    /// Records an order to end that somebody should hear of.
+    pub fn note_ending(&mut self, order: &Ending) {
+        if *order != Ending::Conflict {
+            return;
+        }
+        self.gate.metrics.alert("TOKEN_CONFLICT");
+        tracing::warn!(session = %self.id(), source = %self.peer, code = "TOKEN_CONFLICT", "ALERT");
+        let alert = event::Alert {
+            code: "TOKEN_CONFLICT".into(),
+            message: order.detail().unwrap_or_default().into(),
+        };
+        if let Err(error) = self.log.append(&alert).and_then(|()| self.log.commit().map(drop)) {
+            tracing::error!(session = %self.id(), %error, "record");
+        }
     }
 
     /// Ends the session: seals the record with the reason.

@@ -7,7 +7,21 @@ use russh::keys::PublicKey;
 
 use crate::identity::{self, Occasion, Presented, ProvenKey, Way};
 
-use super::{Arrived, Proven, Refused, RefusedKind, Session, Who};
+use super::{Arrived, Marks, Proven, Refused, RefusedKind, Session, Who};
+
+/// By what the session of this identity can be found later.
+fn marks(proven: &identity::Proven) -> Marks {
+    let claims = proven.claims();
+    Marks {
+        issuer: claims.iss.clone(),
+        principals: claims.principal_ids().into_iter().map(|(_, id)| id).collect(),
+        tokens: vec![
+            claims.jti.clone(),
+            identity::hash_jti(&claims.jti),
+            claims.token_sha256.clone(),
+        ],
+    }
+}
 
 /// What became of an attempt; a refused connection may try again or end.
 type Attempt = Result<Session<Proven>, (Session<Arrived>, Refused)>;
@@ -107,7 +121,8 @@ impl Session<Arrived> {
                     let refused = self.record_failed(&e);
                     return Err((self, refused));
                 }
-                self.live.set_identity(&proven.agent().name, proven.claims().principal());
+                let marks = marks(&proven);
+                self.live.set_identity(&proven.agent().name, proven.claims().principal(), marks);
                 Ok(self.map(|_| Proven { who: Who::Token(proven) }))
             }
             Err(refusal) => {

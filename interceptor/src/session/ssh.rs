@@ -136,10 +136,10 @@ impl Session<Admitted> {
             timeout,
         };
         Ok(match self.hold(held)? {
-            Some(waiting) => Permit::Waits(Box::new(waiting)),
-            None => Permit::Refused(
-                "HOLD_UNAVAILABLE: the request needs a human and cannot be put before one".into(),
-            ),
+            Ok(waiting) => Permit::Waits(Box::new(waiting)),
+            Err(why) => Permit::Refused(format!(
+                "HOLD_UNAVAILABLE: the request needs a human and cannot be put before one: {why}"
+            )),
         })
     }
 

@@ -8,9 +8,17 @@ mod acknowledged;
 pub mod client;
 mod enrol;
 mod identity;
+pub mod line;
+pub mod link;
+pub mod orders;
+pub mod people;
 mod prove;
+pub mod remote;
+pub mod reserve;
 mod spool;
+pub mod start;
 mod uplink;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 

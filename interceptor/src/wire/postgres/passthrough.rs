@@ -76,7 +76,10 @@ pub async fn serve(session: Session<Proven>, mut startup: Startup, pins: Option<
             session.end("client", None);
         }
         Some(Err(error)) => session.end("client", Some(&error.to_string())),
-        None => session.end("shutdown", None),
+        None => {
+            let order = ending.borrow().clone();
+            session.end(order.reason(), order.detail());
+        }
     }
 }
 

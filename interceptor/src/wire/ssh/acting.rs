@@ -24,6 +24,8 @@ pub struct Over {
     pub reason: &'static str,
     /// What the agent is told.
     pub words: String,
+    /// What the record says instead, where the agent need not know.
+    pub detail: Option<String>,
 }
 
 /// An admitted connection.
@@ -102,10 +104,21 @@ impl Acting {
 
     /// Ends the connection for everybody on it; the first reason stands.
     pub fn end(&self, reason: &'static str, words: impl Into<String>) {
+        self.end_for(reason, words, None);
+    }
+
+    /// The same with words for the record alone.
+    pub fn end_for(
+        &self,
+        reason: &'static str,
+        words: impl Into<String>,
+        detail: Option<&str>,
+    ) {
+        let detail = detail.map(str::to_owned);
         self.over.send_if_modified(|over| {
             let first = over.is_none();
             if first {
-                *over = Some(Over { reason, words: words.into() });
+                *over = Some(Over { reason, words: words.into(), detail });
             }
             first
         });
@@ -197,7 +210,10 @@ impl Drop for Acting {
         let over = self.over.borrow().clone();
         if let Some(session) = session {
             match over {
-                Some(over) => session.end(over.reason, Some(&over.words)),
+                Some(over) => {
+                    let detail = over.detail.as_deref().unwrap_or(&over.words);
+                    session.end(over.reason, Some(detail));
+                }
                 None => session.end("client", None),
             }
         }

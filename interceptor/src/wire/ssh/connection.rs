@@ -155,12 +155,9 @@ impl Connection {
             ),
             over = acting.over() => tracing::debug!(reason = over.reason, "connection over"),
             told = ending.wait_for(|e| *e != Ending::None) => {
-                let (reason, words) = match told.map(|e| *e) {
-                    Ok(Ending::Killed) => ("killed", "an operator ended this session"),
-                    Ok(Ending::RecordLost) => ("store", "nothing can be recorded any more"),
-                    _ => ("shutdown", "the daemon stops"),
-                };
-                acting.end(reason, words);
+                let order = told.map_or(Ending::Shutdown, |order| order.clone());
+                acting.with(|session| session.note_ending(&order));
+                acting.end_for(order.reason(), order.words(), order.detail());
             }
         }
         let words = acting.over().await.words;

@@ -130,6 +130,7 @@ async fn held(
         Ok(Outcome::Denied { by, reason }) => {
             ("denied", Some(by.to_string()), None, reason.clone())
         }
+        Ok(Outcome::Unanswerable { why }) => ("denied", None, None, Some(why.clone())),
         Ok(Outcome::Expired) => ("expired", None, None, None),
         Err(_) => ("withdrawn", None, None, None),
     };
@@ -144,6 +145,9 @@ async fn held(
         Ok(Outcome::Denied { by, reason }) => {
             let why = reason.map(|r| format!(": {r}")).unwrap_or_default();
             Err(Denied::Refused(format!("denied by {by}{why}")))
+        }
+        Ok(Outcome::Unanswerable { why }) => {
+            Err(Denied::Refused(format!("HOLD_DENIED: refused: {why}")))
         }
         Ok(Outcome::Expired) => Err(Denied::Refused("HOLD_EXPIRED: nobody decided in time".into())),
         Err(Some(Over { words, .. })) => Err(Denied::Refused(words)),

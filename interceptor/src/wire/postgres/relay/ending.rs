@@ -38,7 +38,8 @@ pub enum Fault {
 /// How a session ended, in the record's words.
 #[derive(Debug)]
 pub struct Finish {
-    /// `client`, `server`, `expired`, `policy`, `store`, `shutdown`, `protocol`.
+    /// `client`, `server`, `expired`, `policy`, `store`, `shutdown`, `killed`, `conflict`,
+    /// `protocol`.
     pub reason: &'static str,
     /// More words.
     pub detail: Option<String>,
@@ -87,14 +88,12 @@ impl Relay {
     }
 
     pub(super) async fn ordered(&mut self, order: Ending) -> Option<Finish> {
-        let (reason, words) = match order {
-            Ending::None => return None,
-            Ending::Shutdown => ("shutdown", "SHUTDOWN: interceptor is stopping"),
-            Ending::Killed => ("killed", "KILLED: the session was ended by an operator"),
-            Ending::RecordLost => ("store", "RECORD_UNAVAILABLE: the session cannot be recorded"),
-        };
-        self.farewell("57P01", words).await;
-        Some(Finish::because(reason))
+        if order == Ending::None {
+            return None;
+        }
+        self.session.note_ending(&order);
+        self.farewell("57P01", order.words()).await;
+        Some(Finish { reason: order.reason(), detail: order.detail().map(str::to_owned) })
     }
 
     pub(super) async fn fault(&mut self, fault: &Fault) -> Finish {

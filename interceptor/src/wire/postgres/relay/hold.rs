@@ -57,10 +57,13 @@ impl Relay {
             message: ruling.verdict.message.clone(),
             timeout,
         };
-        let Some(waiting) = self.session.hold(held)? else {
-            let why = "HOLD_UNAVAILABLE: the request needs a human and cannot be put before one";
-            let hint = "too many requests are held, or the session has no proven agent";
-            return Ok(Some(Permit::Refused(Denial::new("42501", "hold", why).hint(hint))));
+        let waiting = match self.session.hold(held)? {
+            Ok(waiting) => waiting,
+            Err(hint) => {
+                let why =
+                    "HOLD_UNAVAILABLE: the request needs a human and cannot be put before one";
+                return Ok(Some(Permit::Refused(Denial::new("42501", "hold", why).hint(&hint))));
+            }
         };
         let words = match &ruling.verdict.message {
             Some(message) => format!("held for approval, id={}: {message}", waiting.id()),
@@ -107,6 +110,10 @@ impl Relay {
             Outcome::Expired => {
                 self.session.hold_ended(&parked.waiting, "expired", None, None, None)?;
                 Some(format!("HOLD_EXPIRED: nobody decided hold {id} in time"))
+            }
+            Outcome::Unanswerable { why } => {
+                self.session.hold_ended(&parked.waiting, "denied", None, None, Some(why))?;
+                Some(format!("HOLD_DENIED: hold {id} was refused: {why}"))
             }
         };
         self.keep_decision(parked, denial.map(|message| Denial::new("42501", "hold", message)));

@@ -264,7 +264,7 @@ impl Relay {
                 }
                 Some(()) = cancels.recv() => self.cancel()?,
                 Ok(()) = ending.changed() => {
-                    let order = *ending.borrow_and_update();
+                    let order = ending.borrow_and_update().clone();
                     if let Some(finish) = self.ordered(order).await {
                         return Ok(finish);
                     }

@@ -1,0 +1,212 @@
+//! What hosts ask about holds, orders and tokens. Every route lets only a host in that is known;
+//! what a host sends concerns that host alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::CollectorError;
+use super::holds::{self, HoldsError};
+use super::hosts::Known;
+use super::orders::{self, HostId};
+use super::tokens::{self, ReserveError};
+use super::Collector;
+use crate::approval::MAX_HELD_BYTES;
+use crate::ship::wire::{Done, Orders, Raise, ReserveAnswer, ReserveToken, Withdrawal};
+
+/// Longest time that a request for orders is kept open.
+const POLL: Duration = Duration::from_secs(25);
+/// Most bytes of a raised hold: the largest exact text, every byte escaped, and what is around.
+const MAX_RAISE: usize = 6 * MAX_HELD_BYTES + (1 << 20);
+/// Most bytes of any other body.
+const MAX_BODY: usize = 64 << 10;
+
+/// The routes of this part.
+pub fn routes(collector: &Arc<Collector>) -> Router {
+    Router::new()
+        .route("/host/v1/alive", get(alive))
+        .route("/host/v1/orders", get(poll))
+        .route("/host/v1/orders/{seq}/done", post(done))
+        .route("/host/v1/holds/{id}", delete(withdraw))
+        .route("/host/v1/tokens/reserve", post(reserve))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .merge(
+            Router::new()
+                .route("/host/v1/holds", post(raise))
+                .layer(DefaultBodyLimit::max(MAX_RAISE)),
+        )
+        .with_state(Arc::clone(collector))
+}
+
+/// What has to run beside the routes; never returns.
+pub async fn run(collector: Arc<Collector>) {
+    let sweep = async {
+        let mut tick = tokio::time::interval(Duration::from_secs(600));
+        loop {
+            tick.tick().await;
+            let swept = collector
+                .central
+                .write(|db| {
+                    tokens::sweep(db)?;
+                    orders::sweep(db, Duration::from_secs(30 * 86_400))
+                })
+                .await;
+            if let Err(error) = swept {
+                tracing::error!(%error, "what is old cannot be forgotten");
+            }
+        }
+    };
+    tokio::join!(
+        holds::expire(Arc::clone(&collector)),
+        super::webhooks::deliver(Arc::clone(&collector)),
+        sweep
+    );
+}
+
+/// Why a host's request is refused.
+enum No {
+    Holds(HoldsError),
+    Reserve(ReserveError),
+    Store(CollectorError),
+}
+
+impl From<HoldsError> for No {
+    fn from(e: HoldsError) -> Self {
+        Self::Holds(e)
+    }
+}
+
+impl From<ReserveError> for No {
+    fn from(e: ReserveError) -> Self {
+        Self::Reserve(e)
+    }
+}
+
+impl From<CollectorError> for No {
+    fn from(e: CollectorError) -> Self {
+        Self::Store(e)
+    }
+}
+
+impl IntoResponse for No {
+    fn into_response(self) -> Response {
+        let (status, code, message) = match self {
+            Self::Store(error)
+            | Self::Holds(HoldsError::Store(error))
+            | Self::Reserve(ReserveError::Store(error)) => {
+                tracing::error!(%error, "a host's request failed");
+                let message = "the collector cannot do this now: see its log".to_owned();
+                (StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
+            }
+            Self::Holds(e @ HoldsError::Ended(_)) => {
+                (StatusCode::CONFLICT, "ended", e.to_string())
+            }
+            Self::Holds(e @ HoldsError::Full) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "busy", e.to_string())
+            }
+            Self::Holds(e) => (StatusCode::BAD_REQUEST, "form", e.to_string()),
+            Self::Reserve(e) => (StatusCode::BAD_REQUEST, "form", e.to_string()),
+        };
+        (status, Json(json!({ "code": code, "message": message }))).into_response()
+    }
+}
+
+fn host_id(known: Known) -> HostId {
+    let Known(host) = known;
+    HostId { id: host.id, fingerprint: host.fingerprint, name: host.name }
+}
+
+async fn alive(_: Known) -> Json<Value> {
+    Json(json!({}))
+}
+
+#[derive(Debug, Deserialize)]
+struct Boot {
+    #[serde(default)]
+    boot: String,
+}
+
+async fn raise(
+    State(collector): State<Arc<Collector>>,
+    known: Known,
+    Query(Boot { boot }): Query<Boot>,
+    Json(hold): Json<Raise>,
+) -> Result<Json<Value>, No> {
+    let id = holds::raise(&collector, host_id(known), &boot, hold).await?;
+    Ok(Json(json!({ "id": id })))
+}
+
+async fn withdraw(
+    State(collector): State<Arc<Collector>>,
+    known: Known,
+    Path(hold): Path<String>,
+    Json(Withdrawal { how }): Json<Withdrawal>,
+) -> Result<Json<Value>, No> {
+    holds::withdraw(&collector, host_id(known), &hold, how).await?;
+    Ok(Json(json!({})))
+}
+
+#[derive(Debug, Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    boot: String,
+    /// The start of the collector that the host knows; another is told at once.
+    #[serde(default)]
+    instance: String,
+}
+
+/// Answers at once when there is something, else when there is, or after a while.
+async fn poll(
+    State(collector): State<Arc<Collector>>,
+    known: Known,
+    Query(After { after, boot, instance }): Query<After>,
+) -> Result<Json<Orders>, No> {
+    let host = host_id(known);
+    let id = host.id;
+    // Listening first: what comes between looking and waiting is heard.
+    let mut bell = collector.bells.listen(id);
+    holds::new_boot(&collector, host, &boot).await?;
+    let until = Instant::now() + POLL;
+    loop {
+        let orders = collector.central.read(move |db| orders::after(db, id, after)).await?;
+        let over = Instant::now() >= until || instance != collector.held.instance;
+        if !orders.is_empty() || over {
+            return Ok(Json(Orders { instance: collector.held.instance.clone(), orders }));
+        }
+        let _ = timeout_at(until, bell.changed()).await;
+    }
+}
+
+async fn done(
+    State(collector): State<Arc<Collector>>,
+    known: Known,
+    Path(seq): Path<u64>,
+    Json(result): Json<Done>,
+) -> Result<Json<Value>, No> {
+    let host = host_id(known);
+    let changed =
+        collector.central.write(move |db| orders::done(db, &host, seq, &result)).await?;
+    if let Some(change) = changed {
+        collector.hub.tell(change);
+    }
+    Ok(Json(json!({})))
+}
+
+async fn reserve(
+    State(collector): State<Arc<Collector>>,
+    known: Known,
+    Json(token): Json<ReserveToken>,
+) -> Result<Json<ReserveAnswer>, No> {
+    let ours = tokens::reserve(&collector, host_id(known), token).await?;
+    Ok(Json(ReserveAnswer { ours }))
+}

@@ -1,0 +1,116 @@
+//! Bringing the line to the collector up inside the daemon: before the first connection is
+//! served, so that no token is taken and no request decided as if there were no collector.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::client;
+use super::identity::Identity;
+use super::line::{Line, LineError};
+use super::link::Link;
+use super::orders::OrderBook;
+use super::remote::Remote;
+use super::reserve::{Fleet, settle};
+use super::wire::ReserveToken;
+use crate::config::{OnTimeout, Reserve};
+use crate::session::Gate;
+
+/// How often is looked whether the host has been enrolled, or its certificate renewed.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A line that has been prepared and has to be run.
+pub struct Starting {
+    dir: PathBuf,
+    line: Arc<Line>,
+    link: Arc<Link>,
+    remote: Arc<Remote>,
+    open: mpsc::Receiver<ReserveToken>,
+    fingerprint: String,
+}
+
+/// Prepares the line of a daemon; `None` where no collector is configured. From here on tokens
+/// are reserved and requests decided at the collector, whether it answers or not.
+pub fn prepare(gate: &Gate) -> Option<Starting> {
+    let config = &gate.config;
+    let ship = config.ship.as_ref()?;
+    let line = Arc::new(Line::new(&ship.collector));
+    let remote = Arc::new(Remote {
+        config: Arc::clone(config),
+        approvals: Arc::clone(&gate.approvals),
+        live: Arc::clone(&gate.live),
+        identity: Arc::clone(gate.identity()),
+    });
+    let default = match ship.on_timeout {
+        OnTimeout::Deny => Reserve::Deny,
+        OnTimeout::Allow => Reserve::Allow,
+    };
+    let (fleet, open) = Fleet::new(Arc::clone(&line), config, default);
+    gate.identity().reserve_at(fleet);
+    let link = Link::new(Arc::clone(&line), Arc::clone(&remote), ship.local_approvers);
+    let fingerprint = gate.recorder.public_key().fingerprint_hex();
+    let dir = ship.state(&config.paths);
+    Some(Starting { dir, line, link, remote, open, fingerprint })
+}
+
+impl Starting {
+    /// Keeps the line up for as long as the daemon runs; never returns.
+    pub async fn run(self) {
+        let Self { dir, line, link, remote, open, fingerprint } = self;
+        let settling = tokio::spawn(settle(Arc::clone(&line), remote, open));
+        let identity = enrolled(&dir, &line, &link).await;
+        let book = loop {
+            let key = identity.collector_key().map_err(|e| e.to_string());
+            let book =
+                key.and_then(|k| OrderBook::open(&dir, k, &fingerprint).map_err(|e| e.to_string()));
+            match book {
+                Ok(book) => break book,
+                Err(error) => {
+                    tracing::error!(error, "no orders of the collector can be carried out");
+                    link.away(&LineError::NotEnrolled);
+                    sleep(Duration::from_secs(60)).await;
+                }
+            }
+        };
+        tokio::join!(link.run(book), renewed(&dir, &line, identity.life.1));
+        settling.abort();
+    }
+}
+
+/// Waits until this host is enrolled, and connects the line.
+async fn enrolled(dir: &std::path::Path, line: &Line, link: &Link) -> Identity {
+    loop {
+        match connect(dir, line) {
+            Ok(Some(identity)) => return identity,
+            Ok(None) => {}
+            Err(error) => tracing::error!(error, "the collector cannot be asked"),
+        }
+        link.away(&LineError::NotEnrolled);
+        sleep(LOOK).await;
+    }
+}
+
+fn connect(dir: &std::path::Path, line: &Line) -> Result<Option<Identity>, String> {
+    let Some(identity) = Identity::load(dir).map_err(|e| e.to_string())? else { return Ok(None) };
+    line.connect(client::enrolled(&identity).map_err(|e| e.to_string())?);
+    Ok(Some(identity))
+}
+
+/// Takes over a certificate that was renewed; never returns.
+async fn renewed(dir: &std::path::Path, line: &Line, mut until: SystemTime) {
+    loop {
+        sleep(30 * LOOK).await;
+        match Identity::load(dir) {
+            Ok(Some(identity)) if identity.life.1 != until => match connect(dir, line) {
+                Ok(Some(identity)) => until = identity.life.1,
+                Ok(None) => {}
+                Err(error) => tracing::error!(error, "a renewed certificate cannot be used"),
+            },
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the certificate for the collector"),
+        }
+    }
+}
