@@ -10,11 +10,13 @@
 //! not continue its chain, let a person decide a request of their own, or keep the exact text of
 //! a held request after its end.
 
+pub mod api;
 pub mod audit;
 mod authority;
 mod central;
 pub mod codes;
 mod config;
+pub mod console;
 pub mod decisions;
 mod error;
 pub mod holds;

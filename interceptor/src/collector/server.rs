@@ -35,6 +35,7 @@ pub struct Server {
     collector: Arc<Collector>,
     hosts: (TcpListener, TlsAcceptor),
     console: (TcpListener, Option<TlsAcceptor>),
+    people: Router,
 }
 
 impl Server {
@@ -52,7 +53,8 @@ impl Server {
             None => None,
         };
         let console = (listen(config.console.listen).await?, console_acceptor);
-        Ok(Self { collector, hosts, console })
+        let people = console_routes(&collector)?;
+        Ok(Self { collector, hosts, console, people })
     }
 
     /// Where it listens: for hosts, for people.
@@ -66,7 +68,7 @@ impl Server {
         let (listener, acceptor) = self.hosts;
         tasks.spawn(http::serve(listener, Some(acceptor), host_routes(&self.collector)));
         let (listener, acceptor) = self.console;
-        tasks.spawn(http::serve(listener, acceptor, console_routes(&self.collector)));
+        tasks.spawn(http::serve(listener, acceptor, self.people));
         tasks.spawn(link::run(self.collector));
         tasks.join_all().await;
     }
@@ -82,8 +84,10 @@ fn host_routes(collector: &Arc<Collector>) -> Router {
 }
 
 /// What people may ask.
-fn console_routes(_collector: &Arc<Collector>) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" }))
+fn console_routes(collector: &Arc<Collector>) -> Result<Router, CollectorError> {
+    let alive = Router::new().route("/healthz", get(|| async { "ok\n" }));
+    let all = alive.merge(super::api::routes(collector)?).merge(super::console::routes(collector)?);
+    Ok(all.layer(axum::middleware::from_fn(super::console::guard::headers)))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, CollectorError> {

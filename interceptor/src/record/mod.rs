@@ -30,6 +30,7 @@ mod recover;
 pub mod replay;
 pub mod rows;
 pub mod screen;
+pub mod sealed;
 mod search;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::RecordError;
 use super::consume::{Consumer, Pass};
@@ -101,9 +101,15 @@ impl Reader {
     }
 
     /// Opens the replica of another host's records: there is no journal and nobody to ask.
-    pub fn of_replica(directory: &Path) -> Result<Self, RecordError> {
-        let db = store::open_read_only(directory)?;
-        Ok(Self { db, state: directory.into(), warnings: Vec::new(), damage: Vec::new() })
+    pub fn of_replica(dir: &Path) -> Result<Self, RecordError> {
+        if !Store::path(dir).exists() {
+            return Err(RecordError::Contents(format!(
+                "nothing has come from this host yet: {} holds no records",
+                dir.display()
+            )));
+        }
+        let db = store::open_read_only(dir)?;
+        Ok(Self { db, state: dir.into(), warnings: Vec::new(), damage: Vec::new() })
     }
 
     /// The same for a configured host.
@@ -177,14 +183,21 @@ impl Reader {
         store::each_event(&self.db, number, after, take).map_err(RecordError::sqlite("read events"))
     }
 
+    /// The same until the taker has enough.
+    pub fn events_until(
+        &self,
+        number: u64,
+        after: u64,
+        take: impl FnMut(&StoredEvent<'_>) -> bool,
+    ) -> Result<(), RecordError> {
+        store::each_event_until(&self.db, number, after, take)
+            .map_err(RecordError::sqlite("read events"))
+    }
+
     /// Events whose body contains a text (ASCII letters in either case), newest session first.
     pub fn search(&self, text: &str, filter: &Filter) -> Result<Vec<Hit>, RecordError> {
         let (clause, mut values) = filter.sql();
-        // Bodies are JSON, so the text is looked for as JSON writes it.
-        let quoted = serde_json::to_string(text).unwrap_or_default();
-        let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
-        let escaped = inner.replace('!', "!!").replace('%', "!%").replace('_', "!_");
-        values.push(Value::Text(format!("%{escaped}%")));
+        values.push(Value::Text(like(text)));
         let sql = format!(
             "SELECT s.id, s.number, e.id, e.ts_us, e.kind, e.body FROM sessions s \
              JOIN events e ON e.id > s.number << 31 AND e.id < (s.number + 1) << 31 \
@@ -195,22 +208,21 @@ impl Reader {
         );
         self.db
             .prepare(&sql)
-            .and_then(|mut s| {
-                s.query_map(params_from_iter(values), |r| {
-                    let body: String = r.get(5)?;
-                    Ok(Hit {
-                        session: r.get(0)?,
-                        number: r.get::<_, i64>(1)? as u64,
-                        seq: store::seq_of(r.get(2)?),
-                        ts_us: r.get(3)?,
-                        kind: r.get(4)?,
-                        body: serde_json::from_str(&body)
-                            .unwrap_or(serde_json::Value::String(body)),
-                    })
-                })?
-                .collect()
-            })
+            .and_then(|mut s| s.query_map(params_from_iter(values), Hit::from_row)?.collect())
             .map_err(RecordError::sqlite("search"))
+    }
+
+    /// The first event of one session whose body contains a text, as [`Reader::search`] finds it.
+    pub fn first_hit(&self, number: u64, text: &str) -> Result<Option<Hit>, RecordError> {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        self.db
+            .prepare_cached(
+                "SELECT s.id, s.number, e.id, e.ts_us, e.kind, e.body FROM sessions s \
+                 JOIN events e ON e.id > s.number << 31 AND e.id < (s.number + 1) << 31 \
+                 WHERE s.number = ?1 AND e.body LIKE ?2 ESCAPE '!' ORDER BY e.id LIMIT 1",
+            )
+            .and_then(|mut s| s.query_row(params![number, like(text)], Hit::from_row).optional())
+            .map_err(RecordError::sqlite("search a session"))
     }
 
     /// The newest checkpoint, to be kept elsewhere.
@@ -234,6 +246,28 @@ impl Reader {
     pub fn public_key(&self) -> Result<PublicKey, RecordError> {
         PublicKey::load(&self.state.join("host.pub"))
     }
+}
+
+impl Hit {
+    fn from_row(r: &Row<'_>) -> rusqlite::Result<Self> {
+        let body: String = r.get(5)?;
+        Ok(Self {
+            session: r.get(0)?,
+            number: r.get::<_, i64>(1)? as u64,
+            seq: store::seq_of(r.get(2)?),
+            ts_us: r.get(3)?,
+            kind: r.get(4)?,
+            body: serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body)),
+        })
+    }
+}
+
+/// A pattern for `LIKE … ESCAPE '!'`. Bodies are JSON, so a text is looked for as JSON writes it.
+fn like(text: &str) -> String {
+    let quoted = serde_json::to_string(text).unwrap_or_default();
+    let inner = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+    let escaped = inner.replace('!', "!!").replace('%', "!%").replace('_', "!_");
+    format!("%{escaped}%")
 }
 
 impl Filter {

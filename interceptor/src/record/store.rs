@@ -456,13 +456,26 @@ pub fn each_event(
     after: u64,
     mut take: impl FnMut(&StoredEvent<'_>),
 ) -> rusqlite::Result<()> {
+    each_event_until(db, number, after, |e| {
+        take(e);
+        true
+    })
+}
+
+/// The same until the taker has enough.
+pub fn each_event_until(
+    db: &Connection,
+    number: u64,
+    after: u64,
+    mut take: impl FnMut(&StoredEvent<'_>) -> bool,
+) -> rusqlite::Result<()> {
     let mut s = db.prepare_cached(
         "SELECT id, ts_us, kind, body, data, hash FROM events WHERE id > ?1 AND id <= ?2 \
          ORDER BY id",
     )?;
     let mut rows = s.query([event_id(number, after), event_id(number, MAX_SEQ)])?;
     while let Some(row) = rows.next()? {
-        take(&StoredEvent {
+        let more = take(&StoredEvent {
             seq: seq_of(row.get(0)?),
             ts_us: row.get(1)?,
             kind: std::str::from_utf8(bytes(row.get_ref(2)?)).unwrap_or("\u{fffd}"),
@@ -470,6 +483,9 @@ pub fn each_event(
             data: bytes(row.get_ref(4)?),
             hash: bytes(row.get_ref(5)?),
         });
+        if !more {
+            break;
+        }
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ fn escape(text: &str, lines: bool) -> String {
 }
 
 /// Characters that are not seen themselves but change how others are seen.
-fn acts(c: char) -> bool {
+pub fn acts(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'

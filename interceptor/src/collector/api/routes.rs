@@ -1,0 +1,289 @@
+//! The routes and what they answer.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::caller::Caller;
+use super::{Api, Refused, metrics};
+use crate::collector::console::find::{self, Cursor, Found, One, Wanted};
+use crate::collector::console::hosts;
+use crate::collector::decisions::{self, Choice, DecisionError};
+use crate::collector::{CollectorError, Role};
+use crate::record::export::plain;
+use crate::record::{RecordError, now_us};
+use crate::session::Target;
+
+/// What the API offers.
+pub const DESCRIPTION: &str = include_str!("openapi.json");
+/// Most events of one answer, and most bytes of them before no more are taken.
+const EVENTS: usize = 1000;
+const BYTES: usize = 8 << 20;
+
+pub fn all(api: Api) -> Router {
+    let mut router: Router<Api> = Router::new();
+    for (_, path) in super::ROUTES {
+        if let Some(methods) = route(path) {
+            // A path with two methods would stand in one of these.
+            router = router.route(path, methods);
+        }
+    }
+    router
+        .route("/metrics", get(metrics::show))
+        .route("/api/{*rest}", axum::routing::any(nothing))
+        .with_state(api)
+}
+
+fn route(path: &str) -> Option<MethodRouter<Api>> {
+    Some(match path {
+        "/api/v1/openapi.json" => get(description),
+        "/api/v1/sessions" => get(sessions),
+        "/api/v1/sessions/{id}" => get(session),
+        "/api/v1/sessions/{id}/events" => get(events),
+        "/api/v1/sessions/{id}/kill" => post(kill),
+        "/api/v1/hosts" => get(all_hosts),
+        "/api/v1/holds" => get(holds),
+        "/api/v1/holds/{id}" => get(hold),
+        "/api/v1/holds/{id}/decision" => post(decision),
+        _ => return None,
+    })
+}
+
+impl From<CollectorError> for Refused {
+    fn from(e: CollectorError) -> Self {
+        inside(&e)
+    }
+}
+
+impl From<RecordError> for Refused {
+    fn from(e: RecordError) -> Self {
+        match e {
+            RecordError::Contents(text) => Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", text),
+            e => inside(&e),
+        }
+    }
+}
+
+impl From<DecisionError> for Refused {
+    fn from(e: DecisionError) -> Self {
+        match e {
+            DecisionError::Store(e) => e.into(),
+            e => {
+                let status = StatusCode::from_u16(e.status()).unwrap_or(StatusCode::BAD_REQUEST);
+                Self::new(status, e.code(), e.to_string())
+            }
+        }
+    }
+}
+
+/// What failed inside is for the log.
+fn inside(e: &dyn std::error::Error) -> Refused {
+    tracing::error!(error = %e, "the API failed");
+    let text = "the collector could not read its data: its log says why";
+    Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "FAILED", text)
+}
+
+fn not_found() -> Refused {
+    let text = "there is no such session, or its records are gone";
+    Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", text)
+}
+
+async fn nothing() -> Refused {
+    let text = "there is no such address: see /api/v1/openapi.json";
+    Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", text)
+}
+
+/// `GET /api/v1/openapi.json`.
+async fn description() -> Response {
+    let mut answer = DESCRIPTION.into_response();
+    let kind = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+/// What can be asked for in a list of sessions.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Asked {
+    q: Option<String>,
+    agent: Option<String>,
+    principal: Option<String>,
+    service: Option<String>,
+    host: Option<String>,
+    live: Option<bool>,
+    since_us: Option<i64>,
+    until_us: Option<i64>,
+    before: Option<String>,
+    limit: Option<usize>,
+}
+
+/// `GET /api/v1/sessions`.
+async fn sessions(
+    State(api): State<Api>,
+    Caller(_): Caller,
+    asked: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, Refused> {
+    let bad = |text: String| Refused::new(StatusCode::BAD_REQUEST, "BAD_QUERY", text);
+    let Query(asked) = asked.map_err(|e| bad(e.body_text()))?;
+    let before = match &asked.before {
+        Some(text) => Some(Cursor::read(text).ok_or_else(|| bad("before: not a cursor".into()))?),
+        None => None,
+    };
+    let wanted = Wanted {
+        text: asked.q.filter(|q| !q.is_empty()),
+        agent: asked.agent,
+        principal: asked.principal,
+        service: asked.service,
+        host: asked.host,
+        live: asked.live,
+        since_us: asked.since_us,
+        until_us: asked.until_us,
+        notable: false,
+        before,
+        limit: asked.limit.unwrap_or(find::PAGE),
+    };
+    let page = wanted.page(&api.0.collector).await?;
+    Ok(Json(json!({
+        "sessions": page.sessions,
+        "next": page.next.map(|c| c.to_string()),
+        "unfinished": page.unfinished,
+    })))
+}
+
+async fn one(api: &Api, name: String) -> Result<Found, Refused> {
+    let find = move |db: &rusqlite::Connection| find::one(db, &name);
+    match api.0.collector.central.read(find).await? {
+        One::Found(found) => Ok(*found),
+        One::None => Err(not_found()),
+        One::Several(a, b) => {
+            let text = format!("two hosts claim this id: ask for {a} or {b}");
+            Err(Refused::new(StatusCode::CONFLICT, "SEVERAL", text))
+        }
+    }
+}
+
+/// `GET /api/v1/sessions/{id}`.
+async fn session(
+    State(api): State<Api>,
+    Caller(_): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Found>, Refused> {
+    Ok(Json(one(&api, id).await?))
+}
+
+/// Which events.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct After {
+    after: u64,
+    limit: Option<usize>,
+}
+
+/// `GET /api/v1/sessions/{id}/events`.
+async fn events(
+    State(api): State<Api>,
+    Caller(_): Caller,
+    Path(id): Path<String>,
+    Query(asked): Query<After>,
+) -> Result<Json<Value>, Refused> {
+    let found = one(&api, id).await?;
+    let collector = Arc::clone(&api.0.collector);
+    let most = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS);
+    let read = tokio::task::spawn_blocking(move || -> Result<Value, Refused> {
+        let reader = found.reader(&collector)?;
+        let session = reader.find(&found.number.to_string())?;
+        let (mut all, mut next, mut last, mut bytes) = (Vec::new(), None, asked.after, 0);
+        reader.events_until(session.number, asked.after, |e| {
+            if all.len() >= most || bytes > BYTES {
+                next = Some(last);
+                return false;
+            }
+            bytes += e.body.len() + e.data.len();
+            all.push(plain(&session, e));
+            last = e.seq;
+            true
+        })?;
+        Ok(json!({ "events": all, "next": next }))
+    });
+    match read.await {
+        Ok(answer) => answer.map(Json),
+        Err(e) => Err(inside(&e)),
+    }
+}
+
+/// Why a session is ended.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kill {
+    reason: String,
+}
+
+/// `POST /api/v1/sessions/{id}/kill`.
+async fn kill(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Result<Json<Kill>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), Refused> {
+    caller.demand(Role::Admin)?;
+    let Json(kill) = body.map_err(bad_body)?;
+    if kill.reason.trim().is_empty() {
+        let text = "reason: say in a few words why; it is recorded";
+        return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID", text));
+    }
+    let found = one(&api, id).await?;
+    let target = Target::Session(found.session.clone());
+    let (host, reason) = (Some(found.host), Some(kill.reason));
+    let told = decisions::kill(&api.0.collector, &caller.0, target, host, reason).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "told": told }))))
+}
+
+fn bad_body(e: JsonRejection) -> Refused {
+    Refused::new(e.status(), "BAD_BODY", e.body_text())
+}
+
+/// `GET /api/v1/hosts`.
+async fn all_hosts(State(api): State<Api>, Caller(_): Caller) -> Result<Json<Value>, Refused> {
+    let hosts = api.0.collector.central.read(hosts::all).await?;
+    let now = now_us();
+    let with_state = hosts.iter().map(|h| {
+        let mut one = serde_json::to_value(h).unwrap_or_default();
+        one["state"] = json!(h.state(now));
+        one
+    });
+    Ok(Json(json!({ "hosts": with_state.collect::<Vec<_>>() })))
+}
+
+/// `GET /api/v1/holds`.
+async fn holds(State(api): State<Api>, Caller(_): Caller) -> Result<Json<Value>, Refused> {
+    let waiting = decisions::list(&api.0.collector).await?;
+    Ok(Json(json!({ "holds": waiting })))
+}
+
+/// `GET /api/v1/holds/{id}`.
+async fn hold(
+    State(api): State<Api>,
+    Caller(person): Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Refused> {
+    Ok(Json(decisions::show(&api.0.collector, &person, &id).await?).into_response())
+}
+
+/// `POST /api/v1/holds/{id}/decision`.
+async fn decision(
+    State(api): State<Api>,
+    Caller(person): Caller,
+    Path(id): Path<String>,
+    body: Result<Json<Choice>, JsonRejection>,
+) -> Result<Response, Refused> {
+    let Json(choice) = body.map_err(bad_body)?;
+    Ok(Json(decisions::decide(&api.0.collector, &person, &id, choice).await?).into_response())
+}

@@ -1,0 +1,121 @@
+//! A session as a file: JSON lines, OCSF, asciicast.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::runtime::Handle;
+use tokio_util::io::ReaderStream;
+
+use super::fault::Fault;
+use super::find::Found;
+use super::guard::Viewer;
+use super::session::find_one;
+use super::{Console, blocking};
+use crate::collector::Collector;
+use crate::collector::audit::{self, Entry};
+use crate::record::export::{self, Format};
+
+/// Bytes that wait for a slow reader.
+const WINDOW: usize = 256 * 1024;
+
+/// Which channel of a recording.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Which {
+    channel: Option<u32>,
+}
+
+/// `GET /sessions/{id}/download/{format}`.
+pub async fn session(
+    State(console): State<Console>,
+    Viewer(login): Viewer,
+    Path((name, format)): Path<(String, String)>,
+    Query(which): Query<Which>,
+) -> Result<Response, Fault> {
+    let (format, kind, end) = match format.as_str() {
+        "jsonl" => (Format::Jsonl, "application/jsonl", "jsonl"),
+        "ocsf" => (Format::Ocsf, "application/jsonl", "ocsf.jsonl"),
+        "asciicast" => (Format::Asciicast, "application/x-asciicast", "cast"),
+        _ => return Err(Fault::not_found("There are jsonl, ocsf and asciicast.").of(&login)),
+    };
+    let Ok(place) = Arc::clone(&console.downloads).try_acquire_owned() else {
+        let text = "Too many downloads are under way. Try again in a moment.";
+        return Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, text).of(&login));
+    };
+    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let file = format!("{}.{end}", found.session.replace(|c: char| !c.is_ascii_alphanumeric(), ""));
+    let (who, target) = (login.person.who(), found.session.clone());
+    let detail = serde_json::json!({ "format": end, "host": found.host_name });
+    let note = move |db: &rusqlite::Connection| {
+        audit::append(
+            db,
+            &Entry { who: &who, what: "session.exported", target: &target, detail: &detail },
+        )
+    };
+    console.collector().central.write(note).await?;
+    let collector = Arc::clone(console.collector());
+    // Whether there is anything to give is known before the first byte.
+    let found = blocking(move || {
+        if format == Format::Asciicast && found.protocol != "ssh" {
+            return Err(Fault::not_found("This session has no terminal: take jsonl."));
+        }
+        found.reader(&collector)?;
+        Ok(found)
+    })
+    .await
+    .map_err(|f| f.of(&login))?;
+    let (writer, reader) = tokio::io::duplex(WINDOW);
+    let (collector, handle) = (Arc::clone(console.collector()), Handle::current());
+    tokio::task::spawn_blocking(move || {
+        let mut out = Pipe { writer, handle };
+        if let Err(error) = write(&collector, &found, format, which.channel, &mut out) {
+            tracing::info!(%error, session = %found.session, "a download ended early");
+        }
+        drop(place);
+    });
+    let mut answer = Body::from_stream(ReaderStream::new(reader)).into_response();
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    let name = format!("attachment; filename=\"{file}\"");
+    if let Ok(name) = HeaderValue::try_from(name) {
+        headers.insert(CONTENT_DISPOSITION, name);
+    }
+    Ok(answer)
+}
+
+fn write(
+    collector: &Collector,
+    found: &Found,
+    format: Format,
+    channel: Option<u32>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let reader = found.reader(collector)?;
+    let session = reader.find(&found.number.to_string())?;
+    let mut out = io::BufWriter::with_capacity(64 * 1024, out);
+    export::session(&reader, &session, format, channel, &mut out)?;
+    Ok(out.flush()?)
+}
+
+/// Writes towards a slow reader from a thread that may block.
+struct Pipe {
+    writer: DuplexStream,
+    handle: Handle,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.handle.block_on(self.writer.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

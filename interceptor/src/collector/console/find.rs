@@ -1,0 +1,440 @@
+//! Finding sessions of all hosts.
+//!
+//! Who, where and when come from the central index. A text is looked for in the replicas, in
+//! the newest sessions first and for a limited time; the answer says how far it came, so that
+//! the next page goes on from there.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use tokio::sync::Semaphore;
+
+use crate::collector::{Collector, CollectorError};
+use crate::record::reader::Hit;
+use crate::record::{Reader, RecordError};
+
+/// Most sessions of one page.
+pub const PAGE: usize = 50;
+/// Sessions of the index that are looked into at a time.
+const PORTION: usize = 200;
+/// How long one page looks into replicas.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Searches at a time; the next one waits.
+static SEARCHES: Semaphore = Semaphore::const_new(2);
+
+/// A row of the index.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Found {
+    /// Host and number in one.
+    pub id: i64,
+    /// Id of the host at the collector.
+    pub host: i64,
+    /// Name of the host.
+    pub host_name: String,
+    /// Number of the session on its host.
+    pub number: u64,
+    /// ULID.
+    pub session: String,
+    /// Microseconds since the Unix epoch.
+    pub opened_us: i64,
+    /// Absent while it runs.
+    pub closed_us: Option<i64>,
+    /// Name of the service.
+    pub service: String,
+    /// `postgres` or `ssh`.
+    pub protocol: String,
+    /// `enforce` or `observe`.
+    pub mode: String,
+    /// Address of the client.
+    pub source: String,
+    /// Registered agent.
+    pub agent: Option<String>,
+    /// On whose behalf.
+    pub principal: Option<String>,
+    /// A token proved it.
+    pub proven: bool,
+    /// Role at the service.
+    pub role: Option<String>,
+    /// Database.
+    pub database: Option<String>,
+    /// Events that have come.
+    pub events: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Of them held.
+    pub held: u64,
+    /// Of them denied.
+    pub denied: u64,
+    /// Requests that failed.
+    pub errors: u64,
+    /// Values that were masked.
+    pub masked: u64,
+    /// Alerts.
+    pub alerts: u64,
+    /// Why it ended.
+    pub reason: Option<String>,
+    /// Index of its seal in the host's ledger.
+    pub sealed: Option<i64>,
+    /// Its leaf in the collector's log.
+    pub leaf: Option<i64>,
+    /// Where a searched text stands.
+    pub hit: Option<Hit>,
+    /// The host's fingerprint: names its replica.
+    #[serde(skip)]
+    fingerprint: String,
+}
+
+const COLUMNS: &str = "s.id, s.host, h.name, s.number, s.session, s.opened_us, s.closed_us, \
+     s.service, s.protocol, s.mode, s.source, s.agent, s.principal, s.proven, s.role, \
+     s.database, s.events, s.requests, s.held, s.denied, s.errors, s.masked, s.alerts, \
+     s.reason, s.sealed, s.leaf, h.fingerprint";
+
+impl Found {
+    fn from_row(r: &Row<'_>) -> rusqlite::Result<Self> {
+        let count = |i: usize| r.get::<_, i64>(i).map(|n| u64::try_from(n).unwrap_or(0));
+        Ok(Self {
+            id: r.get(0)?,
+            host: r.get(1)?,
+            host_name: r.get(2)?,
+            number: count(3)?,
+            session: r.get(4)?,
+            opened_us: r.get(5)?,
+            closed_us: r.get(6)?,
+            service: r.get(7)?,
+            protocol: r.get(8)?,
+            mode: r.get(9)?,
+            source: r.get(10)?,
+            agent: r.get(11)?,
+            principal: r.get(12)?,
+            proven: r.get(13)?,
+            role: r.get(14)?,
+            database: r.get(15)?,
+            events: count(16)?,
+            requests: count(17)?,
+            held: count(18)?,
+            denied: count(19)?,
+            errors: count(20)?,
+            masked: count(21)?,
+            alerts: count(22)?,
+            reason: r.get(23)?,
+            sealed: r.get(24)?,
+            leaf: r.get(25)?,
+            hit: None,
+            fingerprint: r.get(26)?,
+        })
+    }
+
+    /// Whether it still runs, as far as the collector knows.
+    pub fn live(&self) -> bool {
+        self.closed_us.is_none() && self.sealed.is_none()
+    }
+
+    /// Opens the replica it is in.
+    pub fn reader(&self, collector: &Collector) -> Result<Reader, RecordError> {
+        Reader::of_replica(&replica(collector, &self.fingerprint))
+    }
+}
+
+/// Where the replica of a host is. The fingerprint is our own, from the database.
+fn replica(collector: &Collector, fingerprint: &str) -> PathBuf {
+    let plain: String = fingerprint.chars().filter(char::is_ascii_alphanumeric).collect();
+    collector.config.state.join("hosts").join(plain)
+}
+
+/// Where a page begins: behind this session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    opened_us: i64,
+    id: i64,
+}
+
+impl Cursor {
+    /// Reads `opened.id`.
+    pub fn read(text: &str) -> Option<Self> {
+        let (opened, id) = text.split_once('.')?;
+        Some(Self { opened_us: opened.parse().ok()?, id: id.parse().ok()? })
+    }
+
+    fn behind(found: &Found) -> Self {
+        Self { opened_us: found.opened_us, id: found.id }
+    }
+
+    /// Until where was searched.
+    pub fn opened_us(self) -> i64 {
+        self.opened_us
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.opened_us, self.id)
+    }
+}
+
+/// Which sessions are wanted. Empty fields do not restrict.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Text in statements, commands, claims, messages.
+    pub text: Option<String>,
+    /// Registered agent.
+    pub agent: Option<String>,
+    /// Principal.
+    pub principal: Option<String>,
+    /// Service.
+    pub service: Option<String>,
+    /// Name of the host.
+    pub host: Option<String>,
+    /// Only those that run, or only those that ended.
+    pub live: Option<bool>,
+    /// Opened at or after.
+    pub since_us: Option<i64>,
+    /// Opened before.
+    pub until_us: Option<i64>,
+    /// Only with something held, denied or alarming.
+    pub notable: bool,
+    /// Where the page begins.
+    pub before: Option<Cursor>,
+    /// Most sessions.
+    pub limit: usize,
+}
+
+/// A page of sessions.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Newest first.
+    pub sessions: Vec<Found>,
+    /// Where the next page begins; none when there is none.
+    pub next: Option<Cursor>,
+    /// The search took too long to look at everything: the next page goes on.
+    pub unfinished: bool,
+}
+
+impl Wanted {
+    fn sql(&self, limit: usize) -> (String, Vec<Value>) {
+        let mut clause = String::from("1");
+        let mut values: Vec<Value> = Vec::new();
+        for (column, value) in [
+            ("s.agent =", &self.agent),
+            ("s.principal =", &self.principal),
+            ("s.service =", &self.service),
+            ("h.name =", &self.host),
+        ] {
+            if let Some(value) = value {
+                values.push(Value::Text(value.clone()));
+                clause.push_str(&format!(" AND {column} ?{}", values.len()));
+            }
+        }
+        for (column, value) in [("s.opened_us >=", self.since_us), ("s.opened_us <", self.until_us)]
+        {
+            if let Some(value) = value {
+                values.push(Value::Integer(value));
+                clause.push_str(&format!(" AND {column} ?{}", values.len()));
+            }
+        }
+        match self.live {
+            Some(true) => clause.push_str(" AND s.closed_us IS NULL AND s.sealed IS NULL"),
+            Some(false) => {
+                clause.push_str(" AND (s.closed_us IS NOT NULL OR s.sealed IS NOT NULL)")
+            }
+            None => {}
+        }
+        if self.notable {
+            clause.push_str(" AND (s.held > 0 OR s.denied > 0 OR s.alerts > 0)");
+        }
+        if let Some(at) = self.before {
+            values.push(Value::Integer(at.opened_us));
+            values.push(Value::Integer(at.id));
+            let n = values.len();
+            clause.push_str(&format!(" AND (s.opened_us, s.id) < (?{}, ?{n})", n - 1));
+        }
+        let sql = format!(
+            "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host WHERE {clause} \
+             ORDER BY s.opened_us DESC, s.id DESC LIMIT {limit}"
+        );
+        (sql, values)
+    }
+
+    fn index(&self, db: &Connection, limit: usize) -> Result<Vec<Found>, CollectorError> {
+        let (sql, values) = self.sql(limit);
+        db.prepare_cached(&sql)
+            .and_then(|mut s| s.query_map(params_from_iter(values), Found::from_row)?.collect())
+            .map_err(CollectorError::sqlite("list sessions"))
+    }
+
+    /// A page.
+    pub async fn page(self, collector: &Arc<Collector>) -> Result<Page, CollectorError> {
+        let limit = self.limit.clamp(1, 500);
+        match self.text.clone() {
+            Some(text) => self.search(collector, text, limit).await,
+            None => {
+                let mut sessions = self.portion(collector, limit + 1).await?;
+                let more = sessions.len() > limit;
+                sessions.truncate(limit);
+                let next = sessions.last().filter(|_| more).map(Cursor::behind);
+                Ok(Page { sessions, next, unfinished: false })
+            }
+        }
+    }
+
+    async fn portion(
+        &self,
+        collector: &Arc<Collector>,
+        limit: usize,
+    ) -> Result<Vec<Found>, CollectorError> {
+        let this = self.clone();
+        collector.central.read(move |db| this.index(db, limit)).await
+    }
+
+    /// The central database is read in portions and let go between them; the replicas are read
+    /// where it may block, a few searches at a time.
+    async fn search(
+        mut self,
+        collector: &Arc<Collector>,
+        text: String,
+        limit: usize,
+    ) -> Result<Page, CollectorError> {
+        let Ok(_place) = SEARCHES.acquire().await else { return Err(CollectorError::Stopped) };
+        let until = Instant::now() + PATIENCE;
+        let mut page = Page { next: self.before, ..Page::default() };
+        loop {
+            self.before = page.next;
+            let portion = self.portion(collector, PORTION).await?;
+            let last = portion.len() < PORTION;
+            let (this, text) = (Arc::clone(collector), text.clone());
+            let work = move || {
+                let full = scan(&this, &mut page, portion, &text, limit, until)?;
+                Ok::<_, CollectorError>((page, full))
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            let full;
+            (page, full) = done.unwrap_or(Err(CollectorError::Stopped))?;
+            if full {
+                page.unfinished = page.sessions.len() < limit;
+                return Ok(page);
+            }
+            if last {
+                page.next = None;
+                return Ok(page);
+            }
+        }
+    }
+}
+
+/// Looks into the replicas of some sessions. True when the page is full or its time is over.
+fn scan(
+    collector: &Collector,
+    page: &mut Page,
+    portion: Vec<Found>,
+    text: &str,
+    limit: usize,
+    until: Instant,
+) -> Result<bool, CollectorError> {
+    let mut readers: HashMap<i64, Option<Reader>> = HashMap::new();
+    for mut found in portion {
+        if page.sessions.len() >= limit || Instant::now() > until {
+            return Ok(true);
+        }
+        page.next = Some(Cursor::behind(&found));
+        let reader = readers.entry(found.host).or_insert_with(|| found.reader(collector).ok());
+        let Some(reader) = reader else { continue };
+        if let Some(hit) = reader.first_hit(found.number, text)? {
+            found.hit = Some(hit);
+            page.sessions.push(found);
+        }
+    }
+    Ok(false)
+}
+
+/// One session by its ULID or its number at the collector.
+pub fn one(db: &Connection, name: &str) -> Result<One, CollectorError> {
+    let fail = CollectorError::sqlite;
+    if let Ok(id) = name.parse::<i64>() {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host WHERE s.id = ?1"
+        );
+        let found = db
+            .prepare_cached(&sql)
+            .and_then(|mut s| s.query_row([id], Found::from_row).optional())
+            .map_err(fail("find a session"))?;
+        return Ok(found.map_or(One::None, |f| One::Found(Box::new(f))));
+    }
+    if name.len() != 26 || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Ok(One::None);
+    }
+    let sql = format!(
+        "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host \
+         WHERE s.session = ?1 ORDER BY s.id LIMIT 2"
+    );
+    let mut all: Vec<Found> = db
+        .prepare_cached(&sql)
+        .and_then(|mut s| s.query_map([name.to_ascii_uppercase()], Found::from_row)?.collect())
+        .map_err(fail("find a session"))?;
+    match (all.pop(), all.pop()) {
+        (Some(found), None) => Ok(One::Found(Box::new(found))),
+        (Some(b), Some(a)) => Ok(One::Several(a.id, b.id)),
+        (None, _) => Ok(One::None),
+    }
+}
+
+/// What stands under a name.
+#[derive(Debug)]
+pub enum One {
+    /// Nothing.
+    None,
+    /// One session.
+    Found(Box<Found>),
+    /// Two hosts claim the same id; their numbers tell them apart.
+    Several(i64, i64),
+}
+
+/// What can be chosen from, most used first.
+pub fn choices(db: &Connection) -> Result<Choices, CollectorError> {
+    let list = |sql: &str| -> rusqlite::Result<Vec<String>> {
+        db.prepare_cached(sql)?.query_map([], |r| r.get(0))?.collect()
+    };
+    // Loose index scans: each step jumps to the next value, however many sessions have it.
+    let jump = |column: &str| {
+        list(&format!(
+            "WITH RECURSIVE v(x) AS (SELECT min({column}) FROM sessions UNION ALL \
+             SELECT (SELECT min({column}) FROM sessions WHERE {column} > v.x) FROM v \
+             WHERE v.x IS NOT NULL) SELECT x FROM v WHERE x IS NOT NULL LIMIT 200"
+        ))
+    };
+    let read = || -> rusqlite::Result<Choices> {
+        Ok(Choices {
+            services: jump("service")?,
+            agents: jump("agent")?,
+            hosts: list("SELECT DISTINCT name FROM hosts ORDER BY name LIMIT 500")?,
+        })
+    };
+    read().map_err(CollectorError::sqlite("list services"))
+}
+
+/// What can be chosen from.
+#[derive(Debug, Clone, Default)]
+pub struct Choices {
+    /// Names of services.
+    pub services: Vec<String>,
+    /// Names of agents.
+    pub agents: Vec<String>,
+    /// Names of hosts.
+    pub hosts: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_come_back() {
+        let cursor = Cursor { opened_us: 17, id: (3 << 32) | 9 };
+        assert_eq!(Cursor::read(&cursor.to_string()), Some(cursor));
+        for bad in ["", "1", "a.b", "1.2.3", "1.", ".1"] {
+            assert_eq!(Cursor::read(bad), None, "{bad}");
+        }
+    }
+}

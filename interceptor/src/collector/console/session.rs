@@ -1,0 +1,325 @@
+//! A session's page: who, what was asked and what came of it, whether it is as it was signed.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use rusqlite::OptionalExtension;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::fault::Fault;
+use super::find::{self, Found, One};
+use super::frame::Frame;
+use super::guard::{Signed, Viewer, demand};
+use super::sessions::{Line, href};
+use super::text::{Shown, When, count};
+use super::timeline::{Entry, Item, Timeline};
+use super::{Console, blocking};
+use crate::collector::{Collector, CollectorError, Role, decisions};
+use crate::record::event::IdentityProven;
+use crate::record::{Body, PublicKey, Reader, now_us, sealed};
+use crate::session::Target;
+
+/// Most entries of a page.
+const ENTRIES: usize = 200;
+/// Sessions with more events are checked only when somebody asks.
+const CHECK_AT_ONCE: u64 = 20_000;
+
+/// Which part of the page.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Part {
+    after: u64,
+    verify: String,
+    ended: String,
+}
+
+#[derive(Template)]
+#[template(path = "console/session.html")]
+struct Page {
+    frame: Frame,
+    line: Line,
+    facts: Vec<(&'static str, Shown)>,
+    claims: Vec<(Shown, Shown)>,
+    labels: Vec<Shown>,
+    entries: Vec<Entry>,
+    after: u64,
+    next: Option<u64>,
+    verified: Verified,
+    live: bool,
+    last: u64,
+    ssh: bool,
+    id: String,
+    may_end: bool,
+    end_asked: bool,
+}
+
+/// New entries of a session that is followed.
+#[derive(Template)]
+#[template(path = "console/entries.html")]
+pub struct Fragment {
+    pub entries: Vec<Entry>,
+}
+
+/// What is known of the session's integrity.
+struct Verified {
+    /// `good`, `bad`, `open`, `unasked`.
+    state: &'static str,
+    title: &'static str,
+    lines: Vec<Shown>,
+}
+
+/// Everything of a session that is read in one go.
+struct Looked {
+    claims: Option<Value>,
+    labels: Vec<Shown>,
+    entries: Vec<Entry>,
+    next: Option<u64>,
+    last: u64,
+    checked: Option<sealed::Checked>,
+}
+
+/// Finds the session that a path names.
+pub async fn find_one(console: &Console, name: String) -> Result<Found, Fault> {
+    let find = move |db: &rusqlite::Connection| find::one(db, &name);
+    match console.collector().central.read(find).await? {
+        One::Found(found) => Ok(*found),
+        One::None => Err(Fault::not_found("There is no such session, or its records are gone.")),
+        One::Several(a, b) => {
+            let text = format!("Two hosts claim this id. Look at /sessions/{a} and /sessions/{b}.");
+            Err(Fault::new(StatusCode::CONFLICT, &text))
+        }
+    }
+}
+
+/// `GET /sessions/{id}`.
+pub async fn show(
+    State(console): State<Console>,
+    Viewer(login): Viewer,
+    Path(name): Path<String>,
+    Query(part): Query<Part>,
+) -> Result<Html<String>, Fault> {
+    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let host = found.host;
+    let known = move |db: &rusqlite::Connection| of_host(db, host);
+    let key = console.collector().central.read(known).await?;
+    let collector = Arc::clone(console.collector());
+    let check = part.verify == "yes" || found.events <= CHECK_AT_ONCE;
+    let after = part.after;
+    let (found, looked) = blocking(move || {
+        let looked = look(&collector, &found, key, after, check)?;
+        Ok((found, looked))
+    })
+    .await
+    .map_err(|f| f.of(&login))?;
+    let live = found.live();
+    let title = format!("{} on {}", found.agent.as_deref().unwrap_or("unknown"), found.host_name);
+    let html = Page {
+        frame: Frame::new(&title, "sessions", &login),
+        line: Line::new(&found, now_us()),
+        facts: facts(&found),
+        claims: claims(looked.claims.as_ref()),
+        labels: looked.labels,
+        entries: looked.entries,
+        after,
+        next: looked.next,
+        verified: verified(&found, looked.checked),
+        live: live && looked.next.is_none(),
+        last: looked.last,
+        ssh: found.protocol == "ssh",
+        id: href(&found).trim_start_matches("/sessions/").to_owned(),
+        may_end: live && login.person.is(Role::Admin),
+        end_asked: part.ended == "asked",
+    };
+    Ok(Html(html.render()?))
+}
+
+/// The key with which a host signs.
+fn of_host(db: &rusqlite::Connection, host: i64) -> Result<Option<PublicKey>, CollectorError> {
+    let key: Option<Vec<u8>> = db
+        .query_row("SELECT public_key FROM hosts WHERE id = ?1", [host], |r| r.get(0))
+        .optional()
+        .map_err(CollectorError::sqlite("read a host's key"))?;
+    Ok(key.and_then(|k| k.try_into().ok()).map(PublicKey))
+}
+
+fn look(
+    collector: &Collector,
+    found: &Found,
+    key: Option<PublicKey>,
+    after: u64,
+    check: bool,
+) -> Result<Looked, Fault> {
+    let reader = found.reader(collector)?;
+    let summary = reader.find(&found.number.to_string())?;
+    let (claims, labels) = identity(&reader, found.number)?;
+    let (entries, next, last) = entries(&reader, found, after)?;
+    let checked = match key {
+        Some(key) if check => Some(sealed::session(&reader, &key, &summary)?),
+        _ => None,
+    };
+    Ok(Looked { claims, labels, entries, next, last, checked })
+}
+
+/// A page of entries behind a position; where the next begins; the last position.
+fn entries(
+    reader: &Reader,
+    found: &Found,
+    after: u64,
+) -> Result<(Vec<Entry>, Option<u64>, u64), Fault> {
+    let mut timeline = Timeline::new(found.opened_us, true);
+    let (mut next, mut last) = (None, after);
+    reader.events_until(found.number, after, |e| {
+        if timeline.len() >= ENTRIES {
+            next = Some(last);
+            return false;
+        }
+        timeline.take(e);
+        last = timeline.last();
+        true
+    })?;
+    Ok((timeline.finish(), next, last))
+}
+
+/// Entries behind a position, for whoever follows a session.
+pub fn fragment(
+    collector: &Collector,
+    found: &Found,
+    after: u64,
+) -> Result<(Fragment, u64), Fault> {
+    let reader = found.reader(collector)?;
+    let (entries, _, last) = entries(&reader, found, after)?;
+    Ok((Fragment { entries }, last))
+}
+
+fn identity(reader: &Reader, number: u64) -> Result<(Option<Value>, Vec<Shown>), Fault> {
+    let (mut claims, mut labels) = (None, Vec::new());
+    reader.events_until(number, 0, |e| {
+        if e.kind == IdentityProven::KIND
+            && let Ok(proven) = serde_json::from_slice::<IdentityProven<'_>>(e.body)
+        {
+            let way = proven.way.as_deref().unwrap_or_default();
+            labels =
+                proven.labels.iter().map(|(k, v)| Shown::short(&format!("{k}={v}"), 80)).collect();
+            if !way.is_empty() {
+                labels.push(Shown::short(&format!("token came by {way}"), 80));
+            }
+            claims = Some(proven.claims);
+            return false;
+        }
+        e.seq < 50
+    })?;
+    Ok((claims, labels))
+}
+
+fn facts(f: &Found) -> Vec<(&'static str, Shown)> {
+    let mut facts = vec![
+        ("service", Shown::line(&format!("{} ({})", f.service, f.protocol))),
+        ("host", Shown::line(&f.host_name)),
+        ("from", Shown::line(&f.source)),
+    ];
+    if let Some(role) = &f.role {
+        facts.push(("role", Shown::line(role)));
+    }
+    if let Some(database) = f.database.as_deref().filter(|d| !d.is_empty()) {
+        facts.push(("database", Shown::line(database)));
+    }
+    let words =
+        format!("{}, {} held, {} denied, {} failed", count(f.requests), f.held, f.denied, f.errors);
+    facts.push(("requests", Shown::line(&words)));
+    facts.push(("masked", Shown::line(&format!("{} values", count(f.masked)))));
+    facts.push(("events", Shown::line(&count(f.events))));
+    facts
+}
+
+/// Claims, the ones that people ask for first, before the rest.
+pub fn claims(all: Option<&Value>) -> Vec<(Shown, Shown)> {
+    let Some(all) = all.and_then(Value::as_object) else { return Vec::new() };
+    let mut out = Vec::new();
+    let mut push = |name: &str, value: &Value| {
+        let text = match value {
+            Value::Null => return,
+            Value::String(text) => text.clone(),
+            Value::Array(list) if list.is_empty() => return,
+            Value::Array(list) if list.iter().all(Value::is_string) => {
+                list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        out.push((Shown::short(name, 80), Shown::line(&text)));
+    };
+    for (name, value) in all.iter().filter(|(name, _)| *name != "all") {
+        match (name.as_str(), value.as_i64()) {
+            ("iat" | "exp" | "nbf" | "auth_time", Some(seconds)) => {
+                let at = When::at(seconds.saturating_mul(1_000_000)).words;
+                push(name, &Value::String(format!("{at} UTC")));
+            }
+            _ => push(name, value),
+        }
+    }
+    out
+}
+
+fn verified(found: &Found, checked: Option<sealed::Checked>) -> Verified {
+    let Some(checked) = checked else {
+        let text = format!("{} events: checked when you ask.", count(found.events));
+        return Verified {
+            state: "unasked",
+            title: "Not checked now",
+            lines: vec![Shown::line(&text)],
+        };
+    };
+    if !checked.problems.is_empty() {
+        let lines = checked.problems.iter().map(|p| Shown::line(p)).collect();
+        return Verified { state: "bad", title: "Altered", lines };
+    }
+    let chain = format!("{} events, chain recomputed", count(checked.events));
+    let Some(idx) = checked.seal else {
+        let open = "Still open: it is sealed when it ends.";
+        let lines = vec![Shown::line(&chain), Shown::line(open)];
+        return Verified { state: "open", title: "Unaltered so far", lines };
+    };
+    let mut lines = vec![
+        Shown::line(&chain),
+        Shown::line(&format!("Seal {idx} signed by the host's key, matches")),
+    ];
+    lines.push(match found.leaf {
+        Some(leaf) => Shown::line(&format!("Leaf {leaf} of the collector's log")),
+        None => Shown::line("Not yet in the collector's log"),
+    });
+    if let Some(lost) = &checked.lost_tail {
+        lines.push(Shown::line(&format!("The host says that its tail was lost: {lost}")));
+    }
+    Verified { state: "good", title: "Unaltered", lines }
+}
+
+/// What the form to end a session says.
+#[derive(Debug, Deserialize)]
+pub struct Kill {
+    #[serde(default)]
+    reason: String,
+}
+
+/// `POST /sessions/{id}/kill`.
+pub async fn kill(
+    State(console): State<Console>,
+    Path(name): Path<String>,
+    Signed { login, form }: Signed<Kill>,
+) -> Result<Response, Fault> {
+    demand(&login, Role::Admin)?;
+    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let reason = form.reason.trim();
+    if reason.is_empty() || reason.chars().count() > crate::approval::MAX_REASON {
+        let text = "Say in a few words why the session is ended: it is recorded.";
+        return Err(Fault::bad(text).of(&login));
+    }
+    let target = Target::Session(found.session.clone());
+    let (host, reason) = (Some(found.host), Some(reason.to_owned()));
+    decisions::kill(console.collector(), &login.person, target, host, reason)
+        .await
+        .map_err(|e| Fault::from(e).of(&login))?;
+    Ok(Redirect::to(&format!("{}?ended=asked", href(&found))).into_response())
+}
