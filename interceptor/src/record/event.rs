@@ -519,15 +519,15 @@ pub struct ChannelClose<'a> {
     /// Bytes to the agent's standard error.
     #[serde(default)]
     pub bytes_err: u64,
-    /// SHA-256 over everything from the agent, hex.
+    /// BLAKE3 over everything from the agent, hex.
     #[serde(default)]
-    pub sha256_in: Cow<'a, str>,
-    /// SHA-256 over everything to the agent, hex.
+    pub blake3_in: Cow<'a, str>,
+    /// BLAKE3 over everything to the agent, hex.
     #[serde(default)]
-    pub sha256_out: Cow<'a, str>,
-    /// SHA-256 over everything to its standard error, hex.
+    pub blake3_out: Cow<'a, str>,
+    /// BLAKE3 over everything to its standard error, hex.
     #[serde(default)]
-    pub sha256_err: Cow<'a, str>,
+    pub blake3_err: Cow<'a, str>,
     /// Values that were masked.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub masked: u64,

@@ -194,7 +194,8 @@ mod tests {
         let public = keys[0].key.public_key().to_openssh().unwrap();
         assert!(public.starts_with("ecdsa-sha2-nistp256 "), "{public}");
         let signed = russh::keys::signature::Signer::try_sign(&keys[0].key, b"exchange").unwrap();
-        russh::keys::signature::Verifier::verify(keys[0].key.public_key(), b"exchange", &signed).unwrap();
+        russh::keys::signature::Verifier::verify(keys[0].key.public_key(), b"exchange", &signed)
+            .unwrap();
     }
 
     #[test]

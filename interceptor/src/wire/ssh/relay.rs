@@ -364,9 +364,9 @@ impl Relay {
                 bytes_in: input.bytes,
                 bytes_out: out.bytes,
                 bytes_err: err.bytes,
-                sha256_in: Cow::Owned(input.sha256),
-                sha256_out: Cow::Owned(out.sha256),
-                sha256_err: Cow::Owned(err.sha256),
+                blake3_in: Cow::Owned(input.blake3),
+                blake3_out: Cow::Owned(out.blake3),
+                blake3_err: Cow::Owned(err.blake3),
                 masked: sums.masked,
             },
         );
