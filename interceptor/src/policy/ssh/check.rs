@@ -25,7 +25,7 @@ pub(in crate::policy) fn say_unsafe(m: &SshMatchers, by_text: bool, say: &mut im
             program.as_str()
         ));
     }
-    if let Some(path) = m.paths.iter().flatten().find(|p| p.as_str().starts_with("~/")) {
+    if let Some(path) = m.paths.iter().flatten().find(|p| p.as_str().starts_with('~')) {
         say(format!(
             "{:?} never allows: whose home it is, is not known; write the whole path",
             path.as_str()

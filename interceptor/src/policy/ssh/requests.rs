@@ -29,11 +29,27 @@ pub fn subsystem(name: &str) -> SshFacts {
 
 /// One operation of the sftp subsystem, with the paths it names as the server resolved them.
 pub fn sftp(op: FileOp, paths: &[&[u8]]) -> SshFacts {
-    let files: Vec<FileUse> = paths.iter().map(|path| file(op, path)).collect();
+    let mut files: Vec<FileUse> = paths.iter().map(|path| file(op, path)).collect();
     let words: Vec<String> = files.iter().map(|f| f.written.clone()).collect();
+    match (op, paths) {
+        (FileOp::Rename, [_, to]) => files.push(carried(op, to)),
+        (FileOp::Link, [..]) => files.extend(paths.iter().map(|path| carried(op, path))),
+        _ => {}
+    }
     let text = format!("{op} {}", words.join(" "));
     let unseen = files.is_empty().then(|| format!("what {op} is about"));
     SshFacts { files, unseen, ..SshFacts::new(SshClass::Sftp, text) }
+}
+
+/// What comes along when a directory, or a link to one, gets this name, or a link leads there.
+pub fn carried(op: FileOp, path: &[u8]) -> FileUse {
+    let file = file(op, path);
+    let place = match file.place {
+        Place::At(path) => Place::Under(path),
+        Place::Home(path) => Place::UnderHome(path),
+        place => place,
+    };
+    FileUse { place, carried: true, ..file }
 }
 
 fn file(op: FileOp, path: &[u8]) -> FileUse {
@@ -46,7 +62,7 @@ fn file(op: FileOp, path: &[u8]) -> FileUse {
         Ok(text) => quoted(text),
         Err(_) => format!("bytes:{}", path.escape_ascii()),
     };
-    FileUse { op, place, written, implied: false }
+    FileUse { op, place, written, implied: false, announced: false, carried: false }
 }
 
 /// Where a path leads that the server will resolve from the home directory.

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 
 use super::Parts;
 use super::upstream::{Spec, Upstream};
-use crate::policy::ssh::LoginShell;
+use crate::policy::ssh::{Home, LoginShell};
 use crate::session::{Admitted, Session, UpstreamFacts, Who};
-use crate::sshd::{self, KeyId};
+use crate::sshd::{Account, KeyId};
 
 /// Why a connection is over, for those who still run on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct Acting {
     pub user: String,
     /// What reads its commands.
     pub shell: LoginShell,
+    /// Where its commands start, when that is known.
+    pub home: Option<Home>,
     /// The agent's address.
     pub peer: SocketAddr,
     /// `Some` until the record is sealed.
@@ -54,8 +56,10 @@ impl Acting {
     /// Over a session that policy let in as this user.
     pub fn new(parts: Arc<Parts>, session: Session<Admitted>, user: &str) -> Arc<Self> {
         let peer = session.peer();
+        let account = Account::of(user);
         Arc::new(Self {
-            shell: login_shell(user),
+            shell: login_shell(account.as_ref()),
+            home: account.as_ref().and_then(Account::home),
             parts,
             user: user.to_owned(),
             peer,
@@ -219,8 +223,10 @@ impl Drop for Place {
 
 /// What reads the commands of a user: rules that allow hold only for shells whose grammar is
 /// known.
-fn login_shell(user: &str) -> LoginShell {
-    let Some(path) = sshd::login_shell(user) else { return LoginShell::Other("unknown".into()) };
+fn login_shell(account: Option<&Account>) -> LoginShell {
+    let Some(path) = account.map(Account::shell) else {
+        return LoginShell::Other("unknown".into());
+    };
     match path.file_name().and_then(|name| name.to_str()) {
         Some("sh" | "dash" | "bash") => LoginShell::Posix,
         _ => LoginShell::Other(path.display().to_string()),

@@ -90,8 +90,17 @@ pub async fn run(start: Start) {
     let acting = Arc::clone(&place.acting);
     let ch = acting.next_channel();
     note(&acting, &event::ChannelOpen { ch, kind: Cow::Borrowed("session"), detail: None });
-    let (facts, via) = facts(&acting, &program).await;
+    let (mut facts, via) = facts(&acting, &program).await;
     let wants_terminal = terminal.is_some();
+    let machine = match &program {
+        Program::Subsystem(name) if name == "sftp" => Some(Machine::sftp()),
+        // Through a terminal nothing follows what scp is sent.
+        Program::Exec(_) if !wants_terminal => Machine::scp(&facts),
+        _ => None,
+    };
+    if machine.as_ref().is_some_and(Machine::judges_uploads) {
+        facts.announce();
+    }
     let permitted = match terminal_denied(&acting, terminal.as_ref()) {
         Some(why) => Err(Denied::Refused(why)),
         None if matches!(&program, Program::Subsystem(name) if name == "sftp") => Ok(None),
@@ -107,11 +116,6 @@ pub async fn run(start: Start) {
     let upstream = match opened {
         Ok(upstream) => upstream,
         Err(why) => return end(&write, &acting.words(&why), FAILED).await,
-    };
-    let machine = match &program {
-        Program::Subsystem(name) if name == "sftp" => Some(Machine::sftp()),
-        Program::Exec(_) if !wants_terminal => Machine::scp(&facts),
-        _ => None,
     };
     let binary = permitted.as_ref().is_some_and(|p| p.ruling.binary);
     let shape = shape(binary, wants_terminal);
@@ -134,7 +138,11 @@ async fn facts(acting: &Arc<Acting>, program: &Program) -> (SshFacts, &'static s
     match program {
         Program::Exec(command) => {
             let read = acting.parts.reader.exec(Arc::clone(command), acting.shell.clone());
-            (read.await, "exec")
+            let mut facts = read.await;
+            if let Some(home) = &acting.home {
+                facts.at_home(home);
+            }
+            (facts, "exec")
         }
         Program::Shell => (ssh::shell(), "shell"),
         Program::Subsystem(name) => (ssh::subsystem(name), "subsystem"),
