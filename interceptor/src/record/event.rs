@@ -410,14 +410,15 @@ pub struct CopyEnd<'a> {
     pub aborted: Option<Cow<'a, str>>,
 }
 
-/// An SSH channel was opened by the agent (RFC 4254, section 5.1).
+/// An SSH channel was opened by the agent, or back to it (RFC 4254, section 5.1).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChannelOpen<'a> {
     /// Number of the channel, unique in its session.
     pub ch: u32,
-    /// `session`, `direct-tcpip`, `direct-streamlocal@openssh.com`.
+    /// `session`, `direct-tcpip`, `direct-streamlocal@openssh.com`; back to the agent
+    /// `forwarded-tcpip`, `forwarded-streamlocal@openssh.com`, `x11`, `auth-agent@openssh.com`.
     pub kind: Cow<'a, str>,
-    /// Where a forward leads.
+    /// Where a forward leads, or comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Cow<'a, str>>,
 }

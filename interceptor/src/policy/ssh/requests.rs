@@ -119,14 +119,14 @@ pub fn pty(term: &str) -> SshFacts {
     SshFacts::new(SshClass::Pty, format!("terminal {}", shown(term)))
 }
 
-/// X11 forwarding.
+/// X11 forwarding. What programs draw is no text.
 pub fn x11() -> SshFacts {
-    SshFacts::new(SshClass::X11, "X11 forwarding")
+    SshFacts { binary: true, ..SshFacts::new(SshClass::X11, "X11 forwarding") }
 }
 
-/// Forwarding of the agent's keys.
+/// Forwarding of the agent's keys. What programs have signed can be anything.
 pub fn agent_forward() -> SshFacts {
-    SshFacts::new(SshClass::AgentForward, "agent forwarding")
+    SshFacts { binary: true, ..SshFacts::new(SshClass::AgentForward, "agent forwarding") }
 }
 
 /// A request that is none of the known ones.

@@ -69,6 +69,11 @@ impl Tape {
         }
     }
 
+    /// Counts and hashes, and keeps nothing.
+    pub fn unkept(self) -> Self {
+        Self { left: 0, ..self }
+    }
+
     /// Takes bytes that went by.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
         if bytes.is_empty() {

@@ -36,6 +36,41 @@ fn request(short: &str) -> SshFacts {
     }
 }
 
+/// sshd may forward for a session only what some rule could let it.
+#[test]
+fn what_no_rule_could_let_through_is_known_beforehand() {
+    use ssh::SshClass::{AgentForward, Forward, RemoteForward, X11};
+    let may = |rule: &str, class| {
+        set(&format!("[[rule]]\nname='a'\n{rule}")).may_let_through(&subject(), class)
+    };
+    for (rule, could) in [
+        ("effect='allow'", &[][..]),
+        ("effect='allow'\nrequest='any'", &[]),
+        ("effect='allow'\nprograms='ls'", &[]),
+        ("effect='allow'\nrequest=['forward','x11']", &[Forward, X11]),
+        ("effect='hold'\nrequest='remote-forward'\ndestinations='h:1'", &[RemoteForward]),
+        ("effect='deny'\nrequest='agent-forward'", &[]),
+        ("effect='allow'\nrequest='agent-forward'", &[AgentForward]),
+        ("effect='allow'\nrequest='agent-forward'\nservice='another'", &[]),
+        ("effect='allow'\nrequest='agent-forward'\nrole='another'", &[]),
+        ("effect='allow'\nstatement='any'", &[]),
+    ] {
+        for class in [Forward, RemoteForward, X11, AgentForward] {
+            assert_eq!(may(rule, class), could.contains(&class), "{rule}: {class}");
+        }
+    }
+}
+
+/// What is drawn or signed can be anything: no mask could look into it.
+#[test]
+fn a_mask_refuses_x11_and_the_agents_keys() {
+    let rules = set("[[rule]]\nname='a'\neffect='allow'\nrequest=['x11','agent-forward']\n\
+                     masks=[{kinds=['card'],method='redact'}]");
+    for asked in ["x11", "agent"] {
+        assert_eq!(judged(&rules, &request(asked)).effect, Effect::Deny, "{asked}");
+    }
+}
+
 #[test]
 fn rules_that_let_through_must_cover_everything() {
     let one = |body: &str| set(&format!("[[rule]]\nname='a'\neffect='allow'\n{body}"));
