@@ -11,7 +11,7 @@ use interceptor_tests::bed::{Bed, Spec, installed, skipped};
 use interceptor_tests::daemon::ServiceSpec;
 use interceptor_tests::live::Live;
 use interceptor_tests::net::Place;
-use interceptor_tests::proc::{Cmd, wait_for};
+use interceptor_tests::proc::wait_for;
 use interceptor_tests::robot::Robot;
 
 use crate::channels::echo_at;
