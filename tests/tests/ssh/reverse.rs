@@ -201,7 +201,7 @@ fn nothing_listens_on_a_protected_port_or_socket() -> Result<()> {
         ssh.expect("remote port forwarding failed", SOON)?;
         refused += 1;
     }
-    let mut ssh = listen(&bed, &agent, &[&format!("9400:{to}")])?;
+    let ssh = listen(&bed, &agent, &[&format!("9400:{to}")])?;
     talk(dial_soon(&bed, 9400)?, b"another port")?;
     ssh.signal(nix::sys::signal::Signal::SIGTERM)?;
     drop(ssh);

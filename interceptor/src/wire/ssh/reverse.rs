@@ -25,7 +25,7 @@ use super::flow::{Flow, Taker};
 use super::permit::{Denied, Permitted, Silent, permit};
 use super::relay::Relay;
 use super::upstream::{Inbound, Upstream, UpstreamChannel};
-use crate::policy::ssh;
+use crate::policy::{SshFacts, ssh};
 use crate::session::hold::GrantRef;
 use crate::session::log::event;
 use crate::session::ssh::Permit;
@@ -71,6 +71,8 @@ pub struct Wishes {
 /// A door that stands open.
 struct Open {
     door: Door,
+    /// As it was asked for, and is judged: with port 0 for one that sshd chose.
+    facts: SshFacts,
     /// The request by which it was opened.
     request: u64,
     grant: Option<GrantRef>,
@@ -181,8 +183,8 @@ pub async fn listen(
         refuse(why);
         return answer.failure();
     }
-    open(&acting, doors, door, &permitted);
     answer.success(chosen);
+    open(&acting, doors, door, facts, &permitted);
     drop(place);
 }
 
@@ -191,6 +193,7 @@ fn open(
     acting: &Arc<Acting>,
     mut doors: MutexGuard<'_, Vec<Open>>,
     door: Door,
+    facts: SshFacts,
     permitted: &Permitted,
 ) {
     let watch = permitted.grant.clone().map(|mut grant| {
@@ -210,7 +213,7 @@ fn open(
         .abort_handle()
     });
     let (request, grant) = (permitted.request, permitted.grant.clone());
-    doors.push(Open { door, request, grant, watch });
+    doors.push(Open { door, facts, request, grant, watch });
 }
 
 /// Has sshd listen no more, and answers.
@@ -245,7 +248,8 @@ pub async fn prepare(
 ) -> Result<(), String> {
     let wanted = [(wishes.x11.is_some(), Door::X11), (wishes.agent, Door::Agent)];
     for door in wanted.into_iter().filter_map(|(is, door)| is.then_some(door)) {
-        let permitted = match permit(acting, ch, door.class(), &door.facts(), flow, &Silent).await {
+        let facts = door.facts();
+        let permitted = match permit(acting, ch, door.class(), &facts, flow, &Silent).await {
             Ok(permitted) => permitted,
             Err(Denied::Refused(why)) => {
                 say(write, &acting.words(&why)).await;
@@ -272,7 +276,7 @@ pub async fn prepare(
         };
         match good {
             Some(true) if stands => {}
-            Some(true) => open(acting, doors, door, &permitted),
+            Some(true) => open(acting, doors, door, facts, &permitted),
             Some(false) => {
                 let words = format!("SERVICE_REFUSED: sshd of this host refuses {door}");
                 say(write, &acting.words(&words)).await;
@@ -328,7 +332,7 @@ async fn permitted(acting: &Acting, origin: &Origin) -> Option<Permitted> {
     let (facts, request, grant) = {
         let doors = acting.reverse.doors.lock().await;
         let open = doors.iter().find(|open| open.door.lets(origin))?;
-        (open.door.facts(), open.request, open.grant.clone())
+        (open.facts.clone(), open.request, open.grant.clone())
     };
     let (ruling, permit) = acting.with(|session| {
         let ruling = session.rule_ssh(&facts);
