@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use anyhow::{Context, Result};
 use interceptor_tests::accounts::ANALYST;
 use interceptor_tests::bed::{Bed, Spec, installed, skipped};
-use interceptor_tests::daemon::ServiceSpec;
+use interceptor_tests::daemon::{APPROVER, ServiceSpec, items, text};
 use interceptor_tests::live::Live;
 use interceptor_tests::net::Place;
 use interceptor_tests::proc::wait_for;
@@ -232,6 +232,26 @@ fn a_forward_that_needs_a_human_waits_and_holds_up_nothing() -> Result<()> {
     let id = bed.interceptor()?.next_hold(SOON)?;
     bed.interceptor()?.deny(&id)?.ok()?;
     ssh.expect("remote port forwarding failed", SOON)?;
+    Ok(())
+}
+
+#[test]
+fn a_withdrawn_grant_ends_what_listens_under_it_and_what_came_through() -> Result<()> {
+    skip_unless_ssh!();
+    let bed = bed()?;
+    let _home = echo_at(&bed, Place::Agent, HOME)?;
+    let agent = bed.agent(USER)?;
+    let _ssh = listen(&bed, &agent, &[&format!("9300:127.0.0.1:{HOME}")])?;
+    let interceptor = bed.interceptor()?;
+    let id = interceptor.next_hold(SOON)?;
+    interceptor.cli_as(APPROVER, ["approvals", "approve", &id, "--for", "10m"]).ok()?;
+    let mut through = dial_soon(&bed, 9300)?;
+    talk(&mut through, b"under the grant")?;
+    let grants = items(interceptor.json(["approvals", "grants"])?);
+    let grant = grants.first().map(|g| text(g, &["id"])).context("no grant")?;
+    interceptor.cli_as(APPROVER, ["approvals", "revoke", &grant]).ok()?;
+    closed_soon(&bed, 9300)?;
+    assert_eq!(through.read(&mut [0]).unwrap_or(0), 0, "what came through goes on");
     Ok(())
 }
 
