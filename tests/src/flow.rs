@@ -88,6 +88,15 @@ impl Source {
         Ok(hex(hash))
     }
 
+    /// The BLAKE3 of it, as the record has it of a stream.
+    pub fn blake3(mut self) -> String {
+        let mut hash = blake3::Hasher::new();
+        while let Some(piece) = self.next() {
+            hash.update(piece);
+        }
+        hash.finalize().to_hex().to_string()
+    }
+
     /// The hash alone.
     pub fn sha256(mut self) -> String {
         let mut hash = digest::Context::new(&digest::SHA256);

@@ -69,6 +69,11 @@ impl Sshd {
         HOST_KEYS.iter().map(|kind| self.dir.join(format!("ssh_host_{kind}_key"))).collect()
     }
 
+    /// Where its configuration and keys are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The key that signs certificates which this server trusts.
     pub fn ca_key(&self) -> PathBuf {
         self.dir.join("user_ca")

@@ -63,9 +63,15 @@ pub enum End {
 }
 
 /// Steps with their outcome and duration, for the table at the end. Steps may run side by side.
-#[derive(Default)]
 pub struct Steps {
     list: Mutex<Vec<(String, End, Duration)>>,
+    begun: Instant,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { list: Mutex::default(), begun: Instant::now() }
+    }
 }
 
 impl Steps {
@@ -88,6 +94,7 @@ impl Steps {
 
     /// Prints the table; an error names what failed.
     pub fn finish(self) -> Result<()> {
+        let total = self.begun.elapsed();
         let list = self.list.into_inner().map_err(|e| e.to_string())?;
         let width = list.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
         let mut failed = Vec::new();
@@ -103,7 +110,6 @@ impl Steps {
             };
             println!("{name:width$}  {:>7.1} s  {end}", took.as_secs_f64());
         }
-        let total: Duration = list.iter().map(|(.., took)| *took).sum();
         println!("{:width$}  {:>7.1} s", "total", total.as_secs_f64());
         if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", "))) }
     }

@@ -24,12 +24,17 @@ pub fn run(args: &[String]) -> Result<()> {
     steps.step("advisories", advisories);
     let built = built && steps.step("build", || done(crate::demo::build(false)));
     steps.step("policies", policies);
-    if built {
-        steps.step("tests", tests);
-    }
-    if !quick {
-        fuzz(&steps);
-    }
+    std::thread::scope(|scope| {
+        // Tests wait a good deal, for processes and deadlines: a build that steps back whenever
+        // they want the processor costs them nothing.
+        let targets = (!quick).then(|| scope.spawn(|| fuzz_build(&steps)));
+        if built {
+            steps.step("tests", tests);
+        }
+        if let Some(targets) = targets.and_then(|t| t.join().ok()) {
+            fuzz(&steps, &targets);
+        }
+    });
     steps.finish()
 }
 
@@ -97,28 +102,46 @@ fn tests() -> Result<End> {
     if failed.is_empty() { Ok(End::Ok) } else { Err(failed.join("\n")) }
 }
 
-/// Every target of `fuzz/Cargo.toml` for a minute, side by side. The parsers are safe Rust, in
-/// which the address sanitizer finds nothing and costs half of the build.
-fn fuzz(steps: &Steps) {
+/// Builds every target of `fuzz/Cargo.toml` and gives their names; none when that failed. The
+/// parsers are safe Rust, in which the address sanitizer finds nothing and costs half of the
+/// build.
+fn fuzz_build(steps: &Steps) -> Vec<String> {
     let Ok(manifest) = std::fs::read_to_string(root().join("fuzz/Cargo.toml")) else {
-        steps.step("fuzz", || Ok(End::Skipped("no fuzz/ here".into())));
-        return;
+        steps.step("fuzz: build", || Ok(End::Skipped("no fuzz/ here".into())));
+        return Vec::new();
     };
-    let names = targets(&manifest);
-    if find("cargo-fuzz").is_none() {
-        steps.step("fuzz", || Err("cargo-fuzz is not installed: run `cargo xtask setup`".into()));
-        return;
-    }
     let built = steps.step("fuzz: build", || {
-        let mut build = cargo(["fuzz", "build", "--dev", "--sanitizer", "none"]);
+        if find("cargo-fuzz").is_none() {
+            return Err("cargo-fuzz is not installed: run `cargo xtask setup`".into());
+        }
+        let cargo = cargo(["fuzz", "build", "--dev", "--sanitizer", "none"]);
+        let mut build = nice(&cargo);
         build.env("RUSTC_BOOTSTRAP", "1");
-        done(passing(&mut build))
+        done(step("Building the fuzz targets", &mut build))
     });
-    if !built {
-        return;
+    if built { targets(&manifest) } else { Vec::new() }
+}
+
+/// The same command with the lowest priority.
+fn nice(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nice.env(name, value),
+            None => nice.env_remove(name),
+        };
     }
+    if let Some(dir) = command.get_current_dir() {
+        nice.current_dir(dir);
+    }
+    nice
+}
+
+/// Every target for a minute, side by side.
+fn fuzz(steps: &Steps, names: &[String]) {
     std::thread::scope(|scope| {
-        for name in &names {
+        for name in names {
             scope.spawn(move || steps.step(&format!("fuzz: {name}"), || fuzz_one(name)));
         }
     });

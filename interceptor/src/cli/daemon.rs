@@ -25,7 +25,7 @@ use crate::wire::postgres::cancel::CancelKeys;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The ports must be attached first (`interceptor capture attach`). Signals: SIGHUP reads the
-policies anew, SIGTERM ends the sessions and stops.
+policies and the SSH host keys anew, SIGTERM ends the sessions and stops.
 
 Example:
   interceptor --config /etc/interceptor/interceptor.toml daemon")]
@@ -73,6 +73,7 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     // The database wants the other half; more threads of ours cost it more than they bring.
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() / 2);
     let workers = Arc::new(Workers::start(threads).context("start the threads for sessions")?);
+    let servers: Vec<Server> = listeners.iter().map(|(server, _)| server.clone()).collect();
     for (server, listener) in listeners {
         tasks.spawn(accept(server, listener, Arc::clone(&workers)));
     }
@@ -82,7 +83,7 @@ pub async fn run(args: DaemonArgs, config: &Path) -> anyhow::Result<ExitCode> {
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(services = gate.config.services.len(), "serving");
-    wait(&handler).await?;
+    wait(&handler, &servers).await?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop(&gate, tasks, Duration::from_secs(args.drain_seconds)).await;
     Ok(ExitCode::SUCCESS)
@@ -187,7 +188,7 @@ async fn remind(gate: Arc<Gate>) {
     }
 }
 
-async fn wait(handler: &Arc<Handler>) -> anyhow::Result<()> {
+async fn wait(handler: &Arc<Handler>, servers: &[Server]) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -195,6 +196,7 @@ async fn wait(handler: &Arc<Handler>) -> anyhow::Result<()> {
         tokio::select! {
             Some(()) = hangup.recv() => {
                 let _ = handler.reload();
+                servers.iter().for_each(Server::reload);
             }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),

@@ -19,13 +19,14 @@ use crate::control::Client;
 use crate::control::protocol::{Op, PolicyStatus};
 use crate::identity::{Claims, MAX_TOKEN};
 use crate::policy::ssh::testing::Asked;
-use crate::policy::ssh::{ForwardKind, LoginShell, ShellAnalyzer};
+use crate::policy::ssh::{ForwardKind, Home, LoginShell, ShellAnalyzer};
 use crate::policy::testing::{
     Classify, Outcome, SqlClassifier, claims_from, plain_agent, read_catalog, read_tests,
 };
 use crate::policy::{
     Ask, Effect, Explanation, PolicySet, SshFacts, Stream, Subject, Warning, read_source,
 };
+use crate::sshd::{Account, login_shell as login_shell_of};
 
 /// Policies: check, test, explain, reload.
 #[derive(Debug, Args)]
@@ -35,6 +36,7 @@ use crate::policy::{
   interceptor policy explain --service orders-db --role app --database orders \\
       --agent reporter --claims claims.json --statement 'SELECT email FROM customers'
   interceptor policy explain --service host-ssh --role ops --exec 'systemctl restart shop'
+  interceptor policy explain --service host-ssh --role ops --sftp write /srv/in/report
   interceptor policy reload")]
 pub struct PolicyArgs {
     #[command(subcommand)]
@@ -93,9 +95,12 @@ struct ExplainArgs {
     /// A command by SSH.
     #[arg(long, group = "asked", value_name = "COMMAND")]
     exec: Option<String>,
-    /// The login shell that will read the command.
-    #[arg(long, default_value = "sh", requires = "exec", value_name = "SHELL")]
-    login_shell: String,
+    /// The login shell that will read the command; the user's on this host when absent, else sh.
+    #[arg(long, requires = "exec", value_name = "SHELL")]
+    login_shell: Option<String>,
+    /// The home directory of the OS user; looked up on this host when absent.
+    #[arg(long, value_name = "DIRECTORY")]
+    home: Option<String>,
     /// An operation by sftp on one path or two: `read /srv/x`, `rename /srv/x /srv/y`.
     #[arg(long, group = "asked", num_args = 2..=3, value_names = ["OPERATION", "PATH", "TO"])]
     sftp: Option<Vec<String>>,
@@ -291,7 +296,7 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
     match (&args.statement, asked(&args).map_err(anyhow::Error::msg)?) {
         (_, Some(asked)) => {
-            let facts = asked.facts(&ShellAnalyzer::new(1));
+            let facts = asked.facts(&ShellAnalyzer::new(1), home(&args)?.as_ref());
             all.push(Explained {
                 statement: Some(format!("{} {}", facts.class, facts.text)),
                 explanation: set.explain(&subject, &Ask::Ssh(&facts), now),
@@ -330,11 +335,28 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(denied)))
 }
 
+/// The home directory that paths of an SSH request are seen from, as the daemon would know it.
+fn home(args: &ExplainArgs) -> anyhow::Result<Option<Home>> {
+    match &args.home {
+        Some(path) => match Home::new(path) {
+            Some(home) => Ok(Some(home)),
+            None => bail!("--home {path:?}: write a plain absolute path"),
+        },
+        None => Ok(Account::of(&args.role).as_ref().and_then(Account::home)),
+    }
+}
+
+fn login_shell(args: &ExplainArgs) -> LoginShell {
+    let looked_up = || login_shell_of(&args.role).map(|path| path.display().to_string());
+    let path = args.login_shell.clone().or_else(looked_up);
+    LoginShell::from_path(path.as_deref().unwrap_or("sh"))
+}
+
 /// The SSH request that is asked about.
 fn asked(args: &ExplainArgs) -> Result<Option<Asked>, String> {
     let words = args.sftp.as_deref().and_then(<[String]>::split_first);
     Ok(if let Some(command) = &args.exec {
-        Some(Asked::Exec(command.clone(), LoginShell::from_path(&args.login_shell)))
+        Some(Asked::Exec(command.clone(), login_shell(args)))
     } else if let Some((operation, paths)) = words {
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         Some(Asked::sftp(operation, &paths)?)
@@ -363,6 +385,10 @@ fn seen(facts: &SshFacts) -> String {
     }
     for file in &facts.files {
         say(format!("would {file}"));
+    }
+    if facts.home.is_none() && !facts.files.is_empty() {
+        say("does not know the home directory of the user: no such user on this host; see --home"
+            .into());
     }
     for name in &facts.variables {
         say(format!("sets {name}"));

@@ -237,11 +237,15 @@ impl Identity {
         claims.pop = proof.clone();
         let claims = Arc::new(claims);
         let agent = self.verifier.agent(&claims);
-        let refuse = |fault: refusal::Fault| Refusal {
+        let refuse = |fault: refusal::Fault| {
             // A bound token beside the wrong key is in the wrong hands.
-            alert: fault.code == Code::ProofRequired && proof.is_some(),
-            claims: Some(claims.clone()),
-            ..Refusal::from(fault)
+            let beside = proof.as_deref().filter(|_| fault.code == Code::ProofRequired);
+            Refusal {
+                alert: beside.is_some(),
+                detail: beside.map(|key| proof::misplaced(&claims, key)),
+                claims: Some(claims.clone()),
+                ..Refusal::from(fault)
+            }
         };
         checks::run(&checks::Subject {
             claims: &claims,

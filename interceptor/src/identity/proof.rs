@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::config::Protocol;
 
 use super::claims::Claims;
-use super::refusal::{Code, Fault};
+use super::refusal::{Code, Fault, quote};
 
 /// A token that is bound to a key is good only in the hands of that key. Bindings that cannot
 /// be checked here refuse too: there is no downgrade to a bearer token. `proof` is the name of
@@ -42,6 +42,15 @@ pub(super) fn check(claims: &Claims, proof: Option<&str>, protocol: Protocol) ->
              the token's key or with a certificate made with it (`interceptor agent` does)",
         ),
     }
+}
+
+/// What the record says of a bound token that came beside another key: a copy, unless the agent
+/// has mistaken its key.
+pub(super) fn misplaced(claims: &Claims, proof: &str) -> String {
+    let jkt = claims.all.get("cnf").and_then(|cnf| cnf.get("jkt")).and_then(Value::as_str);
+    let bound =
+        jkt.map_or_else(|| "in another way".into(), |jkt| format!("to the key {}", quote(jkt)));
+    format!("a copy of a bound token: it is bound {bound} and came beside the key {}", quote(proof))
 }
 
 #[cfg(test)]

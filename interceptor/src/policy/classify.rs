@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::facts::{SqlFacts, SshFacts};
 use super::sql::{Analyzer, Catalog, Context};
-use super::ssh::ShellAnalyzer;
 use super::ssh::testing::Asked;
+use super::ssh::{Home, ShellAnalyzer};
 use super::testing::{Classify, TestTable};
 
 /// Relations of the server itself, as far as tests name them.
@@ -77,8 +77,8 @@ impl Classify for SqlClassifier {
         Ok(analysis.statements.iter().map(|s| s.facts.clone()).collect())
     }
 
-    fn ssh(&self, asked: &Asked) -> SshFacts {
-        asked.facts(&self.shells)
+    fn ssh(&self, asked: &Asked, home: Option<&Home>) -> SshFacts {
+        asked.facts(&self.shells, home)
     }
 }
 

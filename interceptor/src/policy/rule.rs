@@ -48,8 +48,19 @@ const MATCHERS: &[&str] = &[
     "destinations",
     "variables",
 ];
-const OTHERS: &[&str] =
-    &["name", "effect", "on", "message", "limits", "hold", "masks", "binary", "not", "description"];
+const OTHERS: &[&str] = &[
+    "name",
+    "effect",
+    "on",
+    "message",
+    "limits",
+    "hold",
+    "masks",
+    "binary",
+    "not",
+    "below",
+    "description",
+];
 
 const MAX_MESSAGE: usize = 1000;
 
@@ -335,6 +346,10 @@ fn sense(rule: &Rule, fields: &Fields<'_>) -> Read<()> {
     }
     if rule.binary && (rule.on == On::Connect || rule.about == About::Sql) {
         return at("binary", "is about the output of SSH requests".into());
+    }
+    let strict = matches!(rule.effect, Some(Effect::Deny | Effect::Hold));
+    if fields.get("below").is_some() && !(strict && rule.when.ssh.paths.is_some()) {
+        return at("below", "goes with `paths` in a rule that denies or holds".into());
     }
     if rule.on == On::Connect {
         if let Some(key) = request_key {

@@ -14,7 +14,7 @@ pub use super::classify::SqlClassifier;
 use super::facts::{Ask, SqlFacts, SshFacts, Subject};
 use super::load::{PolicySet, Source};
 use super::ssh::testing::Asked;
-use super::ssh::{self, ShellAnalyzer};
+use super::ssh::{self, Home, ShellAnalyzer};
 use super::text::{self, Fields, Node, PolicyErrors, Read};
 use super::verdict::{Effect, Stream, Verdict};
 use crate::config;
@@ -38,8 +38,8 @@ pub trait Classify {
     fn classify(&self, text: &str, tables: &[TestTable]) -> Result<Vec<SqlFacts>, String>;
 
     /// Reads what an SSH request asks for.
-    fn ssh(&self, asked: &Asked) -> SshFacts {
-        asked.facts(&ShellAnalyzer::new(1))
+    fn ssh(&self, asked: &Asked, home: Option<&Home>) -> SshFacts {
+        asked.facts(&ShellAnalyzer::new(1), home)
     }
 }
 
@@ -62,6 +62,7 @@ struct Case {
     statement: Option<String>,
     facts: Option<SqlFacts>,
     ssh: Option<Asked>,
+    home: Option<Home>,
     expect: Expect,
 }
 
@@ -205,6 +206,8 @@ fn case(mut fields: Fields<'_>, defaults: Option<&Fields<'_>>) -> Read<Case> {
     if ssh.is_some() && (statement.is_some() || facts.is_some()) {
         return Err(fields.err("asks for SQL and for SSH; write two cases"));
     }
+    let role = word("role", "app")?;
+    let home = ssh::testing::home(get("home").as_ref(), &role)?;
     let source = word("source", "127.0.0.1")?;
     let source: IpAddr =
         source.parse().map_err(|_| fields.err(format!("source {source:?} is no address")))?;
@@ -217,12 +220,12 @@ fn case(mut fields: Fields<'_>, defaults: Option<&Fields<'_>>) -> Read<Case> {
         agent: agent(get("agent"), get("labels"))?,
         service: word("service", "orders-db")?,
         database: word("database", "orders")?,
-        role: word("role", "app")?,
+        role,
         source,
         client: None,
     };
     let expect = expect(&fields, get("expect"))?;
-    Ok(Case { line: fields.line(), name, subject, at, statement, facts, ssh, expect })
+    Ok(Case { line: fields.line(), name, subject, at, statement, facts, ssh, home, expect })
 }
 
 fn expect(fields: &Fields<'_>, node: Option<Node<'_>>) -> Read<Expect> {
@@ -308,7 +311,7 @@ impl Case {
         tables: &[TestTable],
     ) -> Result<(), String> {
         if let Some(asked) = &self.ssh {
-            let facts = classify.ssh(asked);
+            let facts = classify.ssh(asked, self.home.as_ref());
             return self.compare(&policies.judge(&self.subject, &Ask::Ssh(&facts), self.at));
         }
         let verdict = match (&self.statement, &self.facts) {

@@ -410,14 +410,15 @@ pub struct CopyEnd<'a> {
     pub aborted: Option<Cow<'a, str>>,
 }
 
-/// An SSH channel was opened by the agent (RFC 4254, section 5.1).
+/// An SSH channel was opened by the agent, or back to it (RFC 4254, section 5.1).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChannelOpen<'a> {
     /// Number of the channel, unique in its session.
     pub ch: u32,
-    /// `session`, `direct-tcpip`, `direct-streamlocal@openssh.com`.
+    /// `session`, `direct-tcpip`, `direct-streamlocal@openssh.com`; back to the agent
+    /// `forwarded-tcpip`, `forwarded-streamlocal@openssh.com`, `x11`, `auth-agent@openssh.com`.
     pub kind: Cow<'a, str>,
-    /// Where a forward leads.
+    /// Where a forward leads, or comes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<Cow<'a, str>>,
 }
@@ -519,15 +520,15 @@ pub struct ChannelClose<'a> {
     /// Bytes to the agent's standard error.
     #[serde(default)]
     pub bytes_err: u64,
-    /// SHA-256 over everything from the agent, hex.
+    /// BLAKE3 over everything from the agent, hex.
     #[serde(default)]
-    pub sha256_in: Cow<'a, str>,
-    /// SHA-256 over everything to the agent, hex.
+    pub blake3_in: Cow<'a, str>,
+    /// BLAKE3 over everything to the agent, hex.
     #[serde(default)]
-    pub sha256_out: Cow<'a, str>,
-    /// SHA-256 over everything to its standard error, hex.
+    pub blake3_out: Cow<'a, str>,
+    /// BLAKE3 over everything to its standard error, hex.
     #[serde(default)]
-    pub sha256_err: Cow<'a, str>,
+    pub blake3_err: Cow<'a, str>,
     /// Values that were masked.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub masked: u64,

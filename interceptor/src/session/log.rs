@@ -180,10 +180,12 @@ impl Log {
             observed,
         })?;
         if refusal.alert {
-            self.append(&event::Alert {
-                code: Cow::Borrowed(refusal.code.as_str()),
-                message: Cow::Borrowed(&refusal.message),
-            })?;
+            // What the agent must not learn stands only here.
+            let message = match &refusal.detail {
+                Some(detail) => Cow::Owned(format!("{}; {detail}", refusal.message)),
+                None => Cow::Borrowed(refusal.message.as_str()),
+            };
+            self.append(&event::Alert { code: Cow::Borrowed(refusal.code.as_str()), message })?;
         }
         self.commit_early()
     }

@@ -129,7 +129,7 @@ impl Session<Arrived> {
                 let code = refusal.code.as_str();
                 if refusal.alert {
                     self.gate.metrics.alert(code);
-                    tracing::warn!(session = %self.id(), source = %self.peer, code, message = %refusal.message, "ALERT");
+                    tracing::warn!(session = %self.id(), source = %self.peer, code, message = %refusal.message, detail = refusal.detail, "ALERT");
                 }
                 let observed = !self.enforces();
                 let recorded = self.log.identity_refused(&refusal, observed);

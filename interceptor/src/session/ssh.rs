@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::mask::{Detectors, HashKey};
+use crate::policy::ssh::SshClass;
 use crate::policy::{Ask, Effect, MaskRule, SshFacts, Stream, Verdict};
 use crate::record::event;
 
@@ -41,6 +42,17 @@ pub struct Ruling {
     pub shape: String,
     /// Detectors for what it shows, when rules ask for them.
     pub detectors: Option<Arc<Detectors>>,
+}
+
+/// What sshd may be asked to forward for a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forwards {
+    /// Ports and sockets, in either direction.
+    pub ports: bool,
+    /// X11.
+    pub x11: bool,
+    /// The agent's keys.
+    pub agent: bool,
 }
 
 /// How a request goes on.
@@ -86,6 +98,17 @@ impl Session<Admitted> {
             shape: facts.shape(),
             detectors: detectors(masks, &self.gate.hash_key),
             verdict,
+        }
+    }
+
+    /// What any rule of now could let this session forward.
+    pub fn forwards(&self) -> Forwards {
+        let (policies, all) = (self.gate.policies(), !self.enforces());
+        let may = |class| all || policies.may_let_through(self.subject(), class);
+        Forwards {
+            ports: may(SshClass::Forward) || may(SshClass::RemoteForward),
+            x11: may(SshClass::X11),
+            agent: may(SshClass::AgentForward),
         }
     }
 
@@ -155,7 +178,7 @@ impl Session<Admitted> {
         Ok(Permit::Granted(self.log.commit()?))
     }
 
-    /// Records the refusal of something that nothing here ever carries out.
+    /// Records the refusal of something for a reason that rules do not know.
     pub fn refuse_ssh(&mut self, facts: &SshFacts, why: &str) {
         let mut ruling = self.rule_ssh(facts);
         ruling.effect = Effect::Deny;

@@ -74,6 +74,10 @@ pub struct CertificateSpec<'a> {
     pub permit_pty: bool,
     /// Whether sshd may forward ports for it.
     pub permit_forwarding: bool,
+    /// Whether sshd may forward X11 for it.
+    pub permit_x11: bool,
+    /// Whether sshd may forward the client's keys for it.
+    pub permit_agent: bool,
     /// The time of issue, from which the validity counts.
     pub now: SystemTime,
 }
@@ -174,9 +178,12 @@ impl UserCa {
             .and_then(|b| b.valid_principal(spec.principal))
             .and_then(|b| b.critical_option("source-address", sources.join(",")))
             .map_err(issue)?;
-        for (wanted, name) in
-            [(spec.permit_pty, "permit-pty"), (spec.permit_forwarding, "permit-port-forwarding")]
-        {
+        for (wanted, name) in [
+            (spec.permit_x11, "permit-X11-forwarding"),
+            (spec.permit_agent, "permit-agent-forwarding"),
+            (spec.permit_forwarding, "permit-port-forwarding"),
+            (spec.permit_pty, "permit-pty"),
+        ] {
             if wanted {
                 builder.extension(name, "").map_err(issue)?;
             }

@@ -15,6 +15,8 @@ fn spec<'a>(key: &'a PublicKey) -> CertificateSpec<'a> {
         source_addresses: &LOOPBACK,
         permit_pty: true,
         permit_forwarding: false,
+        permit_x11: false,
+        permit_agent: false,
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
     }
 }
@@ -66,17 +68,27 @@ fn openssh_reads_the_certificate_as_it_was_meant() {
 #[test]
 fn extensions_are_only_those_asked_for() {
     let (ca, key) = (UserCa::generate().unwrap(), new_session_key().unwrap());
-    for (pty, forwarding) in [(false, false), (true, false), (false, true), (true, true)] {
+    let names = [
+        "permit-pty",
+        "permit-port-forwarding",
+        "permit-X11-forwarding",
+        "permit-agent-forwarding",
+    ];
+    for wanted in 0..16_u8 {
+        let is = |n: usize| wanted & (1 << n) != 0;
         let spec = CertificateSpec {
-            permit_pty: pty,
-            permit_forwarding: forwarding,
+            permit_pty: is(0),
+            permit_forwarding: is(1),
+            permit_x11: is(2),
+            permit_agent: is(3),
             ..spec(key.public_key())
         };
         let made = ca.issue(&spec).unwrap();
         assert_eq!(made.cert_type(), CertType::User);
-        assert_eq!(made.extensions().contains_key("permit-pty"), pty);
-        assert_eq!(made.extensions().contains_key("permit-port-forwarding"), forwarding);
-        assert_eq!(made.extensions().len(), usize::from(pty) + usize::from(forwarding));
+        for (n, name) in names.into_iter().enumerate() {
+            assert_eq!(made.extensions().contains_key(name), is(n), "{name} of {wanted}");
+        }
+        assert_eq!(made.extensions().len(), wanted.count_ones() as usize);
     }
 }
 

@@ -35,6 +35,14 @@ impl Server {
         })
     }
 
+    /// Reads anew what can change on the host while the daemon runs: its SSH host keys.
+    pub fn reload(&self) {
+        match self {
+            Self::Postgres(_) => {}
+            Self::Ssh(server) => server.reload(),
+        }
+    }
+
     /// Serves one captured connection to its end.
     pub async fn serve(self, captured: Captured) {
         match self {

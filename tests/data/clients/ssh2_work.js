@@ -20,8 +20,9 @@ const run = (c, command, stdin) => new Promise((done, fail) => {
     let out = '', err = '', code = null, signal = null;
     s.on('data', (d) => { out += d; }).stderr.on('data', (d) => { err += d; });
     s.on('exit', (n, sig) => { code = n; signal = sig; }).on('close', () => done({ out, err, code, signal }));
-    s.end(stdin || '');
-    if (command.startsWith('sleep')) setTimeout(() => s.signal('TERM'), 500);
+    // After its own end of input ssh2 sends no signal any more.
+    if (command.endsWith('sleep 50')) s.once('data', () => s.signal('TERM'));
+    else s.end(stdin || '');
   });
 });
 
@@ -33,7 +34,7 @@ const run = (c, command, stdin) => new Promise((done, fail) => {
   const denied = await run(c, 'rm readme');
   out.denied = denied.err; out.denied_code = denied.code;
   out.card = (await run(c, 'cat card')).out;
-  out.signal = ((await run(c, 'sleep 50')).signal || 'none').replace('SIG', '');
+  out.signal = ((await run(c, 'echo runs; sleep 50')).signal || 'none').replace('SIG', '');
   const s = await new Promise((done, fail) => c.sftp((e, s) => (e ? fail(e) : done(s))));
   out.readme = await new Promise((done, fail) => s.readFile('readme', 'utf8', (e, t) => (e ? fail(e) : done(t))));
   await new Promise((done, fail) => s.writeFile('inbox/by-driver', 'by driver\n', (e) => (e ? fail(e) : done())));

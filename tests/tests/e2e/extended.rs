@@ -94,3 +94,17 @@ fn prepared_statements_portals_and_descriptions() -> Result<()> {
     assert_eq!((tags(&answer).as_str(), answer[0].field(b'C').as_str()), ("EZ", "26000"));
     Ok(())
 }
+
+/// A Query ends a batch as a Sync does: it must be answered with ReadyForQuery whatever becomes
+/// of it, or the client waits for ever.
+#[test]
+fn a_query_in_a_batch_that_changed_settings_is_refused_as_a_query() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    let mut raw = Raw::ready(bed.net(), &bed.login("app_ro")?)?;
+    let set = extended("SET search_path = public")?;
+    raw.raw(&[set, encoded(b'Q', b"SELECT 1\0")?].concat())?;
+    assert_eq!(tags(&raw.until_ready()?), "12CEZ");
+    assert_eq!(tags(&raw.ask("SELECT 1")?), "TDCZ");
+    Ok(())
+}

@@ -213,3 +213,33 @@ fn a_flood_of_channels_is_bounded() -> Result<()> {
     assert!(bed.ssh(&agent, "true")?.success());
     bed.interceptor_mut()?.still_runs()
 }
+
+/// The limit before the token is the service's own where that is shorter than ssh's 20 s, in
+/// whatever state a client falls silent.
+#[test]
+fn slow_and_silent_clients_are_ended_at_the_services_own_limit() -> Result<()> {
+    skip_unless_ssh!();
+    let bed = Bed::with(Spec::ssh().service(|s| s.settings = "startup_timeout = \"2s\"".into()))?;
+    for first in [&b""[..], b"SSH-2.0-test\r\n"] {
+        let begun = Instant::now();
+        let mut tcp = dial(&bed)?;
+        tcp.write_all(first)?;
+        let mut all = Vec::new();
+        // A reset is an end too.
+        let _ = tcp.read_to_end(&mut all);
+        let took = begun.elapsed();
+        let in_time = Duration::from_millis(1900)..Duration::from_secs(10);
+        assert!(in_time.contains(&took), "{first:?}: {took:?}");
+    }
+    // A registered key without its token.
+    let agent = bed.registered(USER)?;
+    let begun = Instant::now();
+    let cmd = agent.ssh_with(&["-N"], [""; 0]);
+    let out = bed.at(&agent, cmd).limit(SOON).run()?;
+    assert!(!out.success() && out.stderr.contains("no token was shown in time"), "{out}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Whoever is in stays in.
+    let agent = bed.agent(USER)?;
+    assert_eq!(bed.ssh(&agent, "sleep 3; echo stays")?.ok()?, "stays\n");
+    Ok(())
+}

@@ -92,9 +92,16 @@ fn a_certificate_whose_key_is_not_the_tokens_is_refused() -> Result<()> {
     // A stolen token: in a certificate of the thief's own key.
     let (owner, thief) = (bed.robot(USER)?, bed.robot(USER)?);
     let stolen = bed.token(&Claims::ssh().bound(&owner.key.thumbprint()?))?;
-    let out = bed.ssh(&thief.certified(&Certificate::good(USER, &stolen))?, "true")?;
+    let thief = thief.certified(&Certificate::good(USER, &stolen))?;
+    let out = bed.ssh(&thief, "true")?;
     assert!(!out.success() && out.stderr.contains("TOKEN_PROOF_REQUIRED"), "{out}");
-    crate::session(&bed, "TOKEN_PROOF_REQUIRED")?;
+    // The record says that it is a copy, whose, and beside which key; the thief is not told.
+    let shown = crate::session(&bed, "TOKEN_PROOF_REQUIRED")?.to_string();
+    let (bound, beside) = (owner.key.thumbprint()?, thief.key.thumbprint()?);
+    for fact in ["a copy of a bound token", &bound, &beside, "\"alert\""] {
+        assert!(shown.contains(fact), "{fact} is not in {shown:.4000}");
+    }
+    assert!(!out.stderr.contains("a copy of") && !out.stderr.contains(&bound), "{out}");
     // The owner is not locked out by it.
     bed.ssh(&owner.certified(&Certificate::good(USER, &stolen))?, "true")?.ok()?;
     Ok(())

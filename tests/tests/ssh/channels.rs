@@ -21,6 +21,11 @@ const OTHER: u16 = 7778;
 
 /// A server on the host that greets with its port and gives back what it gets.
 fn echo(bed: &Bed, port: u16) -> Result<Daemon> {
+    echo_at(bed, Place::Host, port)
+}
+
+/// The same on any machine.
+pub fn echo_at(bed: &Bed, place: Place, port: u16) -> Result<Daemon> {
     let script = format!(
         "import socketserver\n\
          class H(socketserver.BaseRequestHandler):\n\
@@ -31,9 +36,9 @@ fn echo(bed: &Bed, port: u16) -> Result<Daemon> {
          socketserver.ThreadingTCPServer(('127.0.0.1', {port}), H).serve_forever()\n"
     );
     let cmd = Cmd::new("/usr/bin/python3").args(["-c", &script]);
-    let daemon = cmd.in_netns(&bed.net().name(Place::Host)).daemonize(&bed.dir().join("echo"))?;
+    let daemon = cmd.in_netns(&bed.net().name(place)).daemonize(&bed.dir().join("echo"))?;
     wait_for("the echo server", SOON, || {
-        let tried = bed.net().inside(Place::Host, || Ok(TcpStream::connect(("127.0.0.1", port))?));
+        let tried = bed.net().inside(place, || Ok(TcpStream::connect(("127.0.0.1", port))?));
         Ok(tried.is_ok().then_some(()))
     })?;
     Ok(daemon)

@@ -118,13 +118,11 @@ fn asyncssh_with_the_token_as_password() -> Result<()> {
 }
 
 #[test]
-#[ignore = "ssh2 sees no exit signal yet, though OpenSSH does"]
 fn node_ssh2_with_the_token_as_password() -> Result<()> {
     drive(clients::SSH2, by_password)
 }
 
 #[test]
-#[ignore = "ssh2 sees no exit signal yet, though OpenSSH does"]
 fn node_ssh2_with_a_plain_key_whose_token_was_presented() -> Result<()> {
     drive(clients::SSH2, |bed| {
         let robot = bed.robot(USER)?;

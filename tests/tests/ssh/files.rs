@@ -143,7 +143,6 @@ fn names_that_are_no_text_pass_or_are_refused_and_hurt_nobody() -> Result<()> {
 }
 
 #[test]
-#[ignore = "the shipped base policy still refuses transfers whose names come later"]
 fn scp_copies_both_ways_by_both_of_its_protocols() -> Result<()> {
     skip_unless_ssh!();
     let (bed, agent) = bed()?;
@@ -163,8 +162,14 @@ fn scp_copies_both_ways_by_both_of_its_protocols() -> Result<()> {
         let all = agent.home.join(format!("{name}-all")).display().to_string();
         scp(&bed, &agent, &recursive, &agent.remote(&there), &all)?.ok()?;
         assert_eq!(sum(&Path::new(&all).join(name))?, hash);
+        // Seen from the home directory, where sshd starts what it runs.
+        let seen = format!("inbox/{name}-seen");
+        scp(&bed, &agent, options, &large, &agent.remote(&seen))?.ok()?;
+        assert_eq!(sum(&bed.sshd()?.home(USER).join(&seen))?, hash, "{seen}");
         // And what is refused.
         for (from, to) in [
+            (large.clone(), agent.remote(".bashrc")),
+            (large.clone(), agent.remote(".ssh/authorized_keys")),
             (agent.remote(there.join("../private/secret")), "secret".to_owned()),
             (large.clone(), agent.remote(there.join("../.ssh/authorized_keys"))),
             (large.clone(), agent.remote(bed.sshd()?.home(USER).join(".bashrc"))),
@@ -182,7 +187,6 @@ fn scp_copies_both_ways_by_both_of_its_protocols() -> Result<()> {
 }
 
 #[test]
-#[ignore = "the shipped base policy still refuses transfers whose names come later"]
 fn rsync_copies_both_ways() -> Result<()> {
     skip_unless_ssh!();
     if !interceptor_tests::bed::installed("rsync") {
@@ -212,8 +216,23 @@ fn rsync_copies_both_ways() -> Result<()> {
     assert_eq!(sum(&agent.home.join("back/large"))?, hash);
     assert_eq!(std::fs::read_to_string(agent.home.join("back/file7"))?, "changed there\n");
     let ssh = bed.sshd()?.home(USER).join(".ssh");
-    let out = rsync("tree/", &agent.remote(&ssh))?;
-    assert!(!out.success() && out.stderr.contains("interceptor:"), "{out}");
+    let home = bed.sshd()?.home(USER);
+    for to in [agent.remote(&ssh), agent.remote(&home), agent.remote("."), agent.remote("")] {
+        let out = rsync("tree/", &to)?;
+        assert!(!out.success() && out.stderr.contains("interceptor:"), "{to}: {out}");
+    }
+    rsync("tree/", &agent.remote("inbox/seen"))?.ok()?;
+    assert_eq!(sum(&home.join("inbox/seen/large"))?, hash);
+    // A link would lead what is sent next wherever it points.
+    std::os::unix::fs::symlink("../../.ssh", agent.home.join("tree/way"))?;
+    let archive = |options: &[&str]| -> Result<Output> {
+        let to = agent.remote("inbox/seen");
+        bed.at(&agent, agent.run("rsync").arg("-a").args(options).args(["tree/", &to])).run()
+    };
+    let out = archive(&[])?;
+    assert!(!out.success() && out.stderr.contains("--no-links"), "{out}");
+    assert!(!home.join("inbox/seen/way").exists());
+    archive(&["--no-links"])?.ok()?;
     assert_eq!(std::fs::read_dir(ssh)?.count(), 0);
     let shown = session(&bed, "rsync --server")?.to_string();
     assert!(shown.contains("rsync"), "{shown:.2000}");
@@ -243,7 +262,6 @@ fn what_masks_would_break_is_refused() -> Result<()> {
 /// Under a rule that lets everything be written, what makes a shell or sshd do something stays
 /// as it is: that is what the base policy is for, wherever a home directory lies.
 #[test]
-#[ignore = "the shipped base policy still refuses every redirection to a relative path"]
 fn the_base_policy_keeps_start_up_files_and_keys_as_they_are() -> Result<()> {
     skip_unless_ssh!();
     let all = "[[rule]]\nname = \"all-files\"\neffect = \"allow\"\n\
@@ -282,6 +300,19 @@ fn the_base_policy_keeps_start_up_files_and_keys_as_they_are() -> Result<()> {
             assert!(!out.success(), "rename to {to}: {out}");
         }
         assert!(!home.join(name).exists(), "{name} was written");
+    }
+    // Nor by a directory that gets such a name, or a link that leads to one.
+    sftp(&bed, &agent, "mkdir tree\nmkdir tree/systemd\nrename anywhere tree/file\n")?.ok()?;
+    sftp(&bed, &agent, "rename tree/file tree/renamed\nln -s tree/renamed way\n")?.ok()?;
+    for name in [".config", ".local", "bin", "go", ".vim", ".ssh", "hooks"] {
+        for batch in [format!("rename tree {name}\n"), format!("ln -s tree {name}\n")] {
+            let out = sftp(&bed, &agent, &batch)?;
+            assert!(!out.success() && out.stderr.contains("denied"), "{batch}: {out}");
+        }
+    }
+    for target in [".", "..", "/", ".ssh", ".config", "/etc", "bin"] {
+        let out = sftp(&bed, &agent, &format!("ln -s {target} elsewhere\n"))?;
+        assert!(!out.success() && out.stderr.contains("denied"), "{target}: {out}");
     }
     Ok(())
 }

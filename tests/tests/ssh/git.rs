@@ -55,7 +55,6 @@ fn clone(bed: &Bed, agent: &Robot, path: &std::path::Path) -> Result<Output> {
 }
 
 #[test]
-#[ignore = "the shipped base policy still refuses a push"]
 fn without_masks_a_clone_is_identical_and_pushes_back() -> Result<()> {
     skip_unless_ssh!();
     let bed = Bed::with(Spec::ssh())?;

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use interceptor_tests::bed::{Bed, Spec};
 use interceptor_tests::net::{HOST_V4, HOST_V6, Place};
-use interceptor_tests::proc::Cmd;
+use interceptor_tests::proc::{Cmd, wait_for};
+use nix::sys::signal::Signal;
 
-use crate::USER;
+use crate::{SOON, USER};
 
 #[test]
 fn every_address_family_and_place_is_captured_under_the_hosts_own_keys() -> Result<()> {
@@ -64,6 +65,42 @@ fn the_host_keys_are_the_same_as_without_the_daemon() -> Result<()> {
     let wrong = known.replace("AAAA", "AAAB");
     agent.write(".ssh/known_hosts", wrong)?;
     assert!(!bed.ssh(&agent, "true")?.success());
+    Ok(())
+}
+
+#[test]
+fn host_keys_are_read_anew_on_sighup_and_kept_when_they_cannot_be() -> Result<()> {
+    skip_unless_ssh!();
+    let bed = Bed::with(Spec::ssh())?;
+    let agent = bed.agent(USER)?.option("HostKeyAlgorithms=ecdsa-sha2-nistp256");
+    bed.ssh(&agent, "true")?.ok()?;
+    let hang_up = || bed.interceptor()?.process()?.signal(Signal::SIGHUP);
+    let path = bed.sshd()?.dir().join("ssh_host_ecdsa_key");
+
+    // A key that cannot be read: the old ones stay, and the log says why.
+    std::fs::write(&path, "no key any more")?;
+    hang_up()?;
+    wait_for("the daemon to say that it keeps the old keys", SOON, || {
+        let log = bed.interceptor()?.log();
+        Ok((log.contains("ssh_host_ecdsa_key") && log.contains("old ones stay")).then_some(()))
+    })?;
+    bed.ssh(&agent, "true")?.ok()?;
+
+    // Another key: running connections stay, later ones are shown the new one.
+    let mut running = bed.live_ssh(&agent, &[], &["echo runs; cat"])?;
+    running.expect("runs", SOON)?;
+    std::fs::remove_file(&path)?;
+    Cmd::new("ssh-keygen").args(["-q", "-t", "ecdsa", "-N", "", "-f"]).arg(&path).ok()?;
+    hang_up()?;
+    wait_for("the old key to be shown no more", SOON, || {
+        let out = bed.ssh(&agent, "true")?;
+        Ok(out.stderr.contains("HOST IDENTIFICATION HAS CHANGED").then_some(()))
+    })?;
+    agent.write(".ssh/known_hosts", bed.sshd()?.known_hosts()?)?;
+    let out = bed.ssh(&agent, "true")?;
+    assert!(out.success() && out.stderr.is_empty(), "{out}");
+    running.send("still here")?;
+    running.expect("still here", SOON)?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod host;
 mod load;
 mod modes;
 mod record;
+mod reverse;
 mod shell;
 mod streams;
 mod tokens;

@@ -55,12 +55,12 @@ fn binary_data_stands_in_the_record_byte_for_byte() -> Result<()> {
     let bed = Bed::with(Spec::ssh())?;
     let agent = bed.agent(USER)?;
     let bytes: Vec<u8> = (0..=255_u8).cycle().take(100_000).collect();
-    let digest = interceptor_tests::proc::Cmd::new("sha256sum").stdin(bytes.clone()).ok()?;
+    let digest = blake3::hash(&bytes).to_hex().to_string();
     assert_eq!(bed.ssh_in(&agent, "cat", bytes.clone())?.raw, bytes);
     all_ended(&bed)?;
     let shown = crate::session(&bed, "\"cat\"")?.to_string();
     // The same bytes went in and out.
-    assert!(shown.matches(&digest[..64]).count() >= 2, "{shown:.3000}");
+    assert!(shown.matches(&digest).count() >= 2, "{shown:.3000}");
     Ok(())
 }
 

@@ -3,9 +3,13 @@
 use anyhow::Result;
 use interceptor_tests::accounts::ANALYST;
 use interceptor_tests::bed::{Bed, Spec};
+use interceptor_tests::proc::Cmd;
 use interceptor_tests::story::session_that;
 
 use crate::{SOON, USER, assert_refused, card};
+
+/// Runs a client in a terminal that it makes narrower.
+const NARROWER: &str = include_str!("../../data/clients/narrower.py");
 
 #[test]
 fn a_shell_is_refused_unless_a_rule_allows_it() -> Result<()> {
@@ -112,6 +116,26 @@ fn a_terminal_masks_and_keeps_its_escapes() -> Result<()> {
     for part in ["\x1b[1mcard\x1b[0m ", "\x1b[31m", "\x1b[0m end"] {
         assert!(out.stdout.contains(part), "{part:?} is missing: {:?}", out.stdout);
     }
+    Ok(())
+}
+
+/// What wraps at the width that the terminal has now is one value, as it is at the first width.
+#[test]
+fn a_value_that_wraps_at_a_new_width_is_masked() -> Result<()> {
+    skip_unless_ssh!();
+    let bed = Bed::with(Spec::ssh())?;
+    let agent = bed.agent(USER)?.with("TERM", "xterm");
+    let card = card();
+    let (begin, rest) = card.split_at(6);
+    // As bash shows a long line in 20 columns: a space and a return in front of the next row.
+    let narrow = format!("$ echo number {begin} \r{rest} end\n");
+    bed.sshd()?.put(USER, "narrow", narrow)?;
+    let command = "echo wide; until stty size | grep -q ' 20$'; do sleep 0.1; done; cat narrow";
+    let ssh = Cmd::new("/usr/bin/python3").args(["-c", NARROWER, "20", "wide", "ssh"]);
+    let ssh = ssh.args(agent.words()).args(["-tt", &agent.target(), command]);
+    let out = bed.at(&agent, agent.dress(ssh)).limit(SOON).run()?;
+    assert!(out.stdout.contains("wide") && out.stdout.contains(" end"), "{out}");
+    assert!(!out.stdout.contains(begin) && !out.stdout.contains(rest), "{out}");
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub(in crate::policy) fn say_unsafe(m: &SshMatchers, by_text: bool, say: &mut im
             program.as_str()
         ));
     }
-    if let Some(path) = m.paths.iter().flatten().find(|p| p.as_str().starts_with("~/")) {
+    if let Some(path) = m.paths.iter().flatten().find(|p| p.as_str().starts_with('~')) {
         say(format!(
             "{:?} never allows: whose home it is, is not known; write the whole path",
             path.as_str()
@@ -39,6 +39,8 @@ pub(in crate::policy) fn say_unsafe(m: &SshMatchers, by_text: bool, say: &mut im
         say("names destinations and no request they go with; add request = \"forward\"".into());
     } else if m.destinations.is_none() && named(SshClass::Forward.bit()) {
         say("allows forwards to everywhere; add `destinations`".into());
+    } else if m.destinations.is_none() && named(SshClass::RemoteForward.bit()) {
+        say("lets the host listen everywhere; add `destinations`".into());
     }
     if m.request.is_some_and(|r| r.covers() & !NAMED_ONLY == 0) && m.names_programs() {
         say(format!("`{first}` names no request that has programs"));

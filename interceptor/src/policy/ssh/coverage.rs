@@ -25,7 +25,7 @@ pub(in crate::policy) struct SshCoverage<'a> {
 }
 
 impl<'a> SshCoverage<'a> {
-    /// Nothing is covered yet, but what is only a guess and files that are none.
+    /// Nothing is covered yet, but what is only a guess, what comes along, and files that are none.
     pub fn new(facts: &'a SshFacts) -> Self {
         let bits = facts.class_bits();
         Self {
@@ -35,7 +35,7 @@ impl<'a> SshCoverage<'a> {
             unseen_left: facts.unseen.is_some(),
             destination_left: facts.destination.is_some(),
             programs: facts.programs.iter().map(|p| p.guessed).collect(),
-            files: facts.files.iter().map(nothing).collect(),
+            files: facts.files.iter().map(|file| file.carried || nothing(file)).collect(),
             variables: vec![false; facts.variables.len()],
         }
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::home::Home;
+
 /// What kind of request it is.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
@@ -266,12 +268,20 @@ pub struct FileUse {
     pub written: String,
     /// Whether the program's own arguments say so, and nothing beside the program does it.
     pub implied: bool,
+    /// Whether every name below the place is judged by itself before it is used.
+    #[serde(default)]
+    pub announced: bool,
+    /// Whether it is only about what comes along: what lies in a directory that gets this name,
+    /// or below what a link leads to. For rules that deny; no rule need allow it.
+    #[serde(default)]
+    pub carried: bool,
 }
 
 impl fmt::Display for FileUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::At(path) | Place::Under(path) => write!(f, "{} {path}", self.op),
+            Place::At(path) => write!(f, "{} {path}", self.op),
+            Place::Under(path) => write!(f, "{} {path} and below", self.op),
             _ => write!(f, "{} {}", self.op, self.written),
         }
     }
@@ -316,6 +326,8 @@ pub struct SshFacts {
     pub files: Vec<FileUse>,
     /// The far end of a forward.
     pub destination: Option<Destination>,
+    /// The home directory of whom it runs as, where that is known.
+    pub home: Option<Home>,
     /// Variables it sets for programs.
     pub variables: Vec<String>,
     /// Its output is not text, and masking would corrupt it.
@@ -335,6 +347,25 @@ impl SshFacts {
     /// All its classes, the main one first.
     pub fn classes(&self) -> impl Iterator<Item = SshClass> + '_ {
         std::iter::once(self.class).chain(self.also.iter().copied())
+    }
+
+    /// Says from which home directory its paths are seen, and so where they lead. Where something
+    /// is unseen, it may go elsewhere first: then they stay as they were.
+    pub fn at_home(&mut self, home: &Home) {
+        if self.unseen.is_none() {
+            for file in &mut self.files {
+                file.place = home.settle(std::mem::replace(&mut file.place, Place::Unknown));
+            }
+        }
+        self.home = Some(home.clone());
+    }
+
+    /// Says that every name below the places it names will be judged by itself before it is used.
+    /// Whoever calls this sees to it.
+    pub fn announce(&mut self) {
+        for file in &mut self.files {
+            file.announced = true;
+        }
     }
 
     /// Whether it opens the sftp subsystem, in which every operation is a request of its own.

@@ -9,11 +9,22 @@ use super::rules::SshClasses;
 use crate::policy::facts::Subject;
 use crate::policy::judge::Request;
 use crate::policy::load::PolicySet;
-use crate::policy::matching::Sense;
-use crate::policy::model::{About, Rule};
+use crate::policy::matching::{Sense, subject_miss};
+use crate::policy::model::{About, On, Rule};
 use crate::policy::verdict::{BinaryMask, Effect, HoldTerms, RuleHit, Stream, Verdict};
 
 impl PolicySet {
+    /// Whether any rule could let a subject through with a request of a class that has to be
+    /// named, now or at another time of day.
+    pub fn may_let_through(&self, subject: &Subject, class: SshClass) -> bool {
+        self.rules_for(&subject.service, On::Request).any(|rule| {
+            rule.about != About::Sql
+                && rule.can_cover()
+                && rule.when.ssh.request.is_some_and(|named| named.covers() & class.bit() != 0)
+                && subject_miss(rule, subject, Sense::Cover).is_none()
+        })
+    }
+
     pub(in crate::policy) fn judge_ssh(
         &self,
         subject: &Subject,
@@ -69,7 +80,7 @@ impl Request for SshRequest<'_> {
 
 /// Whether the request's output can show data at all.
 fn shows(class: SshClass) -> bool {
-    !matches!(class, SshClass::Env | SshClass::Pty | SshClass::X11 | SshClass::AgentForward)
+    !matches!(class, SshClass::Env | SshClass::Pty)
 }
 
 /// Says what happens to the output: kinds of data are masked in text; what is no text is refused

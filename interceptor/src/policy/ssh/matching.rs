@@ -1,6 +1,7 @@
 //! Whether a rule holds for an SSH request; the readings are those of `policy::matching`.
 
 use super::facts::{Argument, FileUse, Program, SshFacts};
+use super::pattern::PathPattern;
 use super::rules::SshMatchers;
 use crate::policy::matching::Miss;
 use crate::policy::model::{Matchers, Rule};
@@ -70,9 +71,11 @@ pub(super) fn program_touched<'f>(m: &SshMatchers, facts: &'f SshFacts) -> Optio
 
 /// The first use of a file that may be one the rule means.
 pub(super) fn file_touched<'f>(m: &SshMatchers, facts: &'f SshFacts) -> Option<&'f FileUse> {
+    let home = facts.home.as_ref();
+    let may = |p: &PathPattern, file: &FileUse| p.may_match(file, home, m.below);
     facts.files.iter().find(|file| {
         m.operations.is_none_or(|ops| ops & file.op.bit() != 0)
-            && m.paths.as_ref().is_none_or(|ps| ps.iter().any(|p| p.may_match(file)))
+            && m.paths.as_ref().is_none_or(|ps| ps.iter().any(|p| may(p, file)))
     })
 }
 

@@ -7,22 +7,26 @@
 mod check;
 mod coverage;
 pub mod facts;
+mod home;
 mod judge;
 mod matching;
 mod pattern;
 mod pool;
 mod requests;
 mod rules;
+mod scp;
 pub mod shell;
 pub mod testing;
 
 pub use facts::{Argument, Destination, FileOp, FileUse, Place, Program, SshClass, SshFacts};
-pub use pattern::{DestinationPattern, PathPattern, ProgramPattern};
+pub use home::Home;
+pub use pattern::{Below, DestinationPattern, PathPattern, ProgramPattern};
 pub use pool::{LoginShell, ShellAnalyzer};
 pub use requests::{
-    ForwardKind, agent_forward, env, forward, pty, sftp, shell_request as shell, subsystem,
-    unknown, x11,
+    ForwardKind, agent_forward, carried, env, forward, pty, sftp, shell_request as shell,
+    subsystem, unknown, x11,
 };
+pub use scp::ScpEnd;
 
 pub(super) use check::say_unsafe;
 pub(super) use judge::why_not;

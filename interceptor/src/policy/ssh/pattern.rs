@@ -10,6 +10,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use ipnet::IpNet;
 
 use super::facts::{Destination, FileUse, Place, Program};
+use super::home::{Home, below, join};
 use crate::policy::pattern::{MAX_PATTERN, Pattern};
 
 /// Directories whose programs go by their bare names: only root writes there.
@@ -73,6 +74,16 @@ fn straight(path: &str) -> bool {
     path.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."))
 }
 
+/// Where what lies below the directory of a transfer counts for patterns that begin with `**/`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Below {
+    /// Wherever it is.
+    #[default]
+    Anywhere,
+    /// Where a home directory would have it.
+    Home,
+}
+
 /// Paths, as globs: `*` within a directory, `**` through directories, `~/` for a home directory.
 #[derive(Clone)]
 pub struct PathPattern {
@@ -81,8 +92,12 @@ pub struct PathPattern {
     /// The part behind `~/`, for paths seen from the home directory.
     home: Option<GlobMatcher>,
     /// Each part of the path as a pattern of its own, for each place it may begin at.
-    parts: Vec<Vec<Part>>,
+    parts: Vec<Parts>,
+    /// The same of what stands behind `~/` or `**/`, seen from a home directory.
+    at_home: Option<Parts>,
 }
+
+type Parts = Vec<Part>;
 
 #[derive(Clone)]
 enum Part {
@@ -90,8 +105,8 @@ enum Part {
     One(GlobMatcher),
 }
 
-/// Where home directories are, for `~/`.
-const HOMES: [&str; 3] = ["/home/*/", "/root/", "/var/lib/*/"];
+/// Where home directories are, for `~`.
+const HOMES: [&str; 3] = ["/home/*", "/root", "/var/lib/*"];
 
 impl PathPattern {
     /// Reads a pattern.
@@ -99,8 +114,9 @@ impl PathPattern {
         if source.len() > MAX_PATTERN {
             return Err(format!("a pattern has at most {MAX_PATTERN} bytes"));
         }
-        let wholes: Vec<String> = match source.strip_prefix("~/") {
-            Some(rest) => HOMES.iter().map(|home| format!("{home}{rest}")).collect(),
+        let seen_from_home = if source == "~" { Some("") } else { source.strip_prefix("~/") };
+        let wholes: Vec<String> = match seen_from_home {
+            Some(rest) => HOMES.iter().map(|home| join(home, rest)).collect(),
             None if source.starts_with('/') || source.starts_with("**/") || source == "**" => {
                 vec![source.to_owned()]
             }
@@ -114,37 +130,47 @@ impl PathPattern {
                 .map(|g| g.compile_matcher())
                 .map_err(|e| format!("{source:?} is no glob: {}", e.kind()))
         };
-        let part = |part: &str| match part {
-            "**" => Ok(Part::Any),
-            part => glob(part).map(Part::One),
-        };
         // A brace over several parts cannot be taken apart; anything may lie below.
         let apart = source.find('{') > source.rfind('/') || !source.contains('{');
-        let parts = wholes.iter().map(|whole| match apart {
-            true => whole.trim_start_matches('/').split('/').map(part).collect(),
-            false => Ok(vec![Part::Any]),
-        });
+        let parts = |whole: &str| -> Result<Parts, String> {
+            let names = whole.split('/').filter(|name| !name.is_empty());
+            match apart {
+                true => names
+                    .map(
+                        |name| if name == "**" { Ok(Part::Any) } else { glob(name).map(Part::One) },
+                    )
+                    .collect(),
+                false => Ok(vec![Part::Any]),
+            }
+        };
         Ok(Self {
-            home: source.strip_prefix("~/").map(glob).transpose()?,
-            parts: parts.collect::<Result<_, String>>()?,
+            home: seen_from_home.map(glob).transpose()?,
+            parts: wholes.iter().map(|whole| parts(whole)).collect::<Result<_, String>>()?,
+            at_home: seen_from_home
+                .or_else(|| source.strip_prefix("**/"))
+                .map(parts)
+                .transpose()?,
             globs: wholes.iter().map(|whole| glob(whole)).collect::<Result<_, String>>()?,
             source: source.into(),
         })
     }
 
-    fn is_match(&self, path: &str) -> bool {
-        self.globs.iter().any(|glob| glob.is_match(path))
-    }
-
     /// Whether the file fits; one whose place is not known may be any.
-    pub fn may_match(&self, file: &FileUse) -> bool {
+    pub fn may_match(&self, file: &FileUse, home: Option<&Home>, below: Below) -> bool {
+        // Trees that get another name are many, and few hold what a pattern for anywhere means.
+        let below = if file.carried { Below::Home } else { below };
         match &file.place {
             Place::Unknown => true,
-            Place::At(path) => self.is_match(path),
-            Place::Under(path) => self.is_match(path) || self.below(path),
-            Place::Home(path) => self.at_home(path),
+            Place::At(path) => self.is_at(path, home),
+            Place::Under(path) if file.announced => self.named(|p| self.is_at(p, home), path),
+            Place::Under(path) => {
+                self.named(|p| self.is_at(p, home), path) || self.reaches(path, home, below)
+            }
+            Place::Home(path) => self.is_at_home(path),
+            Place::UnderHome(path) if file.announced => self.named(|p| self.is_at_home(p), path),
             Place::UnderHome(path) => {
-                self.at_home(path) || homes(path).iter().any(|p| self.below(p))
+                self.named(|p| self.is_at_home(p), path)
+                    || homes(path).iter().any(|p| self.reaches(p, None, below))
             }
         }
     }
@@ -157,23 +183,46 @@ impl PathPattern {
         }
         match &file.place {
             Place::At(path) => self.is_match(path),
-            Place::Under(path) => {
-                self.source.ends_with("/**") && self.is_match(&format!("{path}/x"))
-            }
+            Place::Under(path) if file.announced => self.named(|p| self.is_match(p), path),
+            Place::Under(path) => self.all_below(|p| self.is_match(p), path),
             Place::Home(_) | Place::UnderHome(_) | Place::Unknown => false,
         }
     }
 
-    fn at_home(&self, path: &str) -> bool {
+    fn is_match(&self, path: &str) -> bool {
+        self.globs.iter().any(|glob| glob.is_match(path))
+    }
+
+    /// Whether an absolute path fits, the home directory being where it is known to be or where
+    /// such directories are.
+    fn is_at(&self, path: &str, home: Option<&Home>) -> bool {
+        let seen = |glob: &GlobMatcher| {
+            let mut names = home.into_iter().flat_map(Home::names);
+            names.any(|home| below(home, path).is_some_and(|rest| glob.is_match(rest)))
+        };
+        self.is_match(path) || self.home.as_ref().is_some_and(seen)
+    }
+
+    /// Whether a path fits that is seen from a home directory nobody knows.
+    fn is_at_home(&self, path: &str) -> bool {
         if let Some(home) = &self.home {
             return home.is_match(path);
         }
         homes(path).iter().any(|p| self.is_match(p)) || self.ends_like(path)
     }
 
+    /// Whether a directory fits, or all that lies below it.
+    fn named(&self, fits: impl Fn(&str) -> bool, directory: &str) -> bool {
+        fits(directory) || self.all_below(fits, directory)
+    }
+
+    fn all_below(&self, fits: impl Fn(&str) -> bool, directory: &str) -> bool {
+        self.source.ends_with("/**") && fits(&join(directory, "x"))
+    }
+
     /// Whether a pattern for any directory has the last parts of a path seen from one.
     fn ends_like(&self, path: &str) -> bool {
-        let fits = |parts: &Vec<Part>| {
+        let fits = |parts: &Parts| {
             let mut parts = parts.iter().rev();
             path.rsplit('/').all(|name| match parts.next() {
                 None => false,
@@ -184,20 +233,20 @@ impl PathPattern {
         self.source.starts_with("**") && self.parts.iter().any(fits)
     }
 
-    /// Whether something below the directory may fit.
-    fn below(&self, directory: &str) -> bool {
-        self.parts.iter().any(|parts| {
-            let mut parts = parts.iter();
-            for name in directory.split('/').filter(|n| !n.is_empty()) {
-                match parts.next() {
-                    None => return false,
-                    Some(Part::Any) => return true,
-                    Some(Part::One(part)) if part.is_match(name) => {}
-                    Some(Part::One(_)) => return false,
-                }
-            }
-            parts.len() > 0
-        })
+    /// Whether something below an absolute directory may fit.
+    fn reaches(&self, directory: &str, home: Option<&Home>, how: Below) -> bool {
+        let anywhere = self.source.starts_with("**");
+        if !(anywhere && how == Below::Home) && self.parts.iter().any(|p| leads(p, directory)) {
+            return true;
+        }
+        let Some(parts) = self.at_home.as_ref().filter(|_| !anywhere || how == Below::Home) else {
+            return false;
+        };
+        let known = home.into_iter().flat_map(Home::names).any(|home| {
+            below(directory, home).is_some()
+                || below(home, directory).is_some_and(|rest| leads(parts, rest))
+        });
+        known || usual(directory).is_some_and(|rest| leads(parts, rest))
     }
 
     /// The pattern as written.
@@ -206,13 +255,40 @@ impl PathPattern {
     }
 }
 
+/// Whether something below a directory, seen from where the parts begin, may fit.
+fn leads(parts: &[Part], directory: &str) -> bool {
+    let mut parts = parts.iter();
+    for name in directory.split('/').filter(|n| !n.is_empty()) {
+        match parts.next() {
+            None => return false,
+            Some(Part::Any) => return true,
+            Some(Part::One(part)) if part.is_match(name) => {}
+            Some(Part::One(_)) => return false,
+        }
+    }
+    parts.len() > 0
+}
+
+/// What of a directory lies below a usual home directory; empty where it holds some.
+fn usual(directory: &str) -> Option<&str> {
+    HOMES.iter().find_map(|home| {
+        let mut rest = directory;
+        for part in home.split('/').skip(1) {
+            rest = rest.trim_start_matches('/');
+            let (name, behind) = rest.split_once('/').unwrap_or((rest, ""));
+            match name {
+                "" => return Some(""),
+                name if part == "*" || part == name => rest = behind,
+                _ => return None,
+            }
+        }
+        Some(rest)
+    })
+}
+
 /// A path below the usual home directories.
 fn homes(path: &str) -> [String; 3] {
-    let join = |home: &str| match path {
-        "" => home.to_owned(),
-        path => format!("{home}/{path}"),
-    };
-    [join("/home/user"), join("/root"), join("/var/lib/user")]
+    ["/home/user", "/root", "/var/lib/user"].map(|home| join(home, path))
 }
 
 impl fmt::Debug for PathPattern {
@@ -275,8 +351,13 @@ impl DestinationPattern {
                     place: if path.starts_with('/') { place } else { Place::Unknown },
                     written: String::new(),
                     implied: false,
+                    announced: false,
+                    carried: false,
                 };
-                if unknown { pattern.may_match(&file) } else { pattern.must_match(&file) }
+                match unknown {
+                    true => pattern.may_match(&file, None, Below::Anywhere),
+                    false => pattern.must_match(&file),
+                }
             }
             (DestinationKind::Tcp { host, ports }, Destination::Tcp { host: to, port }) => {
                 ports.is_none_or(|(low, high)| (low..=high).contains(port))

@@ -29,11 +29,27 @@ pub fn subsystem(name: &str) -> SshFacts {
 
 /// One operation of the sftp subsystem, with the paths it names as the server resolved them.
 pub fn sftp(op: FileOp, paths: &[&[u8]]) -> SshFacts {
-    let files: Vec<FileUse> = paths.iter().map(|path| file(op, path)).collect();
+    let mut files: Vec<FileUse> = paths.iter().map(|path| file(op, path)).collect();
     let words: Vec<String> = files.iter().map(|f| f.written.clone()).collect();
+    match (op, paths) {
+        (FileOp::Rename, [_, to]) => files.push(carried(op, to)),
+        (FileOp::Link, [..]) => files.extend(paths.iter().map(|path| carried(op, path))),
+        _ => {}
+    }
     let text = format!("{op} {}", words.join(" "));
     let unseen = files.is_empty().then(|| format!("what {op} is about"));
     SshFacts { files, unseen, ..SshFacts::new(SshClass::Sftp, text) }
+}
+
+/// What comes along when a directory, or a link to one, gets this name, or a link leads there.
+pub fn carried(op: FileOp, path: &[u8]) -> FileUse {
+    let file = file(op, path);
+    let place = match file.place {
+        Place::At(path) => Place::Under(path),
+        Place::Home(path) => Place::UnderHome(path),
+        place => place,
+    };
+    FileUse { place, carried: true, ..file }
 }
 
 fn file(op: FileOp, path: &[u8]) -> FileUse {
@@ -46,7 +62,7 @@ fn file(op: FileOp, path: &[u8]) -> FileUse {
         Ok(text) => quoted(text),
         Err(_) => format!("bytes:{}", path.escape_ascii()),
     };
-    FileUse { op, place, written, implied: false }
+    FileUse { op, place, written, implied: false, announced: false, carried: false }
 }
 
 /// Where a path leads that the server will resolve from the home directory.
@@ -103,14 +119,14 @@ pub fn pty(term: &str) -> SshFacts {
     SshFacts::new(SshClass::Pty, format!("terminal {}", shown(term)))
 }
 
-/// X11 forwarding.
+/// X11 forwarding. What programs draw is no text.
 pub fn x11() -> SshFacts {
-    SshFacts::new(SshClass::X11, "X11 forwarding")
+    SshFacts { binary: true, ..SshFacts::new(SshClass::X11, "X11 forwarding") }
 }
 
-/// Forwarding of the agent's keys.
+/// Forwarding of the agent's keys. What programs have signed can be anything.
 pub fn agent_forward() -> SshFacts {
-    SshFacts::new(SshClass::AgentForward, "agent forwarding")
+    SshFacts { binary: true, ..SshFacts::new(SshClass::AgentForward, "agent forwarding") }
 }
 
 /// A request that is none of the known ones.

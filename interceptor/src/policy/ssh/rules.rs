@@ -1,7 +1,7 @@
 //! What a rule says about SSH requests.
 
 use super::facts::{FileOp, SshClass, SshFacts};
-use super::pattern::{DestinationPattern, PathPattern, ProgramPattern};
+use super::pattern::{Below, DestinationPattern, PathPattern, ProgramPattern};
 use crate::policy::pattern::Pattern;
 use crate::policy::text::{Fields, Node, Read};
 
@@ -49,6 +49,7 @@ pub(in crate::policy) struct SshMatchers {
     pub programs: Option<Vec<ProgramPattern>>,
     pub arguments: Option<Vec<Pattern>>,
     pub paths: Option<Vec<PathPattern>>,
+    pub below: Below,
     pub operations: Option<u32>,
     pub destinations: Option<Vec<DestinationPattern>>,
     pub variables: Option<Vec<Pattern>>,
@@ -65,6 +66,7 @@ impl SshMatchers {
             programs: full("programs")?.map(|n| n.each(ProgramPattern::new)).transpose()?,
             arguments: fields.get("arguments").map(|n| n.each(Pattern::new)).transpose()?,
             paths: full("paths")?.map(|n| n.each(PathPattern::new)).transpose()?,
+            below: fields.get("below").map(|n| below(&n)).transpose()?.unwrap_or_default(),
             operations: full("operations")?.map(|n| operations(&n)).transpose()?,
             destinations: full("destinations")?
                 .map(|n| n.each(DestinationPattern::new))
@@ -128,6 +130,14 @@ fn classes(node: &Node<'_>) -> Read<SshClasses> {
         }
     }
     Ok(classes)
+}
+
+fn below(node: &Node<'_>) -> Read<Below> {
+    match node.str()? {
+        "anywhere" => Ok(Below::Anywhere),
+        "home" => Ok(Below::Home),
+        _ => Err(node.err("\"anywhere\" or \"home\"")),
+    }
 }
 
 fn operations(node: &Node<'_>) -> Read<u32> {

@@ -1,9 +1,11 @@
 //! SSH requests of policy tests and explanations.
 
 use super::facts::{Destination, FileOp, SshFacts};
+use super::home::Home;
 use super::pool::{LoginShell, ShellAnalyzer};
 use super::requests::{self, ForwardKind};
-use crate::policy::text::{Fields, Read};
+use super::scp::ScpEnd;
+use crate::policy::text::{Fields, Node, Read};
 
 /// Keys of a case that say what is asked for.
 pub(in crate::policy) const KEYS: &[&str] = &[
@@ -14,6 +16,7 @@ pub(in crate::policy) const KEYS: &[&str] = &[
     "variable",
     "request",
     "login_shell",
+    "home",
     "subsystem",
 ];
 
@@ -27,12 +30,19 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Its facts.
-    pub fn facts(&self, analyzer: &ShellAnalyzer) -> SshFacts {
-        match self {
+    /// Its facts, as the daemon finds them for a user of that home directory.
+    pub fn facts(&self, analyzer: &ShellAnalyzer, home: Option<&Home>) -> SshFacts {
+        let mut facts = match self {
             Self::Exec(command, shell) => analyzer.exec_blocking(command.as_bytes(), shell.clone()),
             Self::Other(facts) => (**facts).clone(),
+        };
+        if let Some(home) = home {
+            facts.at_home(home);
         }
+        if ScpEnd::of(&facts).is_some_and(|end| end.upload) {
+            facts.announce();
+        }
+        facts
     }
 
     /// A request that takes no further words.
@@ -82,6 +92,20 @@ impl Asked {
     /// A subsystem.
     pub fn subsystem(name: &str) -> Self {
         Self::Other(Box::new(requests::subsystem(name)))
+    }
+}
+
+/// The home directory of a case: the one it names, none where it names an empty one, else the
+/// usual one of the role.
+pub(in crate::policy) fn home(node: Option<&Node<'_>>, role: &str) -> Read<Option<Home>> {
+    match node {
+        Some(node) if node.str()?.is_empty() => Ok(None),
+        Some(node) => Home::new(node.str()?)
+            .map(Some)
+            .ok_or_else(|| node.err("a plain absolute path, or \"\" where it is not known")),
+        None if role == "root" => Ok(Home::new("/root")),
+        None if role.contains('/') => Ok(None),
+        None => Ok(Home::new(&format!("/home/{role}"))),
     }
 }
 

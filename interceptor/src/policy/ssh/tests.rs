@@ -1,6 +1,7 @@
 //! The corpus, and rules about SSH as operators write them.
 
 mod attack;
+mod base;
 mod corpus;
 mod real;
 mod rules;

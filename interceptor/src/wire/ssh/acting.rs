@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::Parts;
+use super::reverse::{self, Reverse};
 use super::upstream::{Spec, Upstream};
-use crate::policy::ssh::LoginShell;
+use crate::policy::ssh::{Home, LoginShell};
 use crate::session::{Admitted, Session, UpstreamFacts, Who};
-use crate::sshd::{self, KeyId};
+use crate::sshd::{Account, KeyId};
 
 /// Why a connection is over, for those who still run on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,11 +37,15 @@ pub struct Acting {
     pub user: String,
     /// What reads its commands.
     pub shell: LoginShell,
+    /// Where its commands start, when that is known.
+    pub home: Option<Home>,
     /// The agent's address.
     pub peer: SocketAddr,
     /// `Some` until the record is sealed.
     session: Mutex<Option<Session<Admitted>>>,
     upstream: tokio::sync::Mutex<Option<Arc<Upstream>>>,
+    /// What sshd may open back to the agent.
+    pub reverse: Reverse,
     over: watch::Sender<Option<Over>>,
     next_channel: AtomicU32,
     running: AtomicUsize,
@@ -56,13 +61,16 @@ impl Acting {
     /// Over a session that policy let in as this user.
     pub fn new(parts: Arc<Parts>, session: Session<Admitted>, user: &str) -> Arc<Self> {
         let peer = session.peer();
+        let account = Account::of(user);
         Arc::new(Self {
-            shell: login_shell(user),
+            shell: login_shell(account.as_ref()),
+            home: account.as_ref().and_then(Account::home),
             parts,
             user: user.to_owned(),
             peer,
             session: Mutex::new(Some(session)),
             upstream: tokio::sync::Mutex::new(None),
+            reverse: Reverse::default(),
             over: watch::channel(None).0,
             next_channel: AtomicU32::new(0),
             running: AtomicUsize::new(0),
@@ -138,7 +146,7 @@ impl Acting {
     }
 
     /// The connection to sshd, made when it is first needed. The error is for the agent.
-    pub async fn upstream(&self) -> Result<Arc<Upstream>, String> {
+    pub async fn upstream(self: &Arc<Self>) -> Result<Arc<Upstream>, String> {
         let mut kept = self.upstream.lock().await;
         if let Some(upstream) = kept.as_ref().filter(|u| !u.is_closed()) {
             return Ok(Arc::clone(upstream));
@@ -148,13 +156,16 @@ impl Acting {
         }
         let began = std::time::Instant::now();
         let parts = &self.parts;
+        let (inbound, opened) = mpsc::channel(self.limit().max(1));
         let spec = Spec {
             user: &self.user,
             key_id: self.key_id(),
             serial: self.parts.next_serial(),
-            permit_forwarding: true,
+            forwards: self.with(|s| s.forwards()).unwrap_or_default(),
+            inbound,
         };
-        let keys = parts.public_keys.clone();
+        tokio::spawn(reverse::accept(Arc::downgrade(self), opened));
+        let keys = parts.keys.load().public.clone();
         let pins = parts.gate.pins().map(Arc::as_ref);
         let opened = Upstream::open(&parts.service, pins, keys, &parts.ca, spec).await;
         let upstream = opened.map_err(|error| {
@@ -177,6 +188,11 @@ impl Acting {
         let upstream = Arc::new(upstream);
         *kept = Some(Arc::clone(&upstream));
         Ok(upstream)
+    }
+
+    /// The connection to sshd, when there is one.
+    pub async fn upstream_if_any(&self) -> Option<Arc<Upstream>> {
+        self.upstream.lock().await.clone()
     }
 
     /// Ends the connection when sshd has: what ran on it is gone with it. Gives what to say.
@@ -235,8 +251,10 @@ impl Drop for Place {
 
 /// What reads the commands of a user: rules that allow hold only for shells whose grammar is
 /// known.
-fn login_shell(user: &str) -> LoginShell {
-    let Some(path) = sshd::login_shell(user) else { return LoginShell::Other("unknown".into()) };
+fn login_shell(account: Option<&Account>) -> LoginShell {
+    let Some(path) = account.map(Account::shell) else {
+        return LoginShell::Other("unknown".into());
+    };
     match path.file_name().and_then(|name| name.to_str()) {
         Some("sh" | "dash" | "bash") => LoginShell::Posix,
         _ => LoginShell::Other(path.display().to_string()),

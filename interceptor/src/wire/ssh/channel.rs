@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::flow::{Event, Flow, Taker};
 use super::machine::Machine;
 use super::permit::{Denied, Permitted, Tell, permit};
 use super::relay::{Relay, Shape};
+use super::reverse::{self, Wishes};
 use super::upstream::{UpstreamChannel, UpstreamError};
 use crate::policy::{Effect, SshFacts, ssh};
 use crate::session::log::event;
@@ -55,6 +57,8 @@ pub struct Start {
     pub variables: Vec<(String, String)>,
     /// The terminal that was asked for.
     pub terminal: Option<Terminal>,
+    /// What sshd is to open back.
+    pub wishes: Wishes,
     /// What is to run.
     pub program: Program,
 }
@@ -85,13 +89,22 @@ impl Tell for ChannelWriteHalf<Msg> {
 
 /// Judges what a channel asks for, runs it, and records it, to its end.
 pub async fn run(start: Start) {
-    let Start { place, flow, write, variables, terminal, program } = start;
+    let Start { place, flow, write, variables, terminal, wishes, program } = start;
     let _taker = Taker(Arc::clone(&flow));
     let acting = Arc::clone(&place.acting);
     let ch = acting.next_channel();
     note(&acting, &event::ChannelOpen { ch, kind: Cow::Borrowed("session"), detail: None });
-    let (facts, via) = facts(&acting, &program).await;
+    let (mut facts, via) = facts(&acting, &program).await;
     let wants_terminal = terminal.is_some();
+    let machine = match &program {
+        Program::Subsystem(name) if name == "sftp" => Some(Machine::sftp()),
+        // Through a terminal nothing follows what scp is sent.
+        Program::Exec(_) if !wants_terminal => Machine::scp(&facts),
+        _ => None,
+    };
+    if machine.as_ref().is_some_and(Machine::judges_uploads) {
+        facts.announce();
+    }
     let permitted = match terminal_denied(&acting, terminal.as_ref()) {
         Some(why) => Err(Denied::Refused(why)),
         None if matches!(&program, Program::Subsystem(name) if name == "sftp") => Ok(None),
@@ -103,22 +116,42 @@ pub async fn run(start: Start) {
         Err(Denied::Refused(why)) => return refuse(&write, &acting.words(&why)).await,
     };
     let began = Instant::now();
-    let opened = open(&acting, ch, &program, &variables, terminal.as_ref()).await;
-    let upstream = match opened {
+    let opened = open(&acting, ch, &variables, terminal.as_ref()).await;
+    let started = match opened {
+        Ok(upstream) => {
+            // Programs are told at their start, so it comes before.
+            let prepared = reverse::prepare(&acting, ch, &flow, &write, &upstream, &wishes).await;
+            match prepared {
+                Ok(()) => begin(upstream, &program).await,
+                Err(why) => Err(why),
+            }
+        }
+        Err(why) => Err(why),
+    };
+    let upstream = match started {
         Ok(upstream) => upstream,
         Err(why) => return end(&write, &acting.words(&why), FAILED).await,
     };
-    let machine = match &program {
-        Program::Subsystem(name) if name == "sftp" => Some(Machine::sftp()),
-        Program::Exec(_) if !wants_terminal => Machine::scp(&facts),
-        _ => None,
-    };
     let binary = permitted.as_ref().is_some_and(|p| p.ruling.binary);
     let shape = shape(binary, wants_terminal);
-    let exits = true;
-    Relay { acting, ch, flow, write, upstream, permitted, shape, exits, machine, began }
-        .run()
-        .await;
+    let columns = AtomicU32::new(terminal.map_or(0, |terminal| terminal.size[0]));
+    let (secret, exits) = (false, true);
+    Relay {
+        acting,
+        ch,
+        flow,
+        write,
+        upstream,
+        permitted,
+        shape,
+        columns,
+        secret,
+        exits,
+        machine,
+        began,
+    }
+    .run()
+    .await;
     drop(place);
 }
 
@@ -134,7 +167,11 @@ async fn facts(acting: &Arc<Acting>, program: &Program) -> (SshFacts, &'static s
     match program {
         Program::Exec(command) => {
             let read = acting.parts.reader.exec(Arc::clone(command), acting.shell.clone());
-            (read.await, "exec")
+            let mut facts = read.await;
+            if let Some(home) = &acting.home {
+                facts.at_home(home);
+            }
+            (facts, "exec")
         }
         Program::Shell => (ssh::shell(), "shell"),
         Program::Subsystem(name) => (ssh::subsystem(name), "subsystem"),
@@ -159,11 +196,10 @@ fn shape(binary: bool, terminal: bool) -> Shape {
     }
 }
 
-/// Opens a channel on sshd and starts the program there. The error is for the agent.
+/// Opens a channel on sshd, with variables and a terminal. The error is for the agent.
 async fn open(
     acting: &Arc<Acting>,
     ch: u32,
-    program: &Program,
     variables: &[(String, String)],
     terminal: Option<&Terminal>,
 ) -> Result<UpstreamChannel, String> {
@@ -194,12 +230,17 @@ async fn open(
         }
         note(acting, &event::ChannelPty { ch, term: term.into(), cols: *cols, rows: *rows });
     }
+    Ok(channel)
+}
+
+/// Starts the program on a channel of sshd's. The error is for the agent.
+async fn begin(channel: UpstreamChannel, program: &Program) -> Result<UpstreamChannel, String> {
     let asked = match program {
         Program::Exec(command) => channel.write.exec(true, command.to_vec()).await,
         Program::Shell => channel.write.request_shell(true).await,
         Program::Subsystem(name) => channel.write.request_subsystem(true, name.as_str()).await,
     };
-    asked.map_err(broken)?;
+    asked.map_err(|error| format!("SERVICE_UNAVAILABLE: {}", UpstreamError::Ssh(error)))?;
     if !answered(&channel).await {
         return Err("SERVICE_UNAVAILABLE: sshd does not start it".into());
     }
@@ -207,7 +248,7 @@ async fn open(
 }
 
 /// sshd's answer to a request; nothing else can come before it.
-async fn answered(channel: &UpstreamChannel) -> bool {
+pub async fn answered(channel: &UpstreamChannel) -> bool {
     loop {
         match channel.flow.next().await {
             Event::Reply(good) => return good,

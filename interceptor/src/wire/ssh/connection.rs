@@ -21,11 +21,12 @@ use zeroize::Zeroizing;
 use super::Parts;
 use super::acting::Acting;
 use super::flow::{Event, Flow};
+use super::reverse::Wishes;
 use super::startups::Startup;
 use crate::policy::{SshFacts, ssh};
 use crate::session::{Arrived, Effect, Ending, Session};
 
-/// Time in which a connection that was let in by a registered key has to show its token.
+/// Longest time from the beginning of a connection to its token.
 const TOKEN_TIME: Duration = Duration::from_secs(20);
 
 /// Time that channels get to say why the connection ends.
@@ -65,6 +66,8 @@ pub struct Connection {
     /// The user name that the last authentication was for (RFC 4252, section 5).
     user: String,
     channels: HashMap<ChannelId, Waiting>,
+    /// Closed with the connection, for requests that belong to no channel.
+    gone: Arc<Flow>,
     /// What is said with the next refusal of a proof.
     banner: Option<String>,
     /// Why a token in a variable was refused; said when something is to run.
@@ -85,6 +88,19 @@ struct Waiting {
     write: Option<ChannelWriteHalf<Msg>>,
     variables: Vec<(String, String)>,
     terminal: Option<Terminal>,
+    wishes: Wishes,
+}
+
+impl Waiting {
+    /// A channel on which a program can be asked for.
+    fn new(write: ChannelWriteHalf<Msg>) -> Self {
+        Self { write: Some(write), ..Self::running(Arc::default()) }
+    }
+
+    /// A channel that already has somebody who takes what arrives.
+    fn running(flow: Arc<Flow>) -> Self {
+        Self { flow, write: None, variables: Vec::new(), terminal: None, wishes: Wishes::default() }
+    }
 }
 
 /// A pseudo-terminal that was asked for (RFC 4254, section 6.2).
@@ -108,13 +124,14 @@ impl Connection {
     ) {
         let mut ending = session.live().ending();
         let (proven, when_proven) = oneshot::channel();
-        let settings = Arc::clone(&parts.settings);
-        let startup = parts.service.startup_timeout.0.max(TOKEN_TIME);
+        let settings = Arc::clone(&parts.keys.load().settings);
+        let limit = tokio::time::Instant::now() + parts.service.startup_timeout.0.min(TOKEN_TIME);
         let connection = Self {
             parts,
             standing: Standing::Arrived(session),
             user: String::new(),
             channels: HashMap::new(),
+            gone: Arc::default(),
             banner: None,
             refusal: None,
             proofs: 0,
@@ -125,12 +142,12 @@ impl Connection {
         };
         let Ok((stream, breaker)) = breakable(stream) else { return };
         let started =
-            tokio::time::timeout(startup, server::run_stream(settings, stream, connection));
+            tokio::time::timeout_at(limit, server::run_stream(settings, stream, connection));
         let Ok(Ok(mut running)) = started.await else { return };
         let handle = running.handle();
         let acting = tokio::select! {
             _ = &mut running => return,
-            () = tokio::time::sleep(startup) => {
+            () = tokio::time::sleep_until(limit) => {
                 hang_up(&handle, "no token was shown in time").await;
                 return drain(running, &breaker).await;
             }
@@ -174,14 +191,26 @@ impl Connection {
         acting.with(|s| s.rule_ssh(&ssh::pty(term)).effect == Effect::Allow).unwrap_or(false)
     }
 
-    /// Records the refusal of something that is never carried out.
-    fn refuse(&self, facts: &SshFacts) {
-        let Standing::Acting(acting) = &self.standing else { return };
-        acting.with(|session| session.refuse_ssh(facts, "this version never carries it out"));
+    /// Whether something may be opened back for a channel; a refusal is recorded. Nobody is asked
+    /// before the token, and no human is awaited here.
+    fn back_allowed(&self, facts: &SshFacts) -> bool {
+        let Standing::Acting(acting) = &self.standing else { return false };
+        let allowed = acting.with(|session| {
+            let ruling = session.rule_ssh(facts);
+            let why = match ruling.effect {
+                Effect::Allow => return true,
+                Effect::Deny => ruling.denial.unwrap_or_default(),
+                Effect::Hold => "it needs a human and cannot wait for one".into(),
+            };
+            session.refuse_ssh(facts, &why);
+            false
+        });
+        allowed.unwrap_or(false)
     }
 
     /// Leaves the connection to nobody: what is running ends by itself.
     fn close_channels(&mut self) {
+        self.gone.event(Event::Closed);
         for waiting in self.channels.values() {
             waiting.flow.event(Event::Closed);
         }

@@ -112,7 +112,10 @@ impl Files {
     }
 
     /// Judges an operation: at once unless it has to wait for a human or the disk.
-    async fn judge(&mut self, asked: Asked) -> Result<(), Stop> {
+    async fn judge(&mut self, mut asked: Asked) -> Result<(), Stop> {
+        if let Some(home) = &self.relay.acting.home {
+            asked.facts.at_home(home);
+        }
         let (acting, flow) = (Arc::clone(&self.relay.acting), Arc::clone(&self.relay.flow));
         let (ch, via) = (self.relay.ch, self.via);
         let mut judging = Box::pin(async move {

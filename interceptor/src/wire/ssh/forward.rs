@@ -1,5 +1,5 @@
 //! Forwards: connections that the host makes for the agent (RFC 4254, section 7.2; OpenSSH
-//! PROTOCOL, section 2.4).
+//! PROTOCOL, section 2.4). Those that it makes back to the agent are in `reverse`.
 //!
 //! A forward to a protected port or socket of this host is never made, whatever rules say: it
 //! would be a way around the daemon. Names are resolved here and the address goes to sshd, so
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use russh::server::{ChannelOpenHandle, Msg};
 use russh::{ChannelOpenFailure, ChannelWriteHalf};
@@ -18,7 +18,7 @@ use super::acting::{Acting, Place};
 use super::channel::note;
 use super::flow::{Flow, Taker};
 use super::permit::{Denied, Permitted, Silent, permit};
-use super::relay::{Relay, Shape};
+use super::relay::Relay;
 use super::upstream::UpstreamChannel;
 use crate::config::{Config, Upstream as UpstreamConfig};
 use crate::policy::SshFacts;
@@ -29,7 +29,7 @@ use crate::session::log::event;
 const RESOLVE_TIME: Duration = Duration::from_secs(5);
 
 /// Longest host name or path. Bytes.
-const MAX_TARGET: usize = 1024;
+pub const MAX_TARGET: usize = 1024;
 
 /// Where a forward leads.
 #[derive(Debug, Clone)]
@@ -90,15 +90,10 @@ pub async fn run(
         detail: Some(Cow::Borrowed(&facts.text)),
     };
     note(&acting, &opened);
-    let began = Instant::now();
     match open(&acting, ch, &target, &facts, &flow).await {
         Ok((upstream, permitted)) => {
             reply.accept().await;
-            let permitted = Some(permitted);
-            let (shape, exits, machine) = (Shape::Binary, false, None);
-            Relay { acting, ch, flow, write, upstream, permitted, shape, exits, machine, began }
-                .run()
-                .await;
+            Relay::of_bytes(acting, ch, flow, write, upstream, permitted).run().await;
         }
         Err(failure) => reply.reject(failure).await,
     }
@@ -161,13 +156,15 @@ async fn resolve(host: &str, port: u16) -> Option<SocketAddr> {
 
 /// Whether an address is this host's own and the port one that is protected.
 fn is_protected(config: &Config, to: SocketAddr) -> bool {
-    let protected = |port: u16| {
-        config.services.iter().any(|s| {
-            s.port == port
-                || matches!(&s.upstream, UpstreamConfig::Tcp { port: own, .. } if *own == port)
-        })
-    };
-    protected(to.port()) && is_own(to.ip())
+    is_protected_port(config, to.port()) && is_own(to.ip())
+}
+
+/// Whether a port of this host is a service's, or that of the server behind one.
+pub fn is_protected_port(config: &Config, port: u16) -> bool {
+    config.services.iter().any(|s| {
+        s.port == port
+            || matches!(&s.upstream, UpstreamConfig::Tcp { port: own, .. } if *own == port)
+    })
 }
 
 /// Whether an address is one of this host. When the kernel cannot say, it is.
@@ -187,12 +184,23 @@ fn is_own(address: IpAddr) -> bool {
     .any(|own| own.to_canonical() == address)
 }
 
-/// Whether a path is a service's socket or one of the daemon's own, links followed.
-fn is_protected_socket(config: &Config, path: &str) -> bool {
+/// Whether a path is a service's socket or one of the daemon's own, links followed; a path that
+/// nobody could tell apart from one is.
+pub fn is_protected_socket(config: &Config, path: &str) -> bool {
     if path.len() > MAX_TARGET || !path.starts_with('/') {
         return true;
     }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // What is not there yet has a directory that is.
+    let real = |path: &Path| {
+        path.canonicalize()
+            .or_else(|error| {
+                let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+                    return Err(error);
+                };
+                Ok(dir.canonicalize()?.join(name))
+            })
+            .unwrap_or_else(|_: std::io::Error| path.to_owned())
+    };
     let asked = real(Path::new(path));
     let services = config.services.iter().any(|s| match &s.upstream {
         UpstreamConfig::Unix { socket } => real(socket) == asked,
@@ -236,13 +244,13 @@ mod tests {
     fn protected_sockets_are_known_behind_links() {
         for (path, protected) in [
             ("/tmp/.s.PGSQL.5432", true),
-            ("/tmp/../tmp/.s.PGSQL.5432", false),
+            ("/tmp/../tmp/.s.PGSQL.5432", true),
+            ("/tmp/../tmp/.s.PGSQL.5433", false),
             ("/run/interceptor/control.sock", true),
             ("relative", true),
             ("/run/other.sock", false),
         ] {
-            let real = path.contains("..") && Path::new(path).exists();
-            assert_eq!(is_protected_socket(&config(), path), protected || real, "{path}");
+            assert_eq!(is_protected_socket(&config(), path), protected, "{path}");
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::scp::{self, Entry, Watcher};
 use super::sftp::{self, Decision, Direction, Guard, Limits, Operation, Touch, Verb};
-use crate::policy::ssh::{self, FileOp};
+use crate::policy::ssh::{self, FileOp, ScpEnd};
 use crate::policy::{SshClass, SshFacts};
 
 /// A file protocol that runs on a channel.
@@ -74,25 +74,21 @@ impl Machine {
 
     /// For a command that is nothing but scp's far end; `None` when it is more than that.
     pub fn scp(facts: &SshFacts) -> Option<Self> {
-        let [program] = facts.programs.as_slice() else { return None };
-        if facts.class != SshClass::Scp || facts.unseen.is_some() || program.base() != "scp" {
-            return None;
-        }
-        let mut words: Vec<String> = Vec::new();
-        for word in &program.args {
-            words.push(word.known()?.to_owned());
-        }
-        let options = words.iter().take_while(|w| w.starts_with('-') && *w != "--");
-        let flags: String = options.clone().flat_map(|w| w.chars().skip(1)).collect();
-        let mut rest = words.iter().skip(options.count()).peekable();
-        rest.next_if(|w| *w == "--");
-        let paths: Vec<String> = rest.cloned().collect();
-        let watcher = match (flags.contains('t'), flags.contains('f'), paths.as_slice()) {
-            (true, false, [target]) => Watcher::upload(target.clone(), flags.contains('d')),
-            (false, true, [_, ..]) => Watcher::download(paths),
-            _ => return None,
+        let end = ScpEnd::of(facts)?;
+        let watcher = match (end.upload, end.paths.as_slice()) {
+            (true, [target]) => Watcher::upload(target.clone(), end.directory),
+            (true, _) => return None,
+            (false, _) => Watcher::download(end.paths),
         };
         Some(Self::Scp(Box::new(watcher)))
+    }
+
+    /// Whether every name that the agent sends is judged before it is used.
+    pub fn judges_uploads(&self) -> bool {
+        match self {
+            Self::Sftp(_) => true,
+            Self::Scp(watcher) => watcher.is_upload(),
+        }
     }
 
     /// The agent sent bytes. The error ends the channel.
@@ -221,11 +217,24 @@ fn uses(verb: Verb, touch: Touch) -> &'static [FileOp] {
     }
 }
 
+/// Whether a place gets a name under which all that lies below can be reached.
+fn carries(verb: Verb, touch: Touch) -> Option<FileOp> {
+    match (verb, touch) {
+        (Verb::Rename, Touch::Move) => None,
+        (Verb::Rename, _) => Some(FileOp::Rename),
+        (Verb::Symlink, _) => Some(FileOp::Link),
+        _ => None,
+    }
+}
+
 fn operation_facts(operation: &Operation) -> SshFacts {
     let mut all = SshFacts::new(SshClass::Sftp, operation.text());
     for place in &operation.places {
         for op in uses(operation.verb, place.touch) {
             add(&mut all, ssh::sftp(*op, &[place.path.as_bytes()]));
+        }
+        if let Some(op) = carries(operation.verb, place.touch) {
+            all.files.push(ssh::carried(op, place.path.as_bytes()));
         }
         // What a file shows cannot be masked on its way.
         all.binary |= place.touch.reads();

@@ -4,7 +4,8 @@
 //!  agent ─▶ connection (user authentication, tokens, what may be opened)
 //!              └▶ acting (the admitted session, one connection to sshd)
 //!                    ├▶ channel: exec, shell, subsystem      ─▶ upstream
-//!                    └▶ forward: to an address or a socket    ─▶ upstream
+//!                    ├▶ forward: to an address or a socket    ─▶ upstream
+//!                    └▶ reverse: what sshd opens back to the agent
 //! ```
 //!
 //! The protocol itself is `russh`'s on both legs. Before its token a connection can open one
@@ -20,6 +21,7 @@ mod forward;
 mod machine;
 mod permit;
 mod relay;
+mod reverse;
 pub mod scp;
 mod settings;
 pub mod sftp;
@@ -33,6 +35,7 @@ mod upstream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use russh::keys::PublicKey;
 
 use crate::capture::Captured;
@@ -58,13 +61,29 @@ pub enum SshError {
     Ca(#[from] CaError),
 }
 
+/// The host's keys, as they were last read.
+struct Keys {
+    /// What is spoken with agents, who are shown them.
+    settings: Arc<russh::server::Config>,
+    /// Those that sshd must show to us.
+    public: Vec<PublicKey>,
+}
+
+impl Keys {
+    fn read(service: &Service) -> Result<Self, HostKeyError> {
+        let keys = sshd::host_keys(&service.ssh.host_keys)?;
+        Ok(Self {
+            settings: Arc::new(settings::server(&keys, &service.ssh)),
+            public: keys.iter().map(|k| k.key.public_key().clone()).collect(),
+        })
+    }
+}
+
 /// What all connections of one service share.
 pub struct Parts {
     gate: Arc<Gate>,
     service: Arc<Service>,
-    settings: Arc<russh::server::Config>,
-    /// The keys that sshd must show to us.
-    public_keys: Vec<PublicKey>,
+    keys: ArcSwap<Keys>,
     ca: UserCa,
     reader: ShellAnalyzer,
     serial: AtomicU64,
@@ -86,11 +105,10 @@ pub struct Server {
 impl Server {
     /// Over a service of the gate; reads the host's keys and the authority's.
     pub fn new(gate: Arc<Gate>, service: Arc<Service>) -> Result<Self, SshError> {
-        let keys = sshd::host_keys(&service.ssh.host_keys)?;
+        let keys = Keys::read(&service)?;
         let ca = UserCa::open(&UserCa::path(&gate.config.paths, &service.ssh))?;
         let parts = Parts {
-            settings: Arc::new(settings::server(&keys, &service.ssh)),
-            public_keys: keys.iter().map(|k| k.key.public_key().clone()).collect(),
+            keys: ArcSwap::from_pointee(keys),
             ca,
             reader: ShellAnalyzer::new(READERS),
             serial: AtomicU64::new(acting::first_serial()),
@@ -99,6 +117,21 @@ impl Server {
             service,
         };
         Ok(Self { parts: Arc::new(parts) })
+    }
+
+    /// Reads the host's keys anew, for connections that come from now on. All or nothing: when one
+    /// cannot be read, the old ones stay.
+    pub fn reload(&self) {
+        let service = &self.parts.service;
+        match Keys::read(service) {
+            Ok(keys) => {
+                tracing::info!(service = %service.name, keys = keys.public.len(), "host keys read");
+                self.parts.keys.store(Arc::new(keys));
+            }
+            Err(error) => tracing::error!(
+                service = %service.name, %error, "host keys not read anew: the old ones stay"
+            ),
+        }
     }
 
     /// Serves one captured connection to its end.

@@ -47,18 +47,20 @@ impl Tell for Silent {
 
 const RECORD: &str = "RECORD_UNAVAILABLE: nothing can be recorded, so nothing is let through";
 
-/// Asks policy and, where it says so, a human. `flow` is watched for the agent's leaving.
+/// Asks policy and, where it says so, a human. `ch` is the channel that it is about, if there is
+/// one; `flow` is watched for the agent's leaving.
 pub async fn permit(
     acting: &Arc<Acting>,
-    ch: u32,
+    ch: impl Into<Option<u32>>,
     via: &'static str,
     facts: &SshFacts,
     flow: &Flow,
     tell: &(impl Tell + Sync),
 ) -> Result<Permitted, Denied> {
+    let ch = ch.into();
     let asked = acting.with(|session| {
         let ruling = session.rule_ssh(facts);
-        session.permit_ssh(Some(ch), via, &ruling).map(|recorded| (ruling, recorded))
+        session.permit_ssh(ch, via, &ruling).map(|recorded| (ruling, recorded))
     });
     let (ruling, recorded) = match asked {
         Some(Ok(asked)) => asked,

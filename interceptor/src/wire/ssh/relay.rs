@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::future::pending;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,10 @@ pub struct Relay {
     pub permitted: Option<Permitted>,
     /// How its bytes are treated.
     pub shape: Shape,
+    /// Width of its terminal; 0 where there is none.
+    pub columns: AtomicU32,
+    /// Whether its bytes must not be kept, only counted and hashed.
+    pub secret: bool,
     /// Whether a program runs on it that will exit.
     pub exits: bool,
     /// The file protocol that it speaks, when it does.
@@ -197,6 +202,13 @@ impl Masker {
         out.freeze()
     }
 
+    /// What is shown from now on wraps at this width.
+    fn resize(&mut self, columns: u32) {
+        if let Self::Terminal(masker) = self {
+            masker.resize(columns);
+        }
+    }
+
     fn held(&self) -> usize {
         match self {
             Self::None => 0,
@@ -233,6 +245,31 @@ pub async fn withdrawn(grant: Option<&mut GrantRef>) {
 }
 
 impl Relay {
+    /// Over a channel of bytes of any kind, on which no program runs that we know of.
+    pub fn of_bytes(
+        acting: Arc<Acting>,
+        ch: u32,
+        flow: Arc<Flow>,
+        write: ChannelWriteHalf<Msg>,
+        upstream: UpstreamChannel,
+        permitted: Permitted,
+    ) -> Self {
+        Self {
+            acting,
+            ch,
+            flow,
+            write,
+            upstream,
+            permitted: Some(permitted),
+            shape: Shape::Binary,
+            columns: AtomicU32::new(0),
+            secret: false,
+            exits: false,
+            machine: None,
+            began: Instant::now(),
+        }
+    }
+
     /// Runs it to its end.
     pub async fn run(mut self) {
         match self.machine.take() {
@@ -241,13 +278,17 @@ impl Relay {
         }
     }
 
+    fn tape(&self, stream: &'static str) -> Tape {
+        let tape = Tape::new(&self.acting, self.ch, stream);
+        if self.secret { tape.unkept() } else { tape }
+    }
+
     async fn pipe(mut self) {
         let mut grant = self.permitted.as_mut().and_then(|p| p.grant.take());
         let limits = self.permitted.as_ref().map(|p| p.ruling.verdict.limits).unwrap_or_default();
-        let tape = |stream| Tape::new(&self.acting, self.ch, stream);
         let input = match self.shape {
-            Shape::Terminal => Input::Typed(Typed::new(tape("in"))),
-            _ => Input::Plain(tape("in")),
+            Shape::Terminal => Input::Typed(Typed::new(self.tape("in"))),
+            _ => Input::Plain(self.tape("in")),
         };
         let input = Mutex::new(input);
         let mut out = Output::new(&self, limits.bytes, &input);
@@ -313,6 +354,9 @@ impl Relay {
                 Event::Eof => self.upstream.write.eof().await?,
                 Event::Resize([cols, rows, width, height]) => {
                     note(&self.acting, &event::ChannelResize { ch: self.ch, cols, rows });
+                    // Before the program knows, so that all that it draws for the new size is
+                    // read at that size.
+                    self.columns.store(cols, Ordering::Release);
                     self.upstream.write.window_change(cols, rows, width, height).await?;
                 }
                 Event::Signal(name) => {
@@ -364,9 +408,9 @@ impl Relay {
                 bytes_in: input.bytes,
                 bytes_out: out.bytes,
                 bytes_err: err.bytes,
-                sha256_in: Cow::Owned(input.sha256),
-                sha256_out: Cow::Owned(out.sha256),
-                sha256_err: Cow::Owned(err.sha256),
+                blake3_in: Cow::Owned(input.blake3),
+                blake3_out: Cow::Owned(out.blake3),
+                blake3_err: Cow::Owned(err.blake3),
                 masked: sums.masked,
             },
         );
@@ -415,6 +459,7 @@ struct Output<'a> {
     upstream: &'a UpstreamChannel,
     input: &'a Mutex<Input>,
     streams: [(Masker, Tape); 2],
+    columns: &'a AtomicU32,
     patience: Duration,
     /// When what is held back goes out as it is.
     hold_until: Option<tokio::time::Instant>,
@@ -431,7 +476,7 @@ impl<'a> Output<'a> {
     fn new(relay: &'a Relay, limit: Option<u64>, input: &'a Mutex<Input>) -> Self {
         let detectors = relay.permitted.as_ref().and_then(|p| p.ruling.detectors.as_ref());
         let stream = |name| {
-            let tape = Tape::new(&relay.acting, relay.ch, name);
+            let tape = relay.tape(name);
             (Masker::new(detectors, relay.shape), tape)
         };
         Self {
@@ -443,6 +488,7 @@ impl<'a> Output<'a> {
             upstream: &relay.upstream,
             input,
             streams: [stream("out"), stream("err")],
+            columns: &relay.columns,
             patience: match relay.shape {
                 Shape::Terminal => PATIENCE_AT_TERMINAL,
                 _ => PATIENCE,
@@ -480,7 +526,9 @@ impl<'a> Output<'a> {
                 Event::Data(stream, bytes) => {
                     let count = bytes.len();
                     self.input.lock().unwrap_or_else(PoisonError::into_inner).shown(&bytes)?;
-                    let shown = self.streams[index(stream)].0.push(bytes);
+                    let masker = &mut self.streams[index(stream)].0;
+                    masker.resize(self.columns.load(Ordering::Acquire));
+                    let shown = masker.push(bytes);
                     self.send(stream, shown).await?;
                     let held = self.streams.iter().any(|(masker, _)| masker.held() > 0);
                     let now = tokio::time::Instant::now();

@@ -132,6 +132,11 @@ impl Watcher {
         }
     }
 
+    /// The agent is the source.
+    pub fn is_upload(&self) -> bool {
+        self.upload
+    }
+
     /// The agent sent `bytes`. On an error the channel must end; steps that came before it may
     /// still be taken.
     pub fn from_agent(&mut self, bytes: &[u8]) -> Result<(), ScpError> {

@@ -12,15 +12,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use russh::client::{self, AuthResult, Handle, Msg};
+use russh::client::{self, AuthResult, ChannelOpenHandle, Handle, Msg};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{ChannelId, ChannelOpenFailure, ChannelWriteHalf, Sig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::flow::{Event, Exit, Flow, Stream};
+use super::reverse::{Door, Origin};
 use crate::capture::{self, CaptureError, Pins, UpstreamExemption};
 use crate::config::{Service, Upstream as UpstreamConfig};
+use crate::session::ssh::Forwards;
 use crate::sshd::{self, CaError, CertificateSpec, KeyId, UserCa};
 
 /// Time for reaching sshd and being let in.
@@ -76,8 +79,10 @@ pub struct Spec<'a> {
     pub key_id: KeyId,
     /// Number of the certificate on this host.
     pub serial: u64,
-    /// Whether any rule may let it forward ports.
-    pub permit_forwarding: bool,
+    /// What any rule may let it forward.
+    pub forwards: Forwards,
+    /// Who is told of the channels that sshd opens.
+    pub inbound: mpsc::Sender<Inbound>,
 }
 
 /// Where the channels of one connection to sshd put what arrives.
@@ -196,7 +201,7 @@ impl Upstream {
         let local = stream.local_addr().ok();
         let transport = Transport { stream, _exemption: exemption };
         let flows = Flows::default();
-        let client = Client { keys, flows: flows.clone() };
+        let client = Client { keys, flows: flows.clone(), inbound: spec.inbound };
         let settings = Arc::new(super::settings::client());
         let mut handle = client::connect_stream(settings, transport, client).await?;
         let key = sshd::new_session_key()?;
@@ -207,7 +212,9 @@ impl Upstream {
             key_id: spec.key_id,
             source_addresses: &sshd::LOOPBACK,
             permit_pty: true,
-            permit_forwarding: spec.permit_forwarding,
+            permit_forwarding: spec.forwards.ports,
+            permit_x11: spec.forwards.x11,
+            permit_agent: spec.forwards.agent,
             now: SystemTime::now(),
         })?;
         let asked = handle.authenticate_openssh_cert(spec.user, Arc::new(key), certificate).await?;
@@ -252,6 +259,31 @@ impl Upstream {
         Ok(self.channel(opened.await.map_err(failed)?))
     }
 
+    /// Has it listen for the agent (RFC 4254, section 7.1; OpenSSH PROTOCOL, section 2.4). Gives the
+    /// port that it chose, when it was to choose one.
+    pub async fn listen(&self, door: &Door) -> Result<Option<u32>, russh::Error> {
+        match door {
+            Door::Tcp { address, port } => {
+                let chosen = self.handle.tcpip_forward(address, *port).await?;
+                Ok((*port == 0 && chosen != 0).then_some(chosen))
+            }
+            Door::Unix { path } => {
+                self.handle.streamlocal_forward(path).await?;
+                Ok(None)
+            }
+            Door::X11 | Door::Agent => Err(russh::Error::RequestDenied),
+        }
+    }
+
+    /// Has it listen no more. What X11 and agents come through ends by itself.
+    pub async fn unlisten(&self, door: &Door) -> Result<(), russh::Error> {
+        match door {
+            Door::Tcp { address, port } => self.handle.cancel_tcpip_forward(address, *port).await,
+            Door::Unix { path } => self.handle.cancel_streamlocal_forward(path).await,
+            Door::X11 | Door::Agent => Ok(()),
+        }
+    }
+
     /// Whether the connection is gone.
     pub fn is_closed(&self) -> bool {
         self.handle.is_closed()
@@ -265,10 +297,42 @@ fn failed(error: russh::Error) -> UpstreamError {
     }
 }
 
+/// A channel that sshd wants to open. Refused when it is dropped.
+pub struct Inbound {
+    /// Where it comes from.
+    pub origin: Origin,
+    write: ChannelWriteHalf<Msg>,
+    reply: ChannelOpenHandle,
+    flows: Flows,
+}
+
+impl Inbound {
+    /// Lets it be opened.
+    pub async fn accept(self) -> UpstreamChannel {
+        let flow = self.flows.get(self.write.id());
+        self.reply.accept().await;
+        UpstreamChannel { write: self.write, flow, flows: self.flows }
+    }
+
+    /// Refuses it.
+    pub async fn reject(self, reason: ChannelOpenFailure) {
+        self.reply.reject(reason).await;
+    }
+}
+
 /// Takes what sshd sends and puts it into the flows; never waits.
 struct Client {
     keys: Vec<PublicKey>,
     flows: Flows,
+    inbound: mpsc::Sender<Inbound>,
+}
+
+impl Client {
+    /// Tells of a channel. When nobody listens, or too many wait, it is refused by being dropped.
+    fn offer(&self, origin: Origin, channel: russh::Channel<Msg>, reply: ChannelOpenHandle) {
+        let (_, write) = channel.split();
+        let _ = self.inbound.try_send(Inbound { origin, write, reply, flows: self.flows.clone() });
+    }
 }
 
 impl Drop for Client {
@@ -291,6 +355,90 @@ impl client::Handler for Client {
             return Ok(true);
         }
         Err(UpstreamError::ForeignKey)
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        channel: russh::Channel<Msg>,
+        address: &str,
+        port: u32,
+        host: &str,
+        number: u32,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        let from = (host.to_owned(), number);
+        self.offer(Origin::Tcp { address: address.to_owned(), port, from }, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        channel: russh::Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        self.offer(Origin::Unix { path: path.to_owned() }, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        channel: russh::Channel<Msg>,
+        host: &str,
+        number: u32,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        self.offer(Origin::X11 { from: (host.to_owned(), number) }, channel, reply);
+        Ok(())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        channel: russh::Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        self.offer(Origin::Agent, channel, reply);
+        Ok(())
+    }
+
+    /// Nothing that is not asked for is opened.
+    async fn server_channel_open_session(
+        &mut self,
+        _: russh::Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: russh::Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        Ok(())
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: russh::Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+        Ok(())
     }
 
     async fn data(

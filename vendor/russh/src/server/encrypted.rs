@@ -1889,6 +1889,9 @@ impl Session {
                 }
             }
             msg::GLOBAL_REQUEST => {
+                if self.owed_answers.len() >= MAX_OWED_ANSWERS {
+                    return Err(Error::Inconsistent.into());
+                }
                 let req_type = map_err!(String::decode(r))?;
                 self.common.wants_reply = map_err!(u8::decode(r))? != 0;
                 match req_type.as_str() {
@@ -1902,17 +1905,11 @@ impl Session {
                             .tcpip_forward(&address, &mut returned_port, self)
                             .await?;
                         if result {
-                            if self.common.wants_reply
-                                && let Some(ref mut enc) = self.common.encrypted
-                            {
-                                self.common.wants_reply = false;
-                                push_packet!(enc.write, {
-                                    enc.write.push(msg::REQUEST_SUCCESS);
-                                    if port == 0 && returned_port != 0 {
-                                        map_err!(returned_port.encode(&mut enc.write))?;
-                                    }
-                                })
+                            let mut packet = vec![msg::REQUEST_SUCCESS];
+                            if port == 0 && returned_port != 0 {
+                                map_err!(returned_port.encode(&mut packet))?;
                             }
+                            self.answer_request(packet);
                         } else {
                             self.request_failure();
                         }

@@ -1139,6 +1139,7 @@ where
         pending_len: 0,
         channels: HashMap::new(),
         open_global_requests: VecDeque::new(),
+        owed_answers: VecDeque::new(),
         kex: SessionKexState::Idle,
     };
 

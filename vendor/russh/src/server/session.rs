@@ -28,7 +28,54 @@ pub struct Session {
     pub(crate) pending_len: u32,
     pub(crate) channels: HashMap<ChannelId, ChannelRef>,
     pub(crate) open_global_requests: VecDeque<GlobalRequestResponse>,
+    /// Answers to the client's global requests that are still to be given, oldest first.
+    pub(crate) owed_answers: VecDeque<OwedAnswer>,
     pub(crate) kex: SessionKexState<ServerKex>,
+}
+
+/// Most answers that may be owed; a client that asks for more without waiting is cut off.
+pub(crate) const MAX_OWED_ANSWERS: usize = 256;
+
+/// The place of an answer in the order of requests, which answers must keep (RFC 4254, section 4).
+#[derive(Debug)]
+pub(crate) struct OwedAnswer {
+    /// Where it comes from, when that is a [`DeferredAnswer`].
+    from: Option<Arc<()>>,
+    /// The payload, once it is known.
+    packet: Option<Vec<u8>>,
+}
+
+/// The answer to a global request that is given after its callback has returned, see
+/// [`Session::defer_answer`]. Dropping it answers with a failure.
+#[derive(Debug)]
+pub struct DeferredAnswer {
+    place: Option<Arc<()>>,
+    sender: UnboundedSender<Msg>,
+}
+
+impl DeferredAnswer {
+    /// The request was carried out; with the port that was chosen when none was asked for.
+    pub fn success(mut self, port: Option<u32>) {
+        let port = port.map(u32::to_be_bytes);
+        self.give([&[msg::REQUEST_SUCCESS][..], port.as_ref().map_or(&[][..], |p| &p[..])].concat());
+    }
+
+    /// The request was not carried out.
+    pub fn failure(mut self) {
+        self.give(vec![msg::REQUEST_FAILURE]);
+    }
+
+    fn give(&mut self, packet: Vec<u8>) {
+        if let Some(place) = self.place.take() {
+            let _ = self.sender.send(Msg::AnswerRequest { place, packet });
+        }
+    }
+}
+
+impl Drop for DeferredAnswer {
+    fn drop(&mut self) {
+        self.give(vec![msg::REQUEST_FAILURE]);
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +131,10 @@ pub enum Msg {
         language_tag: String,
     },
     Channel(ChannelId, ChannelMsg),
+    AnswerRequest {
+        place: Arc<()>,
+        packet: Vec<u8>,
+    },
     ChannelOpenReply {
         pending: PendingChannelOpen,
         result: Result<(), ChannelOpenFailure>,
@@ -622,6 +673,7 @@ impl Session {
                 self.common
                     .disconnect(reason, &description, &language_tag)?;
             }
+            Msg::AnswerRequest { place, packet } => self.give_owed_answer(&place, packet),
             Msg::ChannelOpenReply { pending, result } => {
                 self.finalize_channel_open_reply(pending, result)?;
             }
@@ -1042,22 +1094,60 @@ impl Session {
     /// cancelling). Always call this function if the request was
     /// successful (it checks whether the client expects an answer).
     pub fn request_success(&mut self) {
-        if self.common.wants_reply
-            && let Some(ref mut enc) = self.common.encrypted
-        {
-            self.common.wants_reply = false;
-            push_packet!(enc.write, enc.write.push(msg::REQUEST_SUCCESS))
-        }
+        self.answer_request(vec![msg::REQUEST_SUCCESS])
     }
 
     /// Send a "failure" reply to a global request (it checks whether the
     /// client expects an answer).
     pub fn request_failure(&mut self) {
-        if self.common.wants_reply
-            && let Some(ref mut enc) = self.common.encrypted
-        {
-            self.common.wants_reply = false;
-            push_packet!(enc.write, enc.write.push(msg::REQUEST_FAILURE))
+        self.answer_request(vec![msg::REQUEST_FAILURE])
+    }
+
+    /// Lets the global request whose callback runs be answered later, and those that follow not
+    /// before it. What the callback returns does not count then.
+    pub fn defer_answer(&mut self) -> DeferredAnswer {
+        let place = std::mem::take(&mut self.common.wants_reply).then(|| {
+            let place = Arc::new(());
+            self.owed_answers.push_back(OwedAnswer {
+                from: Some(place.clone()),
+                packet: None,
+            });
+            place
+        });
+        DeferredAnswer {
+            place,
+            sender: self.sender.priority_sender.clone(),
+        }
+    }
+
+    /// Answers a global request, after those before it.
+    pub(crate) fn answer_request(&mut self, packet: Vec<u8>) {
+        if !std::mem::take(&mut self.common.wants_reply) {
+            return;
+        }
+        self.owed_answers.push_back(OwedAnswer {
+            from: None,
+            packet: Some(packet),
+        });
+        self.write_owed_answers();
+    }
+
+    fn give_owed_answer(&mut self, place: &Arc<()>, packet: Vec<u8>) {
+        let is_it = |owed: &&mut OwedAnswer| {
+            owed.from.as_ref().is_some_and(|from| Arc::ptr_eq(from, place))
+        };
+        if let Some(owed) = self.owed_answers.iter_mut().find(is_it) {
+            owed.packet = Some(packet);
+        }
+        self.write_owed_answers();
+    }
+
+    fn write_owed_answers(&mut self) {
+        while let Some(packet) = self.owed_answers.front_mut().and_then(|o| o.packet.take()) {
+            self.owed_answers.pop_front();
+            if let Some(ref mut enc) = self.common.encrypted {
+                push_packet!(enc.write, enc.write.extend(&packet))
+            }
         }
     }
 
@@ -1676,6 +1766,7 @@ mod tests {
             pending_len: 0,
             channels: HashMap::new(),
             open_global_requests: VecDeque::new(),
+            owed_answers: VecDeque::new(),
             kex: SessionKexState::Idle,
         }
     }
@@ -1723,6 +1814,35 @@ mod tests {
         assert!(
             matches!(err, crate::Error::PacketSize(len) if len > crate::cipher::MAXIMUM_DECOMPRESSED_PACKET_LEN)
         );
+    }
+
+    #[test]
+    fn answers_to_global_requests_keep_the_order_of_requests() {
+        let mut session = authenticated_session();
+        let written = |session: &Session| -> Vec<u8> {
+            let write = &session.common.encrypted.as_ref().unwrap().write;
+            write.chunks(5).map(|packet| packet[4]).collect()
+        };
+        session.common.wants_reply = true;
+        let first = session.defer_answer();
+        session.common.wants_reply = true;
+        let second = session.defer_answer();
+        session.common.wants_reply = true;
+        session.request_failure();
+        // One for which no answer is wanted takes no place.
+        session.defer_answer().success(None);
+        second.success(None);
+        let given = session.priority_receiver.try_recv().unwrap();
+        session.dispatch_msg(given).unwrap();
+        assert_eq!(written(&session), []);
+        drop(first);
+        let given = session.priority_receiver.try_recv().unwrap();
+        session.dispatch_msg(given).unwrap();
+        assert_eq!(
+            written(&session),
+            [msg::REQUEST_FAILURE, msg::REQUEST_SUCCESS, msg::REQUEST_FAILURE]
+        );
+        assert!(session.priority_receiver.try_recv().is_err());
     }
 
     #[test]

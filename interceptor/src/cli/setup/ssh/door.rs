@@ -62,6 +62,8 @@ impl Door<'_> {
             source_addresses: &LOOPBACK,
             permit_pty: false,
             permit_forwarding: false,
+            permit_x11: false,
+            permit_agent: false,
             now: SystemTime::now(),
         })?;
         let answer = session.authenticate_openssh_cert(user, Arc::new(key), certificate).await?;

@@ -11,11 +11,26 @@ const DIGITS: usize = 5;
 /// The longest id with a separator between all its characters, and what ties it to more text.
 const LONGEST: usize = 2 * 16 + 1;
 
+/// The first digit of an id stands at most so far behind its beginning: of the characters of a
+/// codice fiscale that are digits as a rule, two of the first three may be letters.
+const FIRST_DIGIT: usize = 2 * 9;
+
 /// Finds ids with letters in a folded text.
 pub(super) fn find(text: &[u8], from: usize, mut found: impl FnMut(Range<usize>)) {
     let mut at = from;
+    let mut digit: Option<usize> = None;
     while at + 9 <= text.len() {
-        if begins(text, at) {
+        // Where no digit is near, no id begins.
+        let next = match digit.filter(|digit| *digit >= at) {
+            Some(next) => next,
+            None => match text[at..].iter().position(u8::is_ascii_digit) {
+                Some(next) => at + next,
+                None => return,
+            },
+        };
+        digit = Some(next);
+        at = at.max(next.saturating_sub(FIRST_DIGIT));
+        if at + 9 <= text.len() && begins(text, at) {
             let hit = if text[at].is_ascii_digit() {
                 es_nif(text, at).or_else(|| fr_nir(text, at)).or_else(|| fi_hetu(text, at))
             } else {

@@ -202,10 +202,12 @@ fn rsync(walk: &mut Walk, args: &[Argument]) {
         Some(dot) => (&args[1..dot], &args[dot + 1..]),
         None => (&args[1..], &[][..]),
     };
+    let mut links = false;
     for option in options {
         // Letters behind `e` say what the client can do: `-logDtpre.iLsfxCIvu`.
         let letters =
             option.known().and_then(|t| t.strip_prefix('-')).filter(|t| !t.starts_with('-'));
+        links |= letters.and_then(|t| t.split('e').next()).is_some_and(|l| l.contains('l'));
         let fits = match (letters, option.known()) {
             (Some(letters), _) => {
                 letters.split('e').next().is_some_and(|l| !l.contains(['s', 'M', 'T', 'B', 'f']))
@@ -233,6 +235,10 @@ fn rsync(walk: &mut Walk, args: &[Argument]) {
             if args.iter().any(|a| a.known().is_some_and(|t| t.starts_with("--delete"))) {
                 transferred(walk, FileOp::Remove, path, true);
             }
+            // Links that are munged on their way lead nowhere.
+            if links && !options.iter().any(|o| o.known() == Some("--munge-links")) {
+                transferred(walk, FileOp::Link, path, true);
+            }
         }
     }
 }
@@ -257,9 +263,24 @@ fn pack_file(walk: &mut Walk, pack: &str, args: &[Argument]) {
                     walk.unseen(format!("what an option of {pack} does"));
                 }
             }
+            _ if op == FileOp::Write => walk.file(op, &repository(arg), true, true),
             _ => walk.file(op, arg, true, true),
         }
     }
+}
+
+/// Where a push may write: git itself reads `~`, and the files of a repository in `.git` lie
+/// beside that directory.
+fn repository(arg: &Argument) -> Argument {
+    let Some(text) = arg.known() else { return arg.clone() };
+    let whole = text.trim_end_matches('/');
+    let directory = match whole.rsplit_once('/') {
+        Some(("", ".git")) => "/",
+        Some((above, ".git")) => above,
+        None if whole == ".git" => ".",
+        _ => text,
+    };
+    Argument { literal: !directory.starts_with('~'), single: true, text: directory.to_owned() }
 }
 
 /// Verbs of git that run nothing their words name, but for the options looked at.

@@ -19,6 +19,9 @@ const MAX_TEXTS: usize = 1024;
 /// Most tokens of one text.
 const MAX_TOKENS: usize = 8192;
 
+/// Programs behind which `HOME` may be another, or none.
+const REHOMING: &[&str] = &["sudo", "doas", "su", "runuser", "env"];
+
 /// What an analysis has found so far.
 #[derive(Default)]
 pub(super) struct Walk {
@@ -34,6 +37,8 @@ pub(super) struct Walk {
     pub simple: usize,
     /// Whether relative paths may be seen from elsewhere than the home directory.
     pub moved: bool,
+    /// Which files are named by a relative path.
+    relative: Vec<usize>,
     /// Whether this text stands in a substitution.
     pub nested: bool,
     /// Through which programs what is met now is run.
@@ -171,13 +176,19 @@ impl Walk {
     pub fn file(&mut self, op: FileOp, path: &Argument, below: bool, implied: bool) {
         let place = match path.known() {
             Some(text) => Self::place(text, below),
+            // Behind these `~` may be somebody else's, or nobody's.
+            None if self.via.iter().any(|by| REHOMING.contains(&by.as_str())) => Place::Unknown,
             None => from_tilde(path, below),
         };
         if self.files.len() >= MAX_PARTS {
             return self.unseen("a command of so many parts");
         }
-        let implied = implied || self.guessing;
-        self.files.push(FileUse { op, place, written: path.text.clone(), implied });
+        if path.known().is_some_and(|text| !text.starts_with('/')) {
+            self.relative.push(self.files.len());
+        }
+        let (implied, written) = (implied || self.guessing, path.text.clone());
+        let (announced, carried) = (false, false);
+        self.files.push(FileUse { op, place, written, implied, announced, carried });
     }
 
     fn place(path: &str, below: bool) -> Place {
@@ -192,8 +203,8 @@ impl Walk {
     pub fn finish(mut self, text: Arc<str>) -> SshFacts {
         if self.moved {
             // A loop may come back to what stands before the change of directory.
-            for file in self.files.iter_mut().filter(|f| !f.written.starts_with("~/")) {
-                if matches!(file.place, Place::Home(_) | Place::UnderHome(_)) {
+            for at in self.relative {
+                if let Some(file) = self.files.get_mut(at) {
                     file.place = Place::Unknown;
                 }
             }
@@ -209,6 +220,7 @@ impl Walk {
             programs: self.programs,
             files: self.files,
             destination: None,
+            home: None,
             variables: self.variables,
             binary: self.binary,
             unseen: self.unseen,
@@ -217,10 +229,11 @@ impl Walk {
     }
 }
 
-/// `~/x` is known to be in the home directory, though not literal.
+/// `~/x` is known to be in the home directory, though not literal; `~` is that directory.
 fn from_tilde(path: &Argument, below: bool) -> Place {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
-    match path.text.strip_prefix("~/") {
+    let rest = if path.text == "~" { Some("") } else { path.text.strip_prefix("~/") };
+    match rest {
         Some(rest) if path.single && !rest.starts_with('/') && rest.chars().all(plain) => {
             match requests::place(rest) {
                 Place::Home(rest) if below => Place::UnderHome(rest),

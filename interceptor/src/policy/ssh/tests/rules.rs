@@ -36,6 +36,41 @@ fn request(short: &str) -> SshFacts {
     }
 }
 
+/// sshd may forward for a session only what some rule could let it.
+#[test]
+fn what_no_rule_could_let_through_is_known_beforehand() {
+    use ssh::SshClass::{AgentForward, Forward, RemoteForward, X11};
+    let may = |rule: &str, class| {
+        set(&format!("[[rule]]\nname='a'\n{rule}")).may_let_through(&subject(), class)
+    };
+    for (rule, could) in [
+        ("effect='allow'", &[][..]),
+        ("effect='allow'\nrequest='any'", &[]),
+        ("effect='allow'\nprograms='ls'", &[]),
+        ("effect='allow'\nrequest=['forward','x11']", &[Forward, X11]),
+        ("effect='hold'\nrequest='remote-forward'\ndestinations='h:1'", &[RemoteForward]),
+        ("effect='deny'\nrequest='agent-forward'", &[]),
+        ("effect='allow'\nrequest='agent-forward'", &[AgentForward]),
+        ("effect='allow'\nrequest='agent-forward'\nservice='another'", &[]),
+        ("effect='allow'\nrequest='agent-forward'\nrole='another'", &[]),
+        ("effect='allow'\nstatement='any'", &[]),
+    ] {
+        for class in [Forward, RemoteForward, X11, AgentForward] {
+            assert_eq!(may(rule, class), could.contains(&class), "{rule}: {class}");
+        }
+    }
+}
+
+/// What is drawn or signed can be anything: no mask could look into it.
+#[test]
+fn a_mask_refuses_x11_and_the_agents_keys() {
+    let rules = set("[[rule]]\nname='a'\neffect='allow'\nrequest=['x11','agent-forward']\n\
+                     masks=[{kinds=['card'],method='redact'}]");
+    for asked in ["x11", "agent"] {
+        assert_eq!(judged(&rules, &request(asked)).effect, Effect::Deny, "{asked}");
+    }
+}
+
 #[test]
 fn rules_that_let_through_must_cover_everything() {
     let one = |body: &str| set(&format!("[[rule]]\nname='a'\neffect='allow'\n{body}"));
@@ -237,6 +272,29 @@ fn rules_that_deny_fire_for_whatever_may_be_meant() {
         ("paths='~/.ssh/**'", "exec scp -t /srv/in", false),
         ("paths='~/.ssh/**'", "exec scp -t in", false),
         ("paths='~/.ssh/**'", "exec rsync --server -logDtpre.iLsfxC . .", true),
+        ("paths='~'", "exec scp -t .", true),
+        ("paths='~'", "exec scp -t ~", true),
+        ("paths='~'", "exec scp -t in", false),
+        ("paths='~'", "sftp write /home/ann", true),
+        ("paths='~'", "sftp write /home/ann/x", false),
+        ("paths='**/.ssh/**'", "exec rsync --server -tre.iLsfxC . /srv/in", true),
+        ("paths='**/.ssh/**'\nbelow='anywhere'", "exec rsync --server -tre.iLsfxC . /srv/in", true),
+        ("paths='**/.ssh/**'\nbelow='home'", "exec rsync --server -tre.iLsfxC . /srv/in", false),
+        ("paths='**/.ssh/**'\nbelow='home'", "exec rsync --server -tre.iLsfxC . /srv/.ssh", true),
+        ("paths='**/.ssh/**'\nbelow='home'", "exec rsync --server -tre.iLsfxC . /srv/.ssh/x", true),
+        ("paths='**/.ssh/**'\nbelow='home'", "exec rsync --server -tre.iLsfxC . /home/ann", true),
+        ("paths='**/.ssh/**'\nbelow='home'", "exec rsync --server -tre.iLsfxC . /home", true),
+        ("paths='**/.ssh/**'\nbelow='home'", "exec rsync --server -tre.iLsfxC . /", true),
+        (
+            "paths='**/.ssh/**'\nbelow='home'",
+            "exec rsync --server -tre.iLsfxC . /home/ann/in",
+            false,
+        ),
+        ("paths='/srv/*/x'\nbelow='home'", "exec rsync --server -tre.iLsfxC . /srv", true),
+        ("operations='link'", "exec rsync --server -logDtpre.iLsfxC . in", true),
+        ("operations='link'", "exec rsync --server -logDtpre.iLsfxC --munge-links . in", false),
+        ("operations='link'", "exec rsync --server -ogDtpre.iLsfxC . in", false),
+        ("operations='link'", "exec rsync --server --sender -logDtpre.iLsfxC . in", false),
         ("paths='/etc/**'\noperations='write'", "sftp read /etc/x", false),
         ("paths='/etc/**'\noperations='rename'", "sftp rename /tmp/x /etc/x", true),
         ("request='exec'", "exec ls", true),
@@ -371,6 +429,8 @@ fn rules_that_make_no_sense_are_refused() {
         ("operations='rad'", "no operation"),
         ("paths='x'", "begin it with"),
         ("paths='/x['", "no glob"),
+        ("paths='/x'\nbelow='home'", "denies or holds"),
+        ("paths='/x'\nnot={below='home'}", "below"),
         ("programs='bin/x'", "a path from /"),
         ("destinations='h'", "host:port"),
         ("destinations='h:x'", "no port"),
@@ -387,6 +447,9 @@ fn rules_that_make_no_sense_are_refused() {
         assert!(rule(body).contains(says), "{body}: {}", rule(body));
     }
     assert!(error("[[rule]]\nname='r'\neffect='deny'\nbinary=true").contains("allow"));
+    let deny = |body: &str| error(&format!("[[rule]]\nname='r'\neffect='deny'\n{body}"));
+    assert!(deny("below='home'").contains("goes with `paths`"));
+    assert!(deny("paths='/x'\nbelow='here'").contains("anywhere"));
     assert!(
         error("[[rule]]\nname='r'\nmasks=[{columns='a.b',method='hash'}]\nprograms='x'")
             .contains("every request")
@@ -422,4 +485,47 @@ fn warnings_and_explanations_speak_of_ssh() {
     let why = |name: &str| explained.rules.iter().find(|n| n.rule == name).unwrap().why.clone();
     assert_eq!(why("s"), "is about SQL");
     assert!(why("d").contains("programs"));
+}
+
+#[test]
+fn paths_seen_from_a_known_home_directory_are_absolute() {
+    let home = crate::policy::ssh::Home::new("/srv/people/ann").unwrap().also("/data/ann");
+    let verdict = |effect: &str, body: &str, asked: &str| {
+        let mut facts = request(asked);
+        facts.at_home(&home);
+        judged(&set(&format!("[[rule]]\nname='r'\neffect='{effect}'\n{body}")), &facts)
+    };
+    for (paths, asked, passes) in [
+        ("paths='/srv/people/ann/in/**'", "exec ls >in/x", true),
+        ("paths='/srv/people/ann/in/**'", "exec ls >~/in/x", true),
+        ("paths='/srv/people/ann/in/**'", "exec ls >x", false),
+        ("paths='/srv/people/ann/in/**'", "exec cd /; ls >in/x", false),
+        ("paths='/srv/people/ann/in/**'", "exec cd /; ls >~/in/x", true),
+        ("paths='/srv/people/ann/in/**'", "exec sudo sh -c 'ls >~/in/x'", false),
+        ("paths='/srv/people/ann/in/**'", "exec ls >in/../x", false),
+        ("paths='/srv/people/ann/**'", "exec cd in; ls >'~/x'", false),
+        ("paths='/srv/people/ann/in/**'", "exec scp -t in/x", true),
+        ("paths='/srv/people/ann/in/**'", "exec scp -t x", false),
+    ] {
+        let verdict = verdict("allow", &format!("programs='*'\n{paths}"), asked);
+        assert_eq!(verdict.effect == Effect::Allow, passes, "{paths} for {asked}");
+    }
+    for (paths, asked, is) in [
+        ("paths='~/.x'", "exec ls >.x", true),
+        ("paths='~/.x'", "exec ls >/srv/people/ann/.x", true),
+        ("paths='~/.x'", "exec ls >/data/ann/.x", true),
+        ("paths='~/.x'", "sftp write /data/ann/.x", true),
+        ("paths='~/.x'", "sftp write /data/bob/.x", false),
+        ("paths='~/.x'", "sftp write /home/bob/.x", true),
+        ("paths='~/.x'", "exec rsync --server -te.iLsfxC . /data", true),
+        ("paths='~/.x'", "exec rsync --server -te.iLsfxC . /data/ann/in", false),
+        ("paths='**/.x'\nbelow='home'", "exec rsync --server -te.iLsfxC . /data/ann", true),
+        ("paths='**/.x'\nbelow='home'", "exec rsync --server -te.iLsfxC . /data/ann/in", false),
+        // What is unseen may go elsewhere first.
+        ("paths='**/in/**'", "exec ls >x", false),
+        ("paths='**/in/**'", "exec $y; ls >x", true),
+    ] {
+        let fires = verdict("deny", paths, asked).rules.iter().any(|r| r.rule == "r");
+        assert_eq!(fires, is, "{paths} for {asked}");
+    }
 }

@@ -29,7 +29,7 @@ impl Relay {
     /// Refuses the message at the front of the buffer, whichever protocol it belongs to.
     pub(super) fn refuse_whatever(&mut self, denial: &Denial) -> Next {
         match Header::peek(&self.io.from_client) {
-            Ok(Some(header)) if header.tag == b'Q' => self.refuse_query(denial),
+            Ok(Some(header)) if matches!(header.tag, b'Q' | b'F') => self.refuse_query(denial),
             _ => self.refuse_front(denial),
         }
     }

@@ -11,16 +11,24 @@ use zeroize::Zeroizing;
 use super::super::channel::{self, Program};
 use super::super::flow::{Event, Flow, Stream};
 use super::super::forward::{self, Target};
+use super::super::reverse::{self, Door, X11};
 use super::authentication::reject;
 use super::{Connection, MAX_ENV, MAX_ENV_BEFORE_TOKEN, MAX_VARIABLE, Standing, Terminal, Waiting};
 use crate::identity::{self, Way};
-use crate::policy::ssh::{self, Destination, ForwardKind};
 
 /// Sizes of a terminal beyond which programs, and those who read the record, would break.
 const MAX_SIDE: u32 = 4096;
 
-/// Longest `TERM`. Bytes.
+/// Longest `TERM`, and longest name of an authentication protocol of X11. Bytes.
 const MAX_TERM: usize = 64;
+
+/// Longest cookie of X11, in hex. Bytes.
+const MAX_COOKIE: usize = 512;
+
+/// A word of the agent's that programs can be given.
+fn is_plain(word: &str, longest: usize) -> bool {
+    word.len() <= longest && word.bytes().all(|b| b.is_ascii_graphic())
+}
 
 /// A size that a terminal can have; 0 means unknown (RFC 4254, section 6.2).
 fn size(cols: u32, rows: u32, width: u32, height: u32) -> [u32; 4] {
@@ -47,6 +55,7 @@ impl Connection {
         let flow = Arc::clone(&waiting.flow);
         let variables = std::mem::take(&mut waiting.variables);
         let terminal = waiting.terminal.take();
+        let wishes = std::mem::take(&mut waiting.wishes);
         let place = match &self.standing {
             Standing::Acting(acting) => match acting.enter() {
                 Some(place) => place,
@@ -74,6 +83,7 @@ impl Connection {
             write,
             variables,
             terminal,
+            wishes,
             program,
         }));
         Ok(())
@@ -121,11 +131,27 @@ impl Connection {
         };
         let flow = Arc::new(Flow::default());
         let (_, write) = channel.split();
-        self.channels.insert(
-            write.id(),
-            Waiting { flow: Arc::clone(&flow), write: None, variables: Vec::new(), terminal: None },
-        );
+        self.insert(write.id(), Waiting::running(Arc::clone(&flow)));
         tokio::spawn(forward::run(place, flow, write, reply, target));
+    }
+
+    fn insert(&mut self, id: ChannelId, waiting: Waiting) {
+        // What we closed first is told of by nobody.
+        self.channels.retain(|_, waiting| !waiting.flow.is_closed());
+        self.channels.insert(id, waiting);
+    }
+
+    /// Has somebody look after a request to listen, or to listen no more; the answer follows.
+    fn ask(&mut self, door: Door, listen: bool, session: &mut Session) {
+        let Standing::Acting(acting) = &self.standing else { return };
+        let Some(place) = acting.reverse.ask() else { return };
+        acting.reverse.client(session.handle());
+        let (acting, answer) = (Arc::clone(acting), session.defer_answer());
+        if listen {
+            tokio::spawn(reverse::listen(acting, Arc::clone(&self.gone), door, answer, place));
+        } else {
+            tokio::spawn(reverse::cancel(acting, door, answer, place));
+        }
     }
 }
 
@@ -196,14 +222,7 @@ impl Handler for Connection {
         }
         // What arrives comes through the callbacks below; nothing is read from the channel.
         let (_, write) = channel.split();
-        let id = write.id();
-        let waiting = Waiting {
-            flow: Arc::default(),
-            write: Some(write),
-            variables: Vec::new(),
-            terminal: None,
-        };
-        self.channels.insert(id, waiting);
+        self.insert(write.id(), Waiting::new(write));
         reply.accept().await;
         Ok(())
     }
@@ -241,39 +260,92 @@ impl Handler for Connection {
         &mut self,
         address: &str,
         port: &mut u32,
-        _: &mut Session,
+        session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let to = Destination::Tcp { host: address.to_owned(), port: *port };
-        self.refuse(&ssh::forward(ForwardKind::Remote, to));
+        let door = Door::Tcp { address: address.to_owned(), port: *port };
+        self.ask(door, true, session);
+        Ok(false)
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        self.ask(Door::Tcp { address: address.to_owned(), port }, false, session);
         Ok(false)
     }
 
     async fn streamlocal_forward(
         &mut self,
         path: &str,
-        _: &mut Session,
+        session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        let to = Destination::Unix(path.to_owned());
-        self.refuse(&ssh::forward(ForwardKind::Remote, to));
+        self.ask(Door::Unix { path: path.to_owned() }, true, session);
         Ok(false)
     }
 
-    async fn agent_request(&mut self, _: ChannelId, _: &mut Session) -> Result<bool, Self::Error> {
-        self.refuse(&ssh::agent_forward());
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        path: &str,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        self.ask(Door::Unix { path: path.to_owned() }, false, session);
         Ok(false)
+    }
+
+    async fn agent_request(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let allowed = self.back_allowed(&Door::Agent.facts());
+        if let Standing::Acting(acting) = &self.standing {
+            acting.reverse.client(session.handle());
+        }
+        let Some(waiting) = self.waiting(id) else { return Ok(false) };
+        waiting.wishes.agent |= allowed;
+        Ok(allowed)
     }
 
     async fn x11_request(
         &mut self,
         id: ChannelId,
-        _: bool,
-        _: &str,
-        _: &str,
-        _: u32,
+        single: bool,
+        protocol: &str,
+        cookie: &str,
+        screen: u32,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.refuse(&ssh::x11());
-        session.channel_failure(id)
+        let plain = is_plain(protocol, MAX_TERM) && is_plain(cookie, MAX_COOKIE);
+        let allowed = self.back_allowed(&Door::X11.facts());
+        if let Standing::Acting(acting) = &self.standing {
+            acting.reverse.client(session.handle());
+        }
+        let Some(waiting) = self.waiting(id) else { return session.channel_failure(id) };
+        if !allowed || !plain {
+            return session.channel_failure(id);
+        }
+        let (protocol, cookie) = (protocol.to_owned(), cookie.to_owned());
+        waiting.wishes.x11 = Some(X11 { single, protocol, cookie, screen });
+        session.channel_success(id)
+    }
+
+    /// The client has taken a channel that was opened back to it.
+    async fn channel_open_confirmation(
+        &mut self,
+        id: ChannelId,
+        _: u32,
+        _: u32,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let Standing::Acting(acting) = &self.standing else { return Ok(()) };
+        if !self.channels.contains_key(&id) {
+            let flow = acting.reverse.confirmed(id);
+            self.insert(id, Waiting::running(flow));
+        }
+        Ok(())
     }
 
     async fn env_request(
@@ -303,8 +375,7 @@ impl Handler for Connection {
     ) -> Result<(), Self::Error> {
         let allowed = self.terminal_allowed(term);
         let Some(waiting) = self.waiting(id) else { return session.channel_failure(id) };
-        let plain = term.len() <= MAX_TERM && term.bytes().all(|b| b.is_ascii_graphic());
-        if !allowed || !plain || waiting.terminal.is_some() {
+        if !allowed || !is_plain(term, MAX_TERM) || waiting.terminal.is_some() {
             return session.channel_failure(id);
         }
         waiting.terminal = Some(Terminal {

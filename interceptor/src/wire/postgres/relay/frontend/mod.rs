@@ -156,7 +156,7 @@ impl Relay {
         if self.exchange.is_open_batch() {
             let why = "an earlier statement of this pipeline may change what names mean";
             let denial = Denial::new("0A000", "one-resolution-per-pipeline", why);
-            return Ok(Some(self.refuse_front(&denial.hint("send Sync after it"))));
+            return Ok(Some(self.refuse_whatever(&denial.hint("send Sync after it"))));
         }
         Ok(Some(self.until_quiet()))
     }
