@@ -82,14 +82,13 @@ impl Fleet {
 
     /// Opens a way from the host's loopback to the collector.
     fn way(&self, bed: &Bed) -> Result<Way> {
-        let listener =
-            bed.net().inside(Place::Host, || Ok(std::net::TcpListener::bind(("127.0.0.1", PORT))?))?;
+        let listener = bed
+            .net()
+            .inside(Place::Host, || Ok(std::net::TcpListener::bind(("127.0.0.1", PORT))?))?;
         listener.set_nonblocking(true)?;
         let to = self.address;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let guard = runtime.enter();
         let listener = TcpListener::from_std(listener)?;
         drop(guard);
@@ -156,7 +155,8 @@ impl Fleet {
         let found = async {
             loop {
                 let all = decisions::list(&self.collector).await?;
-                if let Some(row) = all.first().filter(|r| self.collector.held.get(&r.id).is_some()) {
+                if let Some(row) = all.first().filter(|r| self.collector.held.get(&r.id).is_some())
+                {
                     return anyhow::Ok(row.id.clone());
                 }
                 let _ = tokio::time::timeout(Duration::from_secs(1), changes.recv()).await;
@@ -175,8 +175,13 @@ impl Fleet {
     fn kill(&self, target: Target) -> Result<()> {
         let admin = self.person("00u-adm", &["admins"]);
         let reason = Some("runs wild".into());
-        let told =
-            self.runtime.block_on(decisions::kill(&self.collector, &admin, target, None, reason))?;
+        let told = self.runtime.block_on(decisions::kill(
+            &self.collector,
+            &admin,
+            target,
+            None,
+            reason,
+        ))?;
         if told.is_empty() { bail!("no host was told") } else { Ok(()) }
     }
 }
@@ -314,9 +319,8 @@ fn one_token_is_not_used_at_two_hosts() -> Result<()> {
     fleet.enrol(&b, "b")?;
     let _issuer = same_issuer(&mut b, &a)?;
     b.interceptor_mut()?.start()?;
-    let login = |bed: &Bed, token: &str| {
-        interceptor_tests::login::Login::new("app_rw", token, &bed.tls.ca)
-    };
+    let login =
+        |bed: &Bed, token: &str| interceptor_tests::login::Login::new("app_rw", token, &bed.tls.ca);
 
     let token = a.token(&Claims::reporter())?;
     // The daemon may still be on its first way to the collector.

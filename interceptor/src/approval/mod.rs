@@ -22,8 +22,8 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 
-pub use grant::{GrantKey, GrantRef, GrantSummary};
 pub use authority::Authority;
+pub use grant::{GrantKey, GrantRef, GrantSummary};
 pub use hold::{Exact, Hold, HoldAsk, HoldDetail, HoldError, HoldSummary};
 pub use who::{Accounts, Decider, Peer, Seat, SessionProcess, SystemAccounts};
 

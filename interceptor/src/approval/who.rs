@@ -188,11 +188,7 @@ impl Deciders {
             _ => Ok(Decider {
                 user,
                 identities,
-                seat: Seat::Host {
-                    uid,
-                    process_uid: peer.uid,
-                    by_login: peer.login_uid.is_some(),
-                },
+                seat: Seat::Host { uid, process_uid: peer.uid, by_login: peer.login_uid.is_some() },
             }),
         }
     }

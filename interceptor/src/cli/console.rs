@@ -46,7 +46,8 @@ impl Console {
     pub fn of(args: &CollectorArgs) -> anyhow::Result<Option<Self>> {
         let Some(url) = &args.collector else { return Ok(None) };
         let file = args.access_token_file.as_ref();
-        let file = file.context("--collector needs --access-token-file with a token of your own")?;
+        let file =
+            file.context("--collector needs --access-token-file with a token of your own")?;
         let base = Url::parse(url).with_context(|| format!("--collector {url:?}"))?;
         let http = https::client(&base, args.ca_file.as_deref(), true)
             .map_err(|e| anyhow::anyhow!("--collector: {e}"))?;

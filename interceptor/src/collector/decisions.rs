@@ -574,7 +574,10 @@ pub async fn revoke(
             };
             let detail = json!({ "host": at.name, "reason": reason });
             let what = "grant.revoked";
-            audit::append(db, &Entry { who: &person.who(), what, target: &grant, detail: &detail })?;
+            audit::append(
+                db,
+                &Entry { who: &person.who(), what, target: &grant, detail: &detail },
+            )?;
             let by = person.by();
             this.order(db, &at, Command::RevokeGrant { grant, by, reason })?;
             Ok(())

@@ -448,9 +448,7 @@ fn late(db: &Connection) -> Result<Vec<(String, i64, String)>, CollectorError> {
     db.prepare_cached(
         "SELECT id, host, hold FROM holds WHERE state = 'waiting' AND deadline_us <= ?1 LIMIT 500",
     )
-    .and_then(|mut s| {
-        s.query_map([now_us()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect()
-    })
+    .and_then(|mut s| s.query_map([now_us()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect())
     .map_err(CollectorError::sqlite("look for holds that are over"))
 }
 
@@ -467,8 +465,12 @@ async fn expire_those(
                     continue;
                 }
                 let detail = json!({});
-                let entry =
-                    Entry { who: &Who::Collector, what: "hold.expired", target: &id, detail: &detail };
+                let entry = Entry {
+                    who: &Who::Collector,
+                    what: "hold.expired",
+                    target: &id,
+                    detail: &detail,
+                };
                 audit::append(db, &entry)?;
                 if let Some(host) = HostId::find(db, host)? {
                     this.order(db, &host, Command::Expire { hold })?;

@@ -13,12 +13,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
+use super::Collector;
 use super::error::CollectorError;
 use super::holds::{self, HoldsError};
 use super::hosts::Known;
 use super::orders::{self, HostId};
 use super::tokens::{self, ReserveError};
-use super::Collector;
 use crate::approval::MAX_HELD_BYTES;
 use crate::ship::wire::{Done, Orders, Raise, ReserveAnswer, ReserveToken, Withdrawal};
 
@@ -106,9 +106,7 @@ impl IntoResponse for No {
                 let message = "the collector cannot do this now: see its log".to_owned();
                 (StatusCode::INTERNAL_SERVER_ERROR, "failed", message)
             }
-            Self::Holds(e @ HoldsError::Ended(_)) => {
-                (StatusCode::CONFLICT, "ended", e.to_string())
-            }
+            Self::Holds(e @ HoldsError::Ended(_)) => (StatusCode::CONFLICT, "ended", e.to_string()),
             Self::Holds(e @ HoldsError::Full) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "busy", e.to_string())
             }
@@ -194,8 +192,7 @@ async fn done(
     Json(result): Json<Done>,
 ) -> Result<Json<Value>, No> {
     let host = host_id(known);
-    let changed =
-        collector.central.write(move |db| orders::done(db, &host, seq, &result)).await?;
+    let changed = collector.central.write(move |db| orders::done(db, &host, seq, &result)).await?;
     if let Some(change) = changed {
         collector.hub.tell(change);
     }

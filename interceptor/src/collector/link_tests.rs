@@ -188,13 +188,17 @@ async fn sessions_end_on_every_host() {
     let bed = Bed::new("").await;
     let (mut a, mut b) = (bed.host("a").await, bed.host("b").await);
     let (ra, rb) = (a.connect(&bed, true).await, b.connect(&bed, true).await);
-    let (mine, also, other) = (enter(&ra, "bot", "j1"), enter(&rb, "bot", "j2"), enter(&rb, "etl", "j3"));
+    let (mine, also, other) =
+        (enter(&ra, "bot", "j1"), enter(&rb, "bot", "j2"), enter(&rb, "etl", "j3"));
     let admin = person(&bed, "00u-adm", &["admins"]);
     let bot = Target::Agent("bot".into());
     kill(&bed.collector, &admin, bot, None, Some("runs wild".into())).await.unwrap();
     assert_eq!((ends(&mine).await, ends(&also).await), ("killed", "killed"));
     let why = mine.ending().borrow().detail().map(str::to_owned);
-    assert!(why.clone().is_some_and(|w| w.contains("00u-adm") && w.ends_with("runs wild")), "{why:?}");
+    assert!(
+        why.clone().is_some_and(|w| w.contains("00u-adm") && w.ends_with("runs wild")),
+        "{why:?}"
+    );
     assert_eq!(*other.ending().borrow(), crate::session::Ending::None);
 }
 

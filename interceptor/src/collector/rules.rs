@@ -152,7 +152,12 @@ mod tests {
             ("somebody else", OKTA, "00u-ann", Ok(())),
             ("the principal", OKTA, "00u-eve", Err("SELF_APPROVAL")),
             ("the principal at another server of the org", ORG, "00u-eve", Err("SELF_APPROVAL")),
-            ("the principal by a sub that is a name", OKTA, "eve@example.com", Err("SELF_APPROVAL")),
+            (
+                "the principal by a sub that is a name",
+                OKTA,
+                "eve@example.com",
+                Err("SELF_APPROVAL"),
+            ),
             ("the actor", OKTA, "0oa", Err("SELF_APPROVAL")),
             ("the owner", ORG, "00u-owner", Err("SELF_APPROVAL")),
             ("a namesake of another organisation", "https://o.example", "00u-eve", Ok(())),

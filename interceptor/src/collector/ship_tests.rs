@@ -745,6 +745,13 @@ impl crate::control::ControlHandler for Quiet {
     fn live_sessions(&self) -> Answer<'_, Vec<LiveSession>> {
         Box::pin(async { Ok(Vec::new()) })
     }
+    fn kill(
+        &self,
+        _: crate::session::Target,
+        _: String,
+    ) -> Answer<'_, crate::control::protocol::Killed> {
+        Box::pin(async { Ok(crate::control::protocol::Killed::default()) })
+    }
     fn metrics(&self) -> Answer<'_, String> {
         Box::pin(async { Ok(String::new()) })
     }

@@ -78,8 +78,14 @@ fn reserve_in(
     }
     let other = HostId::find(db, owner)?;
     let first = other.as_ref().map_or("a host that is gone", |h| h.name.as_str());
-    tracing::warn!(first, second = host.name, issuer = token.issuer, jti_hash = token.jti_hash,
-        taken = token.taken, "ALERT: a token turned up at two hosts");
+    tracing::warn!(
+        first,
+        second = host.name,
+        issuer = token.issuer,
+        jti_hash = token.jti_hash,
+        taken = token.taken,
+        "ALERT: a token turned up at two hosts"
+    );
     let detail = json!({
         "issuer": token.issuer, "first": first, "first_source": source, "second": host.name,
         "second_source": token.source, "taken": token.taken,

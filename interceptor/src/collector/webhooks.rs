@@ -170,7 +170,8 @@ pub async fn deliver(collector: Arc<Collector>) {
         let hold = async {
             loop {
                 match changes.recv().await {
-                    Ok(Change::Hold(_)) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                    Ok(Change::Hold(_))
+                    | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
                         return;
                     }
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => {
@@ -251,7 +252,8 @@ async fn settle(
 
 fn put_off(db: &Connection, one: &Due) -> Result<(), CollectorError> {
     let fail = CollectorError::sqlite;
-    let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(u32::try_from(one.tries).unwrap_or(31)));
+    let doubled =
+        FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(u32::try_from(one.tries).unwrap_or(31)));
     let pause = i64::try_from(doubled.min(LONGEST_PAUSE).as_micros()).unwrap_or(i64::MAX);
     let next = now_us().saturating_add(pause);
     db.prepare_cached("UPDATE deliveries SET tries = tries + 1, next_us = ?2 WHERE id = ?1")

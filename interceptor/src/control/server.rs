@@ -23,9 +23,7 @@ use super::protocol::{
     Answer, ControlError, Decided, Drained, Held, Killed, LiveSession, MAX_ANSWER, MAX_REQUEST, Op,
     PolicyStatus, Reply, Request, Status, VERSION,
 };
-use crate::approval::{
-    Accounts, Approvals, Decider, Decision, MAX_REASON, Outcome, Peer, Scope,
-};
+use crate::approval::{Accounts, Approvals, Decider, Decision, MAX_REASON, Outcome, Peer, Scope};
 use crate::session::Target;
 
 /// Group whose members may talk to the daemon.

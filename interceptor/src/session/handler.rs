@@ -14,8 +14,8 @@ use crate::control::protocol::{
 use crate::record::now_us;
 use crate::ship::Shipping;
 
-use super::{Ending, Gate, Target};
 use super::sql::warn_of_missing_columns;
+use super::{Ending, Gate, Target};
 
 /// Answers for a gate.
 pub struct Handler {

@@ -284,9 +284,8 @@ mod tests {
         };
         let (a, b) = (enter("etl", "00u-ann", "j1"), enter("bot", "00u-bob", "j2"));
         let ended = |live: &Live| live.ending().borrow().reason() == "killed";
-        let kill = |target: Target| {
-            registry.end_those(&target, &Ending::Killed("dba".into())).len()
-        };
+        let kill =
+            |target: Target| registry.end_those(&target, &Ending::Killed("dba".into())).len();
         assert_eq!(kill(Target::Agent("nobody".into())), 0);
         assert_eq!(kill(Target::Principal("00u-ann".into())), 1);
         assert!(ended(&a) && !ended(&b));

@@ -50,11 +50,7 @@ pub struct Link {
 
 impl Link {
     /// A line that is not up yet. Until it is known to be down, the collector decides.
-    pub fn new(
-        line: Arc<Line>,
-        remote: Arc<Remote>,
-        local_approvers: bool,
-    ) -> Arc<Self> {
+    pub fn new(line: Arc<Line>, remote: Arc<Remote>, local_approvers: bool) -> Arc<Self> {
         let collector = line.collector().to_owned();
         remote.approvals.set_authority(Authority::Collector { collector: collector.clone() });
         Arc::new(Self {
@@ -94,8 +90,7 @@ impl Link {
 
     /// A question was not answered. The line is down when that lasts.
     pub(super) fn away(&self, error: &LineError) {
-        let silent =
-            self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed();
+        let silent = self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed();
         if silent < AWAY_AFTER {
             return;
         }
@@ -245,8 +240,7 @@ impl Link {
             }
             raised.insert(id.clone());
         }
-        let gone: Vec<String> =
-            raised.iter().filter(|id| !waiting.contains(id)).cloned().collect();
+        let gone: Vec<String> = raised.iter().filter(|id| !waiting.contains(id)).cloned().collect();
         for id in gone {
             let how = self.approvals().ended(&id).unwrap_or_else(|| "ended".into());
             let path = format!("/host/v1/holds/{id}");

@@ -204,7 +204,10 @@ mod tests {
         let other = rig.signed("host-b", 1, 100);
         assert!(matches!(book.accept(&other, 99), Err(OrderError::OtherHost(_))));
         assert_eq!(book.last(), 0, "none of them counted");
-        assert!(matches!(book.accept(&rig.signed("host-a", 1, 100), 100), Err(OrderError::Expired(_))));
+        assert!(matches!(
+            book.accept(&rig.signed("host-a", 1, 100), 100),
+            Err(OrderError::Expired(_))
+        ));
         let again = book.accept(&rig.signed("host-a", 1, 100), 0);
         assert!(matches!(again, Err(OrderError::Old { .. })), "expired, then the clock set back");
     }

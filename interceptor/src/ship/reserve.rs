@@ -81,22 +81,13 @@ impl Reserve for Fleet {
     }
 }
 
-async fn reserve(
-    line: &Line,
-    token: &ReserveToken,
-    patience: Duration,
-) -> Result<bool, LineError> {
-    let answer: ReserveAnswer =
-        line.post_json("/host/v1/tokens/reserve", token, patience).await?;
+async fn reserve(line: &Line, token: &ReserveToken, patience: Duration) -> Result<bool, LineError> {
+    let answer: ReserveAnswer = line.post_json("/host/v1/tokens/reserve", token, patience).await?;
     Ok(answer.ours)
 }
 
 /// Settles tokens that were taken without an answer; returns when the fleet is gone.
-pub async fn settle(
-    line: Arc<Line>,
-    remote: Arc<Remote>,
-    mut open: mpsc::Receiver<ReserveToken>,
-) {
+pub async fn settle(line: Arc<Line>, remote: Arc<Remote>, mut open: mpsc::Receiver<ReserveToken>) {
     let mut tasks = JoinSet::new();
     while let Some(token) = open.recv().await {
         while tasks.try_join_next().is_some() {}

@@ -125,7 +125,14 @@ fn list(rows: &[Row], paint: Paint) -> String {
         return "nothing waits\n".into();
     }
     let mut table = Table::new(&[
-        "ID", "LEFT", "HOST", "SERVICE", "AGENT", "FOR", "APPROVED", "STATEMENT (NO VALUES)",
+        "ID",
+        "LEFT",
+        "HOST",
+        "SERVICE",
+        "AGENT",
+        "FOR",
+        "APPROVED",
+        "STATEMENT (NO VALUES)",
     ]);
     for row in rows {
         let h = &row.summary;
@@ -140,7 +147,8 @@ fn list(rows: &[Row], paint: Paint) -> String {
             cut(&h.shape, 72),
         ]);
     }
-    table.render(paint) + "\n`interceptor approvals show ID --collector …` shows the exact statement\n"
+    table.render(paint)
+        + "\n`interceptor approvals show ID --collector …` shows the exact statement\n"
 }
 
 fn shown(view: View, paint: Paint) -> String {
@@ -163,7 +171,8 @@ fn grants(all: &[Grant], paint: Paint) -> String {
         return "no grant stands\n".into();
     }
     let now = crate::record::now_us();
-    let mut table = Table::new(&["ID", "LEFT", "HOST", "SERVICE", "AGENT", "BY", "STATEMENT (NO VALUES)"]);
+    let mut table =
+        Table::new(&["ID", "LEFT", "HOST", "SERVICE", "AGENT", "BY", "STATEMENT (NO VALUES)"]);
     for g in all {
         let left = u64::try_from(g.until_us.saturating_sub(now)).unwrap_or(0);
         let of = |pick: fn(&HoldSummary) -> &str| g.summary.as_ref().map_or("", pick).to_owned();

@@ -14,6 +14,9 @@ use crate::collector::console::hosts;
 use crate::collector::{CollectorError, Peer};
 use crate::record::now_us;
 
+/// A number of a host at a time (microseconds since the Unix epoch), where there is one.
+type OfHost = fn(&hosts::Host, i64) -> Option<i64>;
+
 /// `GET /metrics`: for programs on this machine, and for viewers with a token.
 pub async fn show(State(api): State<Api>, request: Request) -> Result<Response, Refused> {
     if !from_this_machine(&request) {
@@ -85,7 +88,7 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
         line(&mut out, name, "", value);
     }
     let now = now_us();
-    let each: [(&str, &str, &str, fn(&hosts::Host, i64) -> Option<i64>); 5] = [
+    let each: [(&str, &str, &str, OfHost); 5] = [
         ("host_up", "gauge", "Whether a host was heard of lately.", |h, now| {
             Some(i64::from(h.state(now) == "up"))
         }),

@@ -116,12 +116,7 @@ impl Acting {
     }
 
     /// The same with words for the record alone.
-    pub fn end_for(
-        &self,
-        reason: &'static str,
-        words: impl Into<String>,
-        detail: Option<&str>,
-    ) {
+    pub fn end_for(&self, reason: &'static str, words: impl Into<String>, detail: Option<&str>) {
         let detail = detail.map(str::to_owned);
         self.over.send_if_modified(|over| {
             let first = over.is_none();
