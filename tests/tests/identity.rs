@@ -282,6 +282,9 @@ async fn every_bad_token_is_refused_with_its_own_code() {
         "TOKEN_KEYS_UNAVAILABLE",
         "TOKEN_COPIED",
         "TOKEN_LEDGER",
+        // The collector says so: see link.rs.
+        "TOKEN_BARRED",
+        "TOKEN_UNRESERVED",
         // Of the connection rather than of the token: see below, and present.rs.
         "AGENT_KEY",
         "TOKEN_NOT_PRESENTED",
