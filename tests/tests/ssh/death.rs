@@ -61,7 +61,7 @@ fn with_a_dead_daemon_the_port_is_closed_and_comes_back() -> Result<()> {
         let end = running.finish(SOON).context("the client hangs")?;
         let told = match round {
             0 => end.contains("closed") || end.contains("reset") || end.contains("Broken pipe"),
-            _ => end.contains("interceptor:") && end.contains("the daemon stops"),
+            _ => end.contains("interceptor: SHUTDOWN: interceptor is stopping"),
         };
         assert!(told && end.contains("status 255"), "of the daemon's end: {end}");
         wait_for("the command to end with its connection", SOON, || {
