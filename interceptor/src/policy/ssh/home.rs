@@ -44,11 +44,27 @@ impl Home {
 
     /// The place without reference to a home directory.
     pub(super) fn settle(&self, place: Place) -> Place {
+        // The whole may be another name of any file where the part below the home was none.
+        let whole = |path: &str| requests::place(&join(self.path(), path));
         match place {
-            Place::Home(path) => Place::At(join(self.path(), &path)),
-            Place::UnderHome(path) => Place::Under(join(self.path(), &path)),
+            Place::Home(path) => whole(&path),
+            Place::UnderHome(path) => match whole(&path) {
+                Place::At(path) => Place::Under(path),
+                place => place,
+            },
             place => place,
         }
+    }
+
+    /// What a path is called besides, where it lies in the home directory and that has several
+    /// names.
+    pub(super) fn other_names(&self, path: &str) -> Vec<String> {
+        let within = self.names().filter_map(|name| Some((name, below(name, path)?)));
+        within
+            .flat_map(|(from, rest)| {
+                self.names().filter(move |name| *name != from).map(move |name| join(name, rest))
+            })
+            .collect()
     }
 }
 
@@ -112,6 +128,17 @@ mod tests {
         assert_eq!(root.settle(Place::Home("a".into())), at("/a"));
         assert_eq!(root.settle(Place::Home(String::new())), at("/"));
         assert_eq!(home.settle(Place::Unknown), Place::Unknown);
+        let alias = "proc/self/root/etc/shadow";
+        assert_eq!(root.settle(Place::Home(alias.into())), Place::Unknown);
+        assert_eq!(root.settle(Place::UnderHome("dev/fd".into())), Place::Unknown);
+    }
+
+    #[test]
+    fn a_path_in_a_linked_home_has_the_names_of_both() {
+        let home = Home::new("/home/ops").unwrap().also("/data/ops");
+        assert_eq!(home.other_names("/home/ops/secret/x"), ["/data/ops/secret/x"]);
+        assert_eq!(home.other_names("/data/ops"), ["/home/ops"]);
+        assert!(home.other_names("/home/opsx").is_empty());
     }
 
     #[test]

@@ -159,6 +159,23 @@ impl PathPattern {
     pub fn may_match(&self, file: &FileUse, home: Option<&Home>, below: Below) -> bool {
         // Trees that get another name are many, and few hold what a pattern for anywhere means.
         let below = if file.carried { Below::Home } else { below };
+        if let (Place::At(path) | Place::Under(path), Some(known)) = (&file.place, home) {
+            let again = |path: String| {
+                let place = match file.place {
+                    Place::At(_) => Place::At(path),
+                    _ => Place::Under(path),
+                };
+                self.may_be(&FileUse { place, ..file.clone() }, home, below)
+            };
+            if known.other_names(path).into_iter().any(again) {
+                return true;
+            }
+        }
+        self.may_be(file, home, below)
+    }
+
+    /// The same by the one name that the file has there.
+    fn may_be(&self, file: &FileUse, home: Option<&Home>, below: Below) -> bool {
         match &file.place {
             Place::Unknown => true,
             Place::At(path) => self.is_at(path, home),

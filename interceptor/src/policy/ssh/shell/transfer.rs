@@ -263,24 +263,50 @@ fn pack_file(walk: &mut Walk, pack: &str, args: &[Argument]) {
                     walk.unseen(format!("what an option of {pack} does"));
                 }
             }
-            _ if op == FileOp::Write => walk.file(op, &repository(arg), true, true),
-            _ => walk.file(op, arg, true, true),
+            Some(text) => {
+                let whole = without_dots(text);
+                walk.file(op, &read_by_git(repository(whole, op)), true, true);
+                if whole.contains('/') || !whole.starts_with(['~', '.']) {
+                    // git looks there too, and takes what is a repository.
+                    walk.file_besides(op, &read_by_git(&format!("{whole}.git")), true);
+                }
+            }
+            None => walk.file(op, arg, true, true),
         }
     }
 }
 
-/// Where a push may write: git itself reads `~`, and the files of a repository in `.git` lie
-/// beside that directory.
-fn repository(arg: &Argument) -> Argument {
-    let Some(text) = arg.known() else { return arg.clone() };
-    let whole = text.trim_end_matches('/');
-    let directory = match whole.rsplit_once('/') {
+/// A path without the parts at its end that lead nowhere else.
+fn without_dots(path: &str) -> &str {
+    let mut whole = path;
+    loop {
+        let shorter = whole.trim_end_matches('/');
+        let shorter = shorter.strip_suffix("/.").unwrap_or(shorter);
+        if shorter.is_empty() {
+            return if path.starts_with('/') { "/" } else { "." };
+        }
+        if shorter == whole {
+            return whole;
+        }
+        whole = shorter;
+    }
+}
+
+/// What a fetch reads, and where a push may write: the files of a repository in `.git` lie beside
+/// that directory.
+fn repository(whole: &str, op: FileOp) -> &str {
+    match whole.rsplit_once('/') {
+        _ if op != FileOp::Write => whole,
         Some(("", ".git")) => "/",
         Some((above, ".git")) => above,
         None if whole == ".git" => ".",
-        _ => text,
-    };
-    Argument { literal: !directory.starts_with('~'), single: true, text: directory.to_owned() }
+        _ => whole,
+    }
+}
+
+/// A path of which git itself reads a `~`, quoted or not.
+fn read_by_git(path: &str) -> Argument {
+    Argument { literal: !path.starts_with('~'), single: true, text: path.to_owned() }
 }
 
 /// Verbs of git that run nothing their words name, but for the options looked at.

@@ -191,6 +191,15 @@ impl Walk {
         self.files.push(FileUse { op, place, written, implied, announced, carried });
     }
 
+    /// Notes a file that may be meant besides: nothing has to allow it, and what denies it counts.
+    pub fn file_besides(&mut self, op: FileOp, path: &Argument, below: bool) {
+        let before = self.files.len();
+        self.file(op, path, below, true);
+        if let Some(file) = self.files.get_mut(before) {
+            file.carried = true;
+        }
+    }
+
     fn place(path: &str, below: bool) -> Place {
         match requests::place(path) {
             Place::At(path) if below => Place::Under(path),

@@ -506,6 +506,11 @@ fn paths_seen_from_a_known_home_directory_are_absolute() {
         ("paths='/srv/people/ann/**'", "exec cd in; ls >'~/x'", false),
         ("paths='/srv/people/ann/in/**'", "exec scp -t in/x", true),
         ("paths='/srv/people/ann/in/**'", "exec scp -t x", false),
+        // git reads a `~` itself, quoted or not.
+        ("paths='/srv/people/ann/**'", "exec git-upload-pack '~/x.git'", true),
+        ("paths='/srv/people/ann/**'", "exec git-upload-pack 'x.git'", true),
+        ("paths='/srv/people/ann/**'", "exec git-upload-pack '~eve/x.git'", false),
+        ("paths='/srv/people/ann/**'", "exec git-receive-pack '~eve/x.git'", false),
     ] {
         let verdict = verdict("allow", &format!("programs='*'\n{paths}"), asked);
         assert_eq!(verdict.effect == Effect::Allow, passes, "{paths} for {asked}");
@@ -521,6 +526,15 @@ fn paths_seen_from_a_known_home_directory_are_absolute() {
         ("paths='~/.x'", "exec rsync --server -te.iLsfxC . /data/ann/in", false),
         ("paths='**/.x'\nbelow='home'", "exec rsync --server -te.iLsfxC . /data/ann", true),
         ("paths='**/.x'\nbelow='home'", "exec rsync --server -te.iLsfxC . /data/ann/in", false),
+        ("paths='/srv/people/ann/x.git/**'", "exec git-upload-pack '~/x.git'", true),
+        // git opens x.git where it is asked for x.
+        ("paths='/srv/git/x.git/**'", "exec git-upload-pack '/srv/git/x/.'", true),
+        ("paths='/srv/git/x.git/**'", "exec git-receive-pack '/srv/git/x'", true),
+        ("paths='/srv/git/x.git/**'", "exec git-receive-pack '/srv/git/y'", false),
+        // The other name of a home directory that is a link.
+        ("paths='/data/ann/secret/**'", "exec cat <secret/x", true),
+        ("paths='/data/ann/secret/**'", "exec scp -f secret", true),
+        ("paths='/data/ann/secret/**'", "exec cat <open/x", false),
         // What is unseen may go elsewhere first.
         ("paths='**/in/**'", "exec ls >x", false),
         ("paths='**/in/**'", "exec $y; ls >x", true),
