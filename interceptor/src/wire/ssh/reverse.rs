@@ -25,7 +25,7 @@ use super::flow::{Flow, Taker};
 use super::permit::{Denied, Permitted, Silent, permit};
 use super::relay::Relay;
 use super::upstream::{Inbound, Upstream, UpstreamChannel};
-use crate::policy::{SshFacts, ssh};
+use crate::policy::{Effect, SshFacts, ssh};
 use crate::session::hold::GrantRef;
 use crate::session::log::event;
 use crate::session::ssh::Permit;
@@ -76,6 +76,8 @@ struct Open {
     /// The request by which it was opened.
     request: u64,
     grant: Option<GrantRef>,
+    /// A human let it be opened. Rules that ask for one later are not content without.
+    decided: bool,
     watch: Option<AbortHandle>,
 }
 
@@ -213,7 +215,8 @@ fn open(
         .abort_handle()
     });
     let (request, grant) = (permitted.request, permitted.grant.clone());
-    doors.push(Open { door, facts, request, grant, watch });
+    let decided = permitted.ruling.effect == Effect::Hold;
+    doors.push(Open { door, facts, request, grant, decided, watch });
 }
 
 /// Has sshd listen no more, and answers.
@@ -278,6 +281,8 @@ pub async fn prepare(
             Some(true) if stands => {}
             Some(true) => open(acting, doors, door, facts, &permitted),
             Some(false) => {
+                // The agent may not read for a while, and others want the doors.
+                drop(doors);
                 let words = format!("SERVICE_REFUSED: sshd of this host refuses {door}");
                 say(write, &acting.words(&words)).await;
             }
@@ -329,17 +334,19 @@ async fn pass(place: Place, inbound: Inbound) {
 
 /// The permission of the door through which a channel comes, judged by the rules of now.
 async fn permitted(acting: &Acting, origin: &Origin) -> Option<Permitted> {
-    let (facts, request, grant) = {
+    let (facts, request, grant, decided) = {
         let doors = acting.reverse.doors.lock().await;
         let open = doors.iter().find(|open| open.door.lets(origin))?;
-        (open.facts.clone(), open.request, open.grant.clone())
+        (open.facts.clone(), open.request, open.grant.clone(), open.decided)
     };
     let (ruling, permit) = acting.with(|session| {
         let ruling = session.rule_ssh(&facts);
         let permit = session.permit_after_hold(&ruling);
         (ruling, permit)
     })?;
+    let undecided = ruling.effect == Effect::Hold && !decided;
     let refused = match permit {
+        Ok(_) if undecided => "HOLD_UNAVAILABLE: rules ask for a human now: ask for it anew".into(),
         Ok(Permit::Granted(commit)) => match commit.durable().await {
             Ok(()) => return Some(Permitted { request, ruling, grant }),
             Err(error) => error.to_string(),
