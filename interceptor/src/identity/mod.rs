@@ -189,6 +189,22 @@ impl Identity {
         self.barred.add(token);
     }
 
+    /// Refuses a token that was barred since it was proven. To be asked once its session can be
+    /// found by those who end sessions: from then on a bar and an end reach it.
+    pub fn still_good(&self, proven: &Proven) -> Result<(), Refusal> {
+        match self.barred_fault(&proven.claims) {
+            None => Ok(()),
+            Some(fault) => {
+                Err(Refusal { claims: Some(proven.claims.clone()), ..Refusal::from(fault) })
+            }
+        }
+    }
+
+    fn barred_fault(&self, claims: &Claims) -> Option<refusal::Fault> {
+        let words = "what this token had opened was ended on purpose: get a new token";
+        self.barred.has(claims).then(|| refusal::Fault::new(Code::Barred, words))
+    }
+
     /// Checks a token for a service and pins it to its source. The first use is durable before
     /// this returns `Ok`.
     pub async fn prove(&self, presented: Presented<'_>) -> Result<Proven, Refusal> {
@@ -270,9 +286,8 @@ impl Identity {
             now: at,
             expires: claims.exp.saturating_add(leeway),
         };
-        if self.barred.has(&claims) {
-            let words = "what this token had opened was ended on purpose: get a new token";
-            return Err(refuse(refusal::Fault::new(Code::Barred, words)));
+        if let Some(fault) = self.barred_fault(&claims) {
+            return Err(refuse(fault));
         }
         self.reserve(&usage, service, &claims).await?;
         let first_use = self.pin(usage, &claims).await?;

@@ -123,22 +123,27 @@ impl Session<Arrived> {
                 }
                 let marks = marks(&proven);
                 self.live.set_identity(&proven.agent().name, proven.claims().principal(), marks);
-                Ok(self.map(|_| Proven { who: Who::Token(proven) }))
-            }
-            Err(refusal) => {
-                let code = refusal.code.as_str();
-                if refusal.alert {
-                    self.gate.metrics.alert(code);
-                    tracing::warn!(session = %self.id(), source = %self.peer, code, message = %refusal.message, detail = refusal.detail, "ALERT");
+                match self.gate.identity.still_good(&proven) {
+                    Ok(()) => Ok(self.map(|_| Proven { who: Who::Token(proven) })),
+                    Err(refusal) => self.token_refused(&refusal),
                 }
-                let observed = !self.enforces();
-                let recorded = self.log.identity_refused(&refusal, observed);
-                let refused = match recorded {
-                    Ok(()) => self.refuse(RefusedKind::Identity, code, &refusal.message, None),
-                    Err(e) => self.record_failed(&e),
-                };
-                Err((self, refused))
             }
+            Err(refusal) => self.token_refused(&refusal),
         }
+    }
+
+    fn token_refused(mut self, refusal: &identity::Refusal) -> Attempt {
+        let code = refusal.code.as_str();
+        if refusal.alert {
+            self.gate.metrics.alert(code);
+            tracing::warn!(session = %self.id(), source = %self.peer, code, message = %refusal.message, detail = refusal.detail, "ALERT");
+        }
+        let observed = !self.enforces();
+        let recorded = self.log.identity_refused(refusal, observed);
+        let refused = match recorded {
+            Ok(()) => self.refuse(RefusedKind::Identity, code, &refusal.message, None),
+            Err(e) => self.record_failed(&e),
+        };
+        Err((self, refused))
     }
 }
