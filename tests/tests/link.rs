@@ -384,7 +384,6 @@ fn while_the_collector_is_away_local_approvers_decide_or_nobody() -> Result<()> 
 }
 
 #[test]
-#[ignore = "the hold is not taken within 20 s of the collector's return"]
 fn when_the_collector_is_back_people_there_decide_again() -> Result<()> {
     skip_unless_possible!();
     let fleet = Fleet::start()?;

@@ -108,7 +108,7 @@ impl IntoResponse for No {
             }
             Self::Holds(e @ HoldsError::Ended(_)) => (StatusCode::CONFLICT, "ended", e.to_string()),
             Self::Holds(e @ HoldsError::Full) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "busy", e.to_string())
+                (StatusCode::TOO_MANY_REQUESTS, "busy", e.to_string())
             }
             Self::Holds(e) => (StatusCode::BAD_REQUEST, "form", e.to_string()),
             Self::Reserve(e) => (StatusCode::BAD_REQUEST, "form", e.to_string()),

@@ -19,8 +19,21 @@ use super::{Change, Collector, Keys};
 use crate::record::now_us;
 use crate::ship::wire::{Command, Done, ORDER_DOMAIN, Order, SignedOrder};
 
-/// An order is worth nothing any more after this time.
+/// A decision is worth nothing any more after this time.
 pub const LIFE: Duration = Duration::from_secs(300);
+/// What takes something away is worth doing for longer: a host that was cut off, or whose clock
+/// is wrong, must not go on for that.
+pub const LIFE_OF_ENDINGS: Duration = Duration::from_secs(24 * 3600);
+
+/// How long an order is good for.
+fn life(command: &Command) -> Duration {
+    match command {
+        Command::Decide { .. } | Command::Expire { .. } => LIFE,
+        Command::Kill { .. } | Command::RevokeGrant { .. } | Command::Conflict { .. } => {
+            LIFE_OF_ENDINGS
+        }
+    }
+}
 /// Most orders in one answer.
 const MOST: i64 = 100;
 
@@ -97,7 +110,7 @@ pub fn issue(
         .map_err(fail("number an order"))?;
     let seq = u64::try_from(last).unwrap_or(0) + 1;
     let issued_us = now_us();
-    let life = i64::try_from(LIFE.as_micros()).unwrap_or(i64::MAX);
+    let life = i64::try_from(life(&command).as_micros()).unwrap_or(i64::MAX);
     let order = Order {
         v: 1,
         host: host.fingerprint.clone(),
@@ -117,15 +130,15 @@ pub fn issue(
     Ok(seq)
 }
 
-/// The orders of a host that come after a number, oldest first.
+/// The orders of a host that come after a number and are still good, oldest first.
 pub fn after(db: &Connection, host: i64, after: u64) -> Result<Vec<SignedOrder>, CollectorError> {
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     db.prepare_cached(
         "SELECT seq, body, signature FROM orders WHERE host = ?1 AND seq > ?2 AND done_us IS NULL
-         ORDER BY seq LIMIT ?3",
+         AND json_extract(body, '$.expires_us') > ?4 ORDER BY seq LIMIT ?3",
     )
     .and_then(|mut s| {
-        s.query_map(params![host, after, MOST], |row| {
+        s.query_map(params![host, after, MOST, now_us()], |row| {
             Ok(SignedOrder {
                 seq: u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0),
                 body: row.get(1)?,
@@ -194,6 +207,8 @@ fn effect(
             }
             Ok(Some(Change::Hold(id)))
         }
+        // One that the host did not withdraw stands, and stands in the list.
+        Command::RevokeGrant { .. } if result.error.is_some() => Ok(Some(Change::Host(host.id))),
         Command::RevokeGrant { grant, .. } => {
             db.prepare_cached(
                 "UPDATE grants SET revoked_us = ?3

@@ -39,6 +39,11 @@ pub enum LineError {
 }
 
 impl LineError {
+    /// Whether it answers, and has no room now.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused { status: 429, .. })
+    }
+
     /// Whether the same question may be answered later.
     pub fn is_away(&self) -> bool {
         match self {

@@ -44,6 +44,8 @@ pub struct Link {
     boot: String,
     /// When the collector was last heard, or when this began.
     heard: std::sync::Mutex<Instant>,
+    /// When the first of the questions since then was not answered.
+    failing: std::sync::Mutex<Option<Instant>>,
     /// The collector's own start; holds are raised again when it changes.
     instance: watch::Sender<String>,
 }
@@ -60,6 +62,7 @@ impl Link {
             local_approvers,
             boot: ulid::Ulid::new().to_string(),
             heard: std::sync::Mutex::new(Instant::now()),
+            failing: std::sync::Mutex::new(None),
             instance: watch::channel(String::new()).0,
         })
     }
@@ -80,6 +83,7 @@ impl Link {
     }
 
     fn here(&self) {
+        *self.failing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         *self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
         let authority = Authority::Collector { collector: self.collector.clone() };
         if self.approvals().authority() != authority {
@@ -88,10 +92,15 @@ impl Link {
         }
     }
 
-    /// A question was not answered. The line is down when that lasts.
+    /// A question was not answered. The line is down when that lasts: one connection that breaks,
+    /// perhaps after it rested long, says nothing yet.
     pub(super) fn away(&self, error: &LineError) {
-        let silent = self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed();
-        if silent < AWAY_AFTER {
+        let since = *self
+            .failing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get_or_insert_with(Instant::now);
+        if since.elapsed() < AWAY_AFTER {
             return;
         }
         let collector = self.collector.clone();
@@ -107,13 +116,17 @@ impl Link {
     }
 
     /// A poll for orders that is kept open proves nothing while it is open: while something
-    /// waits for people, the line is tried for itself.
+    /// waits for people, or nothing may since the line was down, it is tried for itself.
     async fn watch_line(&self) {
         loop {
             sleep(AWAY_AFTER).await;
             let silent =
                 self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed();
-            if silent < AWAY_AFTER || self.approvals().held() == 0 {
+            let up = matches!(self.approvals().authority(), Authority::Collector { .. });
+            let failing =
+                self.failing.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some();
+            let idle = up && !failing && self.approvals().held() == 0;
+            if silent < AWAY_AFTER && !failing || idle {
                 continue;
             }
             let alive: Result<Value, _> = self.line.get_json("/host/v1/alive", ANSWER).await;
@@ -221,6 +234,11 @@ impl Link {
     /// Whether everything came through.
     async fn raise_and_withdraw(&self, raised: &mut HashSet<String>) -> bool {
         let waiting: Vec<String> = self.approvals().list().into_iter().map(|h| h.id).collect();
+        // What ended makes room for what is raised.
+        if !self.withdraw(&waiting, raised).await {
+            return false;
+        }
+        let mut complete = true;
         for id in &waiting {
             if raised.contains(id) {
                 continue;
@@ -234,12 +252,22 @@ impl Link {
                     self.away(&error);
                     return false;
                 }
+                Err(error) if error.is_busy() => {
+                    self.here();
+                    complete = false;
+                    continue;
+                }
                 Err(error) => {
                     tracing::error!(%error, hold = id, "the collector does not take a held request");
                 }
             }
             raised.insert(id.clone());
         }
+        complete
+    }
+
+    /// Takes back what waits here no more; whether everything came through.
+    async fn withdraw(&self, waiting: &[String], raised: &mut HashSet<String>) -> bool {
         let gone: Vec<String> = raised.iter().filter(|id| !waiting.contains(id)).cloned().collect();
         for id in gone {
             let how = self.approvals().ended(&id).unwrap_or_else(|| "ended".into());
@@ -247,7 +275,7 @@ impl Link {
             match self.line.delete_json::<Value>(&path, &Withdrawal { how }, ANSWER).await {
                 Err(error) if error.is_away() => return false,
                 Err(error) => tracing::debug!(%error, hold = id, "not taken back"),
-                Ok(_) => {}
+                Ok(_) => self.here(),
             }
             raised.remove(&id);
         }

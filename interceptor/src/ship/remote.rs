@@ -42,7 +42,7 @@ impl Remote {
             Command::RevokeGrant { grant, by, reason } => self.revoke(grant, &who(by, reason)),
             Command::Conflict { issuer, jti_hash } => {
                 let sessions = self.conflict(issuer, jti_hash);
-                Ok(Done { result: "ended".into(), sessions, ..Done::default() })
+                Ok(Done { result: "ended".into(), sessions: listed(sessions), ..Done::default() })
             }
         };
         done.unwrap_or_else(|error| {
@@ -69,11 +69,15 @@ impl Remote {
         }
         let sessions = self.live.end_those(target, &Ending::Killed(who.into()));
         tracing::info!(%target, by = who, ended = sessions.len(), "sessions ended by the collector");
-        Done { result: "ended".into(), sessions, ..Done::default() }
+        Done { result: "ended".into(), sessions: listed(sessions), ..Done::default() }
     }
 
     fn revoke(&self, grant: &str, who: &str) -> Result<Done, String> {
-        self.approvals.revoke(grant, who).map_err(|e| e.to_string())?;
+        match self.approvals.revoke(grant, who) {
+            // It ended before, or with the daemon that gave it.
+            Ok(_) | Err(DecideError::NoGrant(_)) => {}
+            Err(e) => return Err(e.to_string()),
+        }
         Ok(Done { result: "revoked".into(), ..Done::default() })
     }
 
@@ -84,6 +88,12 @@ impl Remote {
         tracing::warn!(issuer, jti_hash, sessions = ?ended, "ALERT: a token is in use at two hosts");
         ended
     }
+}
+
+/// As many as an answer may hold; how many there were stands in the log.
+fn listed(mut sessions: Vec<String>) -> Vec<String> {
+    sessions.truncate(500);
+    sessions
 }
 
 fn who(by: &By, reason: &Option<String>) -> String {
