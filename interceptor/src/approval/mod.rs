@@ -380,7 +380,10 @@ impl Approvals {
                 return Err(DecideError::NotFound { id: id.into(), was: Some("expired".into()) });
             }
             self.authority.load().admits(decider)?;
-            held.parties.may_decide(decider)?;
+            match decision.approve {
+                true => held.parties.may_approve(decider)?,
+                false => held.parties.may_decide(decider)?,
+            }
             let outcome = self.outcome(held, decider, decision)?;
             let how = format!("was {} by {}", outcome.as_str(), decider.user);
             if let Some(held) = state.take(id, how) {

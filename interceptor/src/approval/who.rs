@@ -92,6 +92,18 @@ pub(super) struct Parties {
 }
 
 impl Parties {
+    /// Whether somebody may let the request run. Refusing it takes no second person.
+    pub(super) fn may_approve(&self, decider: &Decider) -> Result<(), DecideError> {
+        self.may_decide(decider)?;
+        match decider.seat {
+            Seat::Collector { people } if self.owners.is_empty() && people < 2 => {
+                Err(DecideError::NoOwner)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether somebody may take part at all.
     pub(super) fn may_decide(&self, decider: &Decider) -> Result<(), DecideError> {
         for (issuer, id) in &decider.identities {
             let mine = |(i, x): &&(String, String)| i == issuer && x == id;
@@ -106,9 +118,6 @@ impl Parties {
         match decider.seat {
             Seat::Host { uid, .. } if self.peer_uid == Some(uid) => {
                 Err(DecideError::OwnUser { user: decider.user.clone() })
-            }
-            Seat::Collector { people } if self.owners.is_empty() && people < 2 => {
-                Err(DecideError::NoOwner)
             }
             _ => Ok(()),
         }
