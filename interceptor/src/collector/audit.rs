@@ -1,7 +1,8 @@
 //! The trail of what people and hosts did at the collector: append-only, hash-chained.
 //!
-//! `hash_i = SHA-256(domain ‖ hash_{i-1} ‖ ts ‖ len who ‖ who ‖ … detail)`. Signed log
-//! checkpoints carry its head, so that it cannot be rewritten after one was kept elsewhere.
+//! `hash_i = SHA-256(domain ‖ hash_{i-1} ‖ ts ‖ len who ‖ who ‖ … detail)`. Nothing
+//! signs the head yet: a change in the middle is found, one by whoever owns the database and
+//! makes all hashes anew, or takes the end away, is not.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;

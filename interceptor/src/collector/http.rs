@@ -2,12 +2,16 @@
 //! time. What a request may carry and ask is the routes' matter.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Extension;
+use axum::body::Body;
+use axum::extract::{Extension, Request};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::CertificateDer;
@@ -22,6 +26,10 @@ const MAX_HEADERS: usize = 100;
 /// A head must be complete within this time; between two requests of a connection it is the
 /// time that it may rest.
 const HEAD: Duration = Duration::from_secs(60);
+/// A small body must be there within this time.
+const BODY: Duration = Duration::from_secs(30);
+/// Most bytes of a small body: the largest held request, as JSON.
+const MAX_WHOLE: usize = 8 << 20;
 /// TLS must be agreed on within this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections in all.
@@ -72,6 +80,26 @@ impl Drop for Place {
     }
 }
 
+/// Lets a request go on when its whole body is there: what trickles in holds nothing, and ends.
+/// For routes whose bodies are small.
+pub(super) async fn whole_body(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let read = axum::body::to_bytes(body, MAX_WHOLE);
+    match tokio::time::timeout(BODY, read).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(_)) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}
+
+/// What counts as one source: of IPv6 the network that one customer has.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
 /// Serves until the future is dropped. Without an acceptor HTTP is spoken in the clear.
 pub(super) async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, routes: Router) {
     let places = Arc::new(Places::default());
@@ -79,7 +107,7 @@ pub(super) async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, 
         match listener.accept().await {
             Ok((stream, address)) => {
                 // Too many: closed at once rather than queued.
-                let Some(place) = places.enter(address.ip()) else { continue };
+                let Some(place) = places.enter(source(address.ip())) else { continue };
                 let (acceptor, routes) = (acceptor.clone(), routes.clone());
                 tokio::spawn(async move {
                     connection(stream, address, acceptor, routes).await;

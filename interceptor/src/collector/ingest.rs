@@ -38,7 +38,9 @@ const BODY: Duration = Duration::from_secs(120);
 const TURN: Duration = Duration::from_secs(30);
 /// Replicas that are open at a time; more are closed, the longest unused first.
 const OPEN: usize = 256;
-/// A host's refusals are written down this often at most.
+/// Most characters of a problem that are kept; a host chooses some of them.
+const MAX_PROBLEM: usize = 500;
+/// A host's gaps are written down this often at most.
 const NOTE: Duration = Duration::from_secs(10);
 
 /// The replicas that are open.
@@ -46,6 +48,8 @@ pub struct Replicas {
     state: PathBuf,
     slots: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<Slot>>>>,
     room: Arc<Semaphore>,
+    /// Each host sends one body at a time, so that none takes the room of all.
+    turns: Mutex<HashMap<i64, Arc<Semaphore>>>,
 }
 
 /// One host's replica, when it is open.
@@ -65,7 +69,7 @@ impl Replicas {
     /// Below a collector's state directory.
     pub fn new(state: &Path) -> Self {
         let room = Arc::new(Semaphore::new(IN_FLIGHT / UNIT));
-        Self { state: state.into(), slots: Mutex::default(), room }
+        Self { state: state.into(), slots: Mutex::default(), room, turns: Mutex::default() }
     }
 
     fn slot(&self, host: i64) -> Arc<tokio::sync::Mutex<Slot>> {
@@ -78,6 +82,17 @@ impl Replicas {
             }
         }
         Arc::clone(slots.entry(host).or_default())
+    }
+
+    async fn turn(&self, host: i64) -> Result<OwnedSemaphorePermit, Refuse> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(host).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        match tokio::time::timeout(TURN, turn.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Refuse::busy()),
+        }
     }
 
     async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refuse> {
@@ -187,13 +202,14 @@ pub async fn batch(
     let length = headers.get(CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse::<usize>().ok());
     let length = length.filter(|l| *l <= MAX_BATCH);
     let length = length.ok_or_else(|| Refuse::form("no Content-Length, or too much"))?;
+    let turn = collector.replicas.turn(host.id).await?;
     let room = collector.replicas.room(length).await?;
     let body = tokio::time::timeout(BODY, axum::body::to_bytes(body, length)).await;
     let Ok(Ok(frames)) = body else { return Err(Refuse::form("the body did not come whole")) };
     // Once it is here it is taken to its end, whether the host waits for it or not.
     let task = tokio::spawn(async move {
         let standing = take(&collector, &host, frames).await;
-        drop(room);
+        drop((room, turn));
         standing
     });
     task.await.unwrap_or_else(|_| Err(CollectorError::Stopped.into())).map(Json)
@@ -243,8 +259,8 @@ async fn accepted(
     slot: &mut Slot,
     taken: Taken,
 ) -> Result<(), CollectorError> {
-    if let Some(problem) = taken.problems.into_iter().next() {
-        note(collector, host, slot, format!("reported: {problem}")).await?;
+    if !taken.problems.is_empty() {
+        note(collector, host, slot, format!("reported: {}", taken.problems.join("; "))).await?;
     } else if slot.problem {
         // A gap that was filled is none any more; everything else waits for a person.
         let host = host.clone();
@@ -275,24 +291,26 @@ async fn note(
     slot: &mut Slot,
     problem: String,
 ) -> Result<(), CollectorError> {
-    if slot.problem && slot.noted.is_some_and(|t| t.elapsed() < NOTE) {
+    // Gaps come and go; what is altered or reported is said once, and must not be missed.
+    let is_gap = problem.starts_with("gap: ");
+    if is_gap && slot.noted.is_some_and(|t| t.elapsed() < NOTE) {
         return Ok(());
     }
+    let problem: String = problem.chars().take(MAX_PROBLEM).collect();
     tracing::error!(host = %host.name, fingerprint = %host.fingerprint, problem, "a host's records");
-    (slot.noted, slot.problem) = (Some(Instant::now()), true);
+    if is_gap {
+        slot.noted = Some(Instant::now());
+    }
+    slot.problem = true;
     let owner = host.clone();
     collector
         .central
         .write(move |db| {
             // What is graver stays.
-            let graver: bool = db
-                .query_row(
-                    "SELECT coalesce(problem LIKE 'altered: %', 0) FROM hosts WHERE id = ?1",
-                    [owner.id],
-                    |r| r.get(0),
-                )
+            let before: Option<String> = db
+                .query_row("SELECT problem FROM hosts WHERE id = ?1", [owner.id], |r| r.get(0))
                 .map_err(CollectorError::sqlite("read a host"))?;
-            if graver && !problem.starts_with("altered: ") {
+            if before.is_some_and(|before| gravity(&before) > gravity(&problem)) {
                 return Ok(());
             }
             hosts::set_problem(db, &owner, &owner.who(), Some(&problem))
@@ -300,6 +318,15 @@ async fn note(
         .await?;
     collector.hub.tell(Change::Host(host.id));
     Ok(())
+}
+
+/// Gaps pass; what a host reports of itself waits for a person, and so does what it altered.
+fn gravity(problem: &str) -> u8 {
+    match problem.split(':').next() {
+        Some("gap") => 0,
+        Some("altered") => 2,
+        _ => 1,
+    }
 }
 
 /// What a host says when it asks where it stands.
@@ -317,6 +344,9 @@ pub async fn position(
     Known(host): Known,
     Query(asks): Query<Asks>,
 ) -> Result<Json<Standing>, Refuse> {
+    if i64::try_from(asks.ledger).is_err() {
+        return Err(Refuse::form("ledger is no entry's number"));
+    }
     let mut slot = open(&collector, &host).await?;
     if let Some(mut replica) = slot.replica.take() {
         let (replica, result) = blocking(move || {

@@ -382,11 +382,19 @@ impl Replica {
         if seal.number == 0 || seal.number > MAX_NUMBER {
             return altered(format!("{at} has an impossible number"));
         }
+        if ulid::Ulid::from_string(&seal.session).is_err() {
+            return altered(format!("{at} names no session"));
+        }
         let Some(head) = self.head(seal.number)? else {
             if self.store.knows(seal.number)? {
                 return altered(format!("{at} comes a second time"));
             }
-            if idx <= self.base || seal.problem.is_some() {
+            if let Some(problem) = &seal.problem {
+                let words = format!("session {} never came: {problem}", seal.number);
+                taken.problems.push(words);
+                return Ok(());
+            }
+            if idx <= self.base {
                 return Ok(());
             }
             return gap(format!("{at} comes, and the session is not here"));

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, Query, State};
+use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
@@ -11,16 +12,19 @@ use rusqlite::params;
 
 use super::error::CollectorError;
 use super::hosts::{self, Known};
+use super::http::whole_body;
 use super::log::{self, VerifierKey};
 use super::refuse::Refuse;
 use super::wire::{
     AskProofs, Enrol, Enrolled, Inclusion, LogStanding, MOST_PROOFS, Renew, Renewed, Report,
 };
-use super::{Change, Collector, ingest};
+use super::{Change, Collector, Peer, authority, ingest};
 use crate::record::now_us;
 
 /// Most bytes of a body that is no batch.
 const MAX_BODY: usize = 256 * 1024;
+/// Most characters of a version.
+const MAX_VERSION: usize = 64;
 /// Clocks may differ by this before it is said.
 const SKEW_US: i64 = 60_000_000;
 
@@ -34,6 +38,7 @@ pub fn routes(collector: &Arc<Collector>) -> Router {
         .route("/host/v1/log", get(log_standing))
         .route("/host/v1/log/proofs", post(proofs))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(whole_body))
         .route("/host/v1/batch", post(ingest::batch))
         .with_state(Arc::clone(collector))
 }
@@ -62,9 +67,12 @@ async fn enrol(
 async fn renew(
     State(collector): State<Arc<Collector>>,
     Known(host): Known,
+    Extension(peer): Extension<Peer>,
     Json(request): Json<Renew>,
 ) -> Result<Json<Renewed>, Refuse> {
-    let issued = hosts::renew(&collector, &host, &request.csr_pem).await?;
+    let shown = peer.certificate.as_ref().and_then(authority::read);
+    let (_, serial) = shown.ok_or_else(Refuse::no_certificate)?;
+    let issued = hosts::renew(&collector, &host, serial, &request.csr_pem).await?;
     Ok(Json(Renewed { certificate_pem: issued.pem }))
 }
 
@@ -81,15 +89,14 @@ async fn status(
     let mut status = serde_json::to_value(&report).unwrap_or_default();
     status["skew_us"] = skew.into();
     let id = host.id;
+    let version: String = report.status.version.chars().take(MAX_VERSION).collect();
     collector
         .central
         .write(move |db| {
             db.prepare_cached(
                 "UPDATE hosts SET status = ?2, version = ?3, seen_us = ?4 WHERE id = ?1",
             )
-            .and_then(|mut s| {
-                s.execute(params![id, status.to_string(), report.status.version, now])
-            })
+            .and_then(|mut s| s.execute(params![id, status.to_string(), version, now]))
             .map(drop)
             .map_err(CollectorError::sqlite("note a host's status"))
         })

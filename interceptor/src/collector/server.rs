@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::middleware::from_fn;
 use axum::routing::get;
 use rcgen::{
     CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
@@ -80,14 +81,14 @@ fn host_routes(collector: &Arc<Collector>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .merge(super::routes::routes(collector))
-        .merge(link::routes(collector))
+        .merge(link::routes(collector).layer(from_fn(http::whole_body)))
 }
 
 /// What people may ask.
 fn console_routes(collector: &Arc<Collector>) -> Result<Router, CollectorError> {
     let alive = Router::new().route("/healthz", get(|| async { "ok\n" }));
     let all = alive.merge(super::api::routes(collector)?).merge(super::console::routes(collector)?);
-    Ok(all.layer(axum::middleware::from_fn(super::console::guard::headers)))
+    Ok(all.layer(from_fn(http::whole_body)).layer(from_fn(super::console::guard::headers)))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, CollectorError> {

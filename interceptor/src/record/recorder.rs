@@ -254,9 +254,10 @@ impl Recorder {
     }
 
     /// The collector has everything up to this ledger entry on its disk: retention may delete
-    /// the sessions that are sealed there. Never goes back.
+    /// the sessions that are sealed there. Goes back where the collector did: what it lost must
+    /// stay here until it has it again.
     pub fn acknowledge(&self, ledger: u64) {
-        self.shared.acknowledged.fetch_max(ledger, Ordering::Relaxed);
+        self.shared.acknowledged.store(ledger, Ordering::Relaxed);
     }
 
     /// Signs with the host's key, for a purpose whose domain the message begins with.

@@ -45,6 +45,9 @@ impl Memory {
     /// Opens or creates `ship.db` in the ship's state directory.
     pub fn open(dir: &Path) -> Result<Self, ShipError> {
         let path = dir.join("ship.db");
+        if path.is_symlink() {
+            return Err(ShipError::State { path, message: "is a link: remove it".into() });
+        }
         let open = || -> rusqlite::Result<Connection> {
             let db = Connection::open(&path)?;
             db.busy_timeout(Duration::from_secs(5))?;

@@ -1,6 +1,6 @@
 //! Enrolment: once, with a code from the collector and the hash of its authority.
 
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
 
 use base64::Engine;
@@ -76,8 +76,9 @@ fn give(dir: &Path, names: &[&str], owner: &std::fs::Metadata) -> Result<(), Shi
     if !nix::unistd::geteuid().is_root() || owner.uid() == 0 {
         return Ok(());
     }
+    // The directory is its new owner's, who may have put links to other files there.
     let give = |path: &Path| {
-        chown(path, Some(owner.uid()), Some(owner.gid()))
+        lchown(path, Some(owner.uid()), Some(owner.gid()))
             .map_err(|e| ShipError::io("give", path, e))
     };
     if !names.is_empty() {

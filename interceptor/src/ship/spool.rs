@@ -18,7 +18,7 @@ use rusqlite::{Connection, params};
 use super::Position;
 use crate::record::frame;
 use crate::record::ledger::{Entry, Placed};
-use crate::record::store::{self, MAX_SEQ, Store, event_id, hash_of, seq_of};
+use crate::record::store::{self, MAX_SEQ, Store, hash_of};
 use crate::record::{RecordError, now_us};
 
 /// Entries and sessions that are looked at in one batch.
@@ -209,9 +209,8 @@ impl Filler<'_> {
             {
                 return Ok(false);
             }
-            let signature: Vec<u8> = row.get(4)?;
-            // A signature of another length cannot be shipped; the collector misses the entry.
-            let Ok(signature) = <[u8; 64]>::try_from(signature) else { return Ok(false) };
+            // One of another length is an error that is shown: nothing can be shipped past it.
+            let signature: [u8; 64] = row.get(4)?;
             self.batch.frames.extend_from_slice(&frame::ledger(body, &signature));
             self.batch.after.ledger = row.get::<_, i64>(0)? as u64;
             if let Some(number) = number {
@@ -284,37 +283,29 @@ impl Filler<'_> {
             return Ok(true);
         }
         let Some(id) = self.session_id(number)? else { return Ok(true) };
-        let db = self.db;
-        let mut events = db.prepare_cached(
-            "SELECT id, ts_us, kind, body, data, hash FROM events WHERE id > ?1 AND id <= ?2 \
-             ORDER BY id",
-        )?;
-        let mut rows = events.query([event_id(number, have), event_id(number, upto)])?;
-        while let Some(row) = rows.next()? {
-            if self.full() {
-                return Ok(false);
+        let mut full = false;
+        store::each_event_until(self.db, number, have, |e| {
+            if e.seq > upto {
+                return false;
             }
-            let seq = seq_of(row.get(0)?);
-            let text = |i: usize| {
-                row.get_ref(i).map(|v| v.as_bytes_or_null().ok().flatten().unwrap_or_default())
-            };
-            let kind = std::str::from_utf8(text(2)?).unwrap_or_default();
-            let hash = hash_of(text(5)?);
-            let (Some(hash), true) = (hash, seq == have + 1 && kind.len() <= frame::MAX_KIND)
-            else {
-                break;
-            };
-            let (ts_us, at) = (row.get(1)?, self.batch.frames.len());
-            frame::begin_event(&mut self.batch.frames, number, id, seq, ts_us, kind);
-            self.batch.frames.extend_from_slice(text(3)?);
-            frame::finish_event(&mut self.batch.frames, at, kind, text(4)?, &hash);
-            have = seq;
-            self.batch.after.sessions.insert(number, seq);
+            full = self.full();
+            if full {
+                return false;
+            }
+            let follows = e.seq == have + 1 && e.kind.len() <= frame::MAX_KIND;
+            let Some(hash) = hash_of(e.hash).filter(|_| follows) else { return false };
+            let at = self.batch.frames.len();
+            frame::begin_event(&mut self.batch.frames, number, id, e.seq, e.ts_us, e.kind);
+            self.batch.frames.extend_from_slice(e.body);
+            frame::finish_event(&mut self.batch.frames, at, e.kind, e.data, &hash);
+            have = e.seq;
+            self.batch.after.sessions.insert(number, e.seq);
             self.batch.events += 1;
             let oldest = self.batch.oldest_us.get_or_insert_with(now_us);
-            *oldest = ts_us.min(*oldest);
-        }
-        Ok(true)
+            *oldest = e.ts_us.min(*oldest);
+            true
+        })?;
+        Ok(!full)
     }
 
     fn session_id(&self, number: u64) -> rusqlite::Result<Option<ulid::Ulid>> {

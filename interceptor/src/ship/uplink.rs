@@ -74,8 +74,8 @@ impl Shipper {
         let dir = ship.state(&config.paths);
         super::make_private(&dir)?;
         let memory = Memory::open(&dir)?;
+        // What was acknowledged before counts again when the collector has said so.
         let before = memory.acknowledged()?;
-        recorder.acknowledge(before.position.ledger);
         let shipping = Arc::new(Shipping::default());
         shipping.change(|s| {
             s.collector.clone_from(&ship.collector);
@@ -203,6 +203,16 @@ impl Shipper {
     async fn resume(&mut self, client: &Client, spool: &Spool) -> Result<(), ShipError> {
         let url = format!("{}/host/v1/position?ledger={}", self.url, spool.ledger()?);
         let standing: Standing = client::call(client.get(url).timeout(ANSWER)).await?;
+        let here = spool.ledger()?;
+        if standing.position.ledger > here {
+            let message = format!(
+                "the collector has ledger entries up to {}, and here they end at {here}: an older \
+                 copy was put back; nothing is shipped and nothing deleted until the newer one is \
+                 there again",
+                standing.position.ledger
+            );
+            return Err(ShipError::State { path: self.records.clone(), message });
+        }
         let acknowledged = self.memory.acknowledged()?.position.ledger;
         if standing.position.ledger < acknowledged {
             // It is told what is still here; the rest only its backup has.

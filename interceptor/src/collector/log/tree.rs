@@ -97,24 +97,30 @@ pub fn includes(leaf: &Hash, index: u64, size: u64, path: &[Hash], root: &Hash) 
     if index >= size || path.len() > MAX_PATH {
         return false;
     }
-    let (mut at, mut last, mut hash) = (index, size - 1, *leaf);
+    let mut hash = *leaf;
+    let whole = climb(index, size - 1, path, |sibling, left| {
+        hash = if left { parent(sibling, &hash) } else { parent(&hash, sibling) };
+    });
+    whole && hash == *root
+}
+
+/// Goes up from a node of a level whose last is `last`, and tells each sibling on the way and
+/// whether it stands on the left. False when the path does not end at the root.
+fn climb(mut at: u64, mut last: u64, path: &[Hash], mut step: impl FnMut(&Hash, bool)) -> bool {
     for sibling in path {
         if last == 0 {
             return false;
         }
-        if at & 1 == 1 || at == last {
-            hash = parent(sibling, &hash);
-            while at & 1 == 0 && at != 0 {
-                at >>= 1;
-                last >>= 1;
-            }
-        } else {
-            hash = parent(&hash, sibling);
+        let left = at & 1 == 1 || at == last;
+        step(sibling, left);
+        while left && at & 1 == 0 && at != 0 {
+            at >>= 1;
+            last >>= 1;
         }
         at >>= 1;
         last >>= 1;
     }
-    last == 0 && hash == *root
+    last == 0
 }
 
 /// Whether the tree `(size, root)` begins with the tree `(old, old_root)` (RFC 9162 §2.1.4.2).
@@ -142,24 +148,15 @@ pub fn extends(old: u64, old_root: &Hash, size: u64, root: &Hash, path: &[Hash])
         *first
     };
     let (mut before, mut now) = (first, first);
-    for sibling in rest {
-        if last == 0 {
-            return false;
-        }
-        if at & 1 == 1 || at == last {
+    let whole = climb(at, last, rest, |sibling, left| {
+        if left {
             before = parent(sibling, &before);
             now = parent(sibling, &now);
-            while at & 1 == 0 && at != 0 {
-                at >>= 1;
-                last >>= 1;
-            }
         } else {
             now = parent(&now, sibling);
         }
-        at >>= 1;
-        last >>= 1;
-    }
-    last == 0 && before == *old_root && now == *root
+    });
+    whole && before == *old_root && now == *root
 }
 
 #[cfg(test)]
