@@ -21,6 +21,9 @@ use super::wire::{self, ENROL_DOMAIN};
 use super::{Change, Collector, codes};
 use crate::record::{PublicKey, now_us};
 
+/// A host that said nothing for so long is away.
+const AWAY_US: i64 = 45_000_000;
+
 /// A host that is known.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -41,27 +44,47 @@ impl Host {
     }
 }
 
-/// One line of the list of hosts.
+/// A host with what is known of it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Listed {
+    /// Id at the collector.
+    pub id: i64,
     /// Name.
     pub name: String,
-    /// Fingerprint of its record key, hex.
+    /// Fingerprint of the key that signs its records.
     pub fingerprint: String,
-    /// When it was enrolled; all times in microseconds since the Unix epoch.
+    /// When it enrolled; microseconds since the Unix epoch.
     pub enrolled_us: i64,
-    /// When it was revoked.
+    /// When it was revoked, if it was.
     pub revoked_us: Option<i64>,
     /// When its certificate ends.
     pub certificate_until_us: i64,
-    /// When it was heard of last.
+    /// When it was last heard of.
     pub seen_us: Option<i64>,
-    /// Version of its binary.
+    /// Version of its daemon.
     pub version: Option<String>,
-    /// Events that are here.
-    pub events: u64,
-    /// What is wrong with what it ships.
+    /// Last entry of its ledger that has come.
+    pub ledger_idx: i64,
+    /// Events that have come.
+    pub events: i64,
+    /// Why its records were refused, if they were.
     pub problem: Option<String>,
+    /// What it said last, with its lag.
+    pub status: Option<serde_json::Value>,
+    /// Sessions of it that run.
+    pub live: i64,
+}
+
+impl Listed {
+    /// `up`, `away`, `revoked`, `new`.
+    pub fn state(&self, now: i64) -> &'static str {
+        match (self.revoked_us, self.seen_us) {
+            (Some(_), _) => "revoked",
+            (None, None) => "new",
+            (None, Some(seen)) if now.saturating_sub(seen) > AWAY_US => "away",
+            _ => "up",
+        }
+    }
 }
 
 /// The host behind a request: an extractor that lets nobody else in.
@@ -98,10 +121,14 @@ fn behind(
 ) -> Result<Option<(Host, Option<i64>)>, CollectorError> {
     db.prepare_cached(
         "SELECT h.id, h.name, h.fingerprint, h.public_key, h.revoked_us FROM hosts h \
-         JOIN certificates c ON c.host = h.id WHERE h.fingerprint = ?1 AND c.serial = ?2",
+         JOIN certificates c ON c.host = h.id \
+         WHERE h.fingerprint = ?1 AND c.serial = ?2 AND c.until_us > ?3",
     )
     .and_then(|mut s| {
-        s.query_row([fingerprint, serial], |r| Ok((host(r)?, r.get("revoked_us")?))).optional()
+        let found = s.query_row(params![fingerprint, serial, now_us()], |r| {
+            Ok((host(r)?, r.get("revoked_us")?))
+        });
+        found.optional()
     })
     .map_err(CollectorError::sqlite("look for a host"))
 }
@@ -178,15 +205,26 @@ fn upsert(
 }
 
 /// Issues a new certificate to a host that is known.
+///
+/// The certificate that it came with must still stand when the new one is kept: a request may have
+/// begun before the host was revoked, and enrolled again without it.
 pub async fn renew(
     collector: &Arc<Collector>,
     host: &Host,
+    serial: String,
     csr_pem: &str,
 ) -> Result<Issued, Refuse> {
     let issued = authority::issue(&collector.keys, csr_pem, &host.fingerprint)
         .map_err(|e| Refuse::form(&e.to_string()))?;
     let (id, certificate) = (host.id, issued.clone());
-    collector.central.write(move |db| keep(db, id, &certificate)).await?;
+    let fingerprint = host.fingerprint.clone();
+    collector
+        .central
+        .write(move |db| match behind(db, &fingerprint, &serial)? {
+            Some((_, None)) => keep(db, id, &certificate).map_err(Refuse::from),
+            _ => Err(Refuse::unknown()),
+        })
+        .await?;
     Ok(issued)
 }
 
@@ -213,29 +251,36 @@ pub(super) fn keep(db: &Connection, host: i64, issued: &Issued) -> Result<(), Co
     write().map_err(CollectorError::sqlite("keep a certificate"))
 }
 
-/// All hosts, by name.
+/// All hosts by name, those that are revoked last.
 pub fn list(db: &Connection) -> Result<Vec<Listed>, CollectorError> {
-    db.prepare(
-        "SELECT name, fingerprint, enrolled_us, revoked_us, certificate_until_us, seen_us, \
-         version, events, problem FROM hosts ORDER BY name, fingerprint",
-    )
-    .and_then(|mut s| {
-        s.query_map([], |r| {
+    let read = || -> rusqlite::Result<Vec<Listed>> {
+        db.prepare_cached(
+            "SELECT id, name, fingerprint, enrolled_us, revoked_us, certificate_until_us, \
+             seen_us, version, ledger_idx, events, problem, status, (SELECT count(*) FROM \
+             sessions s WHERE s.host = h.id AND s.closed_us IS NULL AND s.sealed IS NULL) \
+             FROM hosts h ORDER BY revoked_us IS NOT NULL, name, id",
+        )?
+        .query_map([], |r| {
+            let status: Option<String> = r.get(11)?;
             Ok(Listed {
-                name: r.get(0)?,
-                fingerprint: r.get(1)?,
-                enrolled_us: r.get(2)?,
-                revoked_us: r.get(3)?,
-                certificate_until_us: r.get(4)?,
-                seen_us: r.get(5)?,
-                version: r.get(6)?,
-                events: r.get::<_, i64>(7)?.max(0) as u64,
-                problem: r.get(8)?,
+                id: r.get(0)?,
+                name: r.get(1)?,
+                fingerprint: r.get(2)?,
+                enrolled_us: r.get(3)?,
+                revoked_us: r.get(4)?,
+                certificate_until_us: r.get(5)?,
+                seen_us: r.get(6)?,
+                version: r.get(7)?,
+                ledger_idx: r.get(8)?,
+                events: r.get(9)?,
+                problem: r.get(10)?,
+                status: status.and_then(|s| serde_json::from_str(&s).ok()),
+                live: r.get(12)?,
             })
         })?
         .collect()
-    })
-    .map_err(CollectorError::sqlite("list hosts"))
+    };
+    read().map_err(CollectorError::sqlite("list hosts"))
 }
 
 /// The one host with this name, or whose fingerprint begins so.

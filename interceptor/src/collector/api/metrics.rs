@@ -4,18 +4,17 @@ use std::fmt::Write;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::HeaderValue;
-use axum::http::header::{CONTENT_TYPE, FORWARDED};
+use axum::http::header::{CONTENT_TYPE, FORWARDED, HOST};
 use axum::response::{IntoResponse, Response};
 use rusqlite::Connection;
 
 use super::caller::Caller;
 use super::{Api, Refused};
-use crate::collector::console::hosts;
-use crate::collector::{CollectorError, Peer};
+use crate::collector::{CollectorError, Peer, hosts};
 use crate::record::now_us;
 
 /// A number of a host at a time (microseconds since the Unix epoch), where there is one.
-type OfHost = fn(&hosts::Host, i64) -> Option<i64>;
+type OfHost = fn(&hosts::Listed, i64) -> Option<i64>;
 
 /// `GET /metrics`: for programs on this machine, and for viewers with a token.
 pub async fn show(State(api): State<Api>, request: Request) -> Result<Response, Refused> {
@@ -37,12 +36,18 @@ fn from_this_machine(request: &Request) -> bool {
         || headers.contains_key("x-forwarded-for")
         || headers.contains_key("x-real-ip")
         || headers.contains_key("via");
+    // A proxy that adds nothing still passes on the name that was asked for, and so does a browser
+    // that was led here by somebody else's name.
+    let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let own = name == "localhost"
+        || name.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
     let peer = request.extensions().get::<Peer>();
-    !passed_on && peer.is_some_and(|p| p.address.ip().is_loopback())
+    own && !passed_on && peer.is_some_and(|p| p.address.ip().is_loopback())
 }
 
 fn text(db: &Connection) -> Result<String, CollectorError> {
-    let hosts = hosts::all(db)?;
+    let hosts = hosts::list(db)?;
     let one = |sql: &str| -> rusqlite::Result<i64> {
         db.prepare_cached(sql)?.query_row([], |r| r.get(0))
     };
@@ -125,7 +130,7 @@ fn line(out: &mut String, name: &str, label: &str, value: i64) {
 }
 
 /// The id tells hosts of one name apart.
-fn label(host: &hosts::Host) -> String {
+fn label(host: &hosts::Listed) -> String {
     let name: String = host.name.chars().filter(|c| !c.is_control()).take(200).collect();
     let name = name.replace('\\', "\\\\").replace('"', "\\\"");
     format!("{{host=\"{name}\",id=\"{}\"}}", host.id)

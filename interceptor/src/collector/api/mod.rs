@@ -25,6 +25,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/sessions/{id}"),
     ("GET", "/api/v1/sessions/{id}/events"),
     ("POST", "/api/v1/sessions/{id}/kill"),
+    ("POST", "/api/v1/sessions/kill"),
+    ("GET", "/api/v1/grants"),
+    ("POST", "/api/v1/grants/{id}/revoke"),
     ("GET", "/api/v1/hosts"),
     ("GET", "/api/v1/holds"),
     ("GET", "/api/v1/holds/{id}"),
@@ -106,6 +109,7 @@ mod tests {
         let there: BTreeSet<_> =
             ROUTES.iter().map(|(m, p)| ((*m).to_owned(), (*p).to_owned())).collect();
         assert_eq!(described, there);
+        assert!(ROUTES.iter().all(|(_, path)| routes::route(path).is_some()));
         let text = all.to_string();
         for reference in text.split("\"#/components/").skip(1) {
             let path = reference.split('"').next().unwrap();

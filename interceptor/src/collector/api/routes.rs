@@ -15,15 +15,16 @@ use serde_json::{Value, json};
 use super::caller::Caller;
 use super::{Api, Refused, metrics};
 use crate::collector::console::find::{self, Cursor, Found, One, Wanted};
-use crate::collector::console::hosts;
 use crate::collector::decisions::{self, Choice, DecisionError};
-use crate::collector::{CollectorError, Role};
+use crate::collector::{CollectorError, Role, hosts};
 use crate::record::export::plain;
 use crate::record::{RecordError, now_us};
 use crate::session::Target;
 
 /// What the API offers.
 pub const DESCRIPTION: &str = include_str!("openapi.json");
+/// Most characters of a text that is searched for.
+const MAX_SEARCH: usize = 500;
 /// Most events of one answer, and most bytes of them before no more are taken.
 const EVENTS: usize = 1000;
 const BYTES: usize = 8 << 20;
@@ -42,13 +43,16 @@ pub fn all(api: Api) -> Router {
         .with_state(api)
 }
 
-fn route(path: &str) -> Option<MethodRouter<Api>> {
+pub(super) fn route(path: &str) -> Option<MethodRouter<Api>> {
     Some(match path {
         "/api/v1/openapi.json" => get(description),
         "/api/v1/sessions" => get(sessions),
         "/api/v1/sessions/{id}" => get(session),
         "/api/v1/sessions/{id}/events" => get(events),
         "/api/v1/sessions/{id}/kill" => post(kill),
+        "/api/v1/sessions/kill" => post(kill_all),
+        "/api/v1/grants" => get(grants),
+        "/api/v1/grants/{id}/revoke" => post(revoke),
         "/api/v1/hosts" => get(all_hosts),
         "/api/v1/holds" => get(holds),
         "/api/v1/holds/{id}" => get(hold),
@@ -137,6 +141,9 @@ async fn sessions(
         Some(text) => Some(Cursor::read(text).ok_or_else(|| bad("before: not a cursor".into()))?),
         None => None,
     };
+    if asked.q.as_ref().is_some_and(|q| q.chars().count() > MAX_SEARCH) {
+        return Err(bad(format!("q: at most {MAX_SEARCH} characters")));
+    }
     let wanted = Wanted {
         text: asked.q.filter(|q| !q.is_empty()),
         agent: asked.agent,
@@ -246,13 +253,58 @@ async fn kill(
     Ok((StatusCode::ACCEPTED, Json(json!({ "told": told }))))
 }
 
+/// Which sessions are ended on all hosts, and why.
+#[derive(Debug, Deserialize)]
+struct KillAll {
+    #[serde(flatten)]
+    target: Target,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// `POST /api/v1/sessions/kill`.
+async fn kill_all(
+    State(api): State<Api>,
+    caller: Caller,
+    body: Result<Json<KillAll>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), Refused> {
+    caller.demand(Role::Admin)?;
+    let Json(KillAll { target, reason }) = body.map_err(bad_body)?;
+    let hosts = decisions::kill(&api.0.collector, &caller.0, target, None, reason).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "hosts": hosts }))))
+}
+
+/// `GET /api/v1/grants`.
+async fn grants(State(api): State<Api>, Caller(_): Caller) -> Result<Json<Value>, Refused> {
+    Ok(Json(json!({ "grants": decisions::grants(&api.0.collector).await? })))
+}
+
+/// Why a grant is withdrawn.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Revoke {
+    reason: Option<String>,
+}
+
+/// `POST /api/v1/grants/{id}/revoke`.
+async fn revoke(
+    State(api): State<Api>,
+    Caller(person): Caller,
+    Path(id): Path<String>,
+    body: Result<Json<Revoke>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), Refused> {
+    let Json(Revoke { reason }) = body.map_err(bad_body)?;
+    decisions::revoke_named(&api.0.collector, &person, &id, reason).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "told": id }))))
+}
+
 fn bad_body(e: JsonRejection) -> Refused {
     Refused::new(e.status(), "BAD_BODY", e.body_text())
 }
 
 /// `GET /api/v1/hosts`.
 async fn all_hosts(State(api): State<Api>, Caller(_): Caller) -> Result<Json<Value>, Refused> {
-    let hosts = api.0.collector.central.read(hosts::all).await?;
+    let hosts = api.0.collector.central.read(hosts::list).await?;
     let now = now_us();
     let with_state = hosts.iter().map(|h| {
         let mut one = serde_json::to_value(h).unwrap_or_default();

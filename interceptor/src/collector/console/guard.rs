@@ -130,25 +130,33 @@ fn ask_to_log_in(parts: &Parts) -> Response {
     Redirect::to(&format!("/login?next={}", query(wanted))).into_response()
 }
 
-/// Who is logged in with this request's cookie.
+/// Who is logged in with this request's cookie, and who uses the console by it.
 pub async fn present(headers: &HeaderMap, console: &Console) -> Result<Option<Login>, Response> {
+    let Some((login, due)) = look(headers, console).await? else { return Ok(None) };
+    // What a page asks for by itself is no use of it.
+    let by_itself = headers.get("sec-fetch-dest").is_some_and(|dest| dest == "empty");
+    if due && !by_itself {
+        let (used, now) = (login.clone(), now_us());
+        let touch = move |db: &rusqlite::Connection| logins::touch(db, &used, now);
+        let touched = console.collector().central.write(touch).await;
+        touched.map_err(|e| Fault::from(e).into_response())?;
+    }
+    Ok(Some(login))
+}
+
+/// The same without using it, and whether a use would have to be noted.
+pub async fn look(
+    headers: &HeaderMap,
+    console: &Console,
+) -> Result<Option<(Login, bool)>, Response> {
     let Some(name) = console.jar().get(headers, Name::Login).map(str::to_owned) else {
         return Ok(None);
     };
     let collector = console.collector().clone();
     let now = now_us();
-    let found = {
-        let inner = collector.clone();
-        let find = move |db: &rusqlite::Connection| logins::find(db, &inner.config, &name, now);
-        collector.central.read(find).await.map_err(|e| Fault::from(e).into_response())?
-    };
-    let Some((login, due)) = found else { return Ok(None) };
-    if due {
-        let used = login.clone();
-        let touch = move |db: &rusqlite::Connection| logins::touch(db, &used, now);
-        collector.central.write(touch).await.map_err(|e| Fault::from(e).into_response())?;
-    }
-    Ok(Some(login))
+    let inner = collector.clone();
+    let find = move |db: &rusqlite::Connection| logins::find(db, &inner.config, &name, now);
+    collector.central.read(find).await.map_err(|e| Fault::from(e).into_response())
 }
 
 /// Refuses a person without a role.

@@ -3,100 +3,22 @@
 use askama::Template;
 use axum::extract::State;
 use axum::response::Html;
-use rusqlite::Connection;
 
 use super::Console;
 use super::fault::Fault;
 use super::frame::Frame;
 use super::guard::Viewer;
 use super::text::{Shown, When, ago, bytes, count};
-use crate::collector::CollectorError;
+use crate::collector::hosts::{self, Listed};
 use crate::collector::wire::Report;
 use crate::control::protocol::Status;
 use crate::record::now_us;
 use crate::record::terminal::duration;
 
-/// A host that said nothing for so long is away.
-const AWAY_US: i64 = 45_000_000;
 /// A clock that differs by more is worth a word.
 const SKEW_US: i64 = 5_000_000;
 /// A certificate that ends this soon was not renewed as it should have been.
 const SOON_US: i64 = 10 * 86_400_000_000;
-
-/// A host as the database has it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Host {
-    /// Id at the collector.
-    pub id: i64,
-    /// Name.
-    pub name: String,
-    /// Fingerprint of the key that signs its records.
-    pub fingerprint: String,
-    /// When it enrolled; microseconds since the Unix epoch.
-    pub enrolled_us: i64,
-    /// When it was revoked, if it was.
-    pub revoked_us: Option<i64>,
-    /// When its certificate ends.
-    pub certificate_until_us: i64,
-    /// When it was last heard of.
-    pub seen_us: Option<i64>,
-    /// Version of its daemon.
-    pub version: Option<String>,
-    /// Last entry of its ledger that has come.
-    pub ledger_idx: i64,
-    /// Events that have come.
-    pub events: i64,
-    /// Why its records were refused, if they were.
-    pub problem: Option<String>,
-    /// What it said last, with its lag.
-    pub status: Option<serde_json::Value>,
-    /// Sessions of it that run.
-    pub live: i64,
-}
-
-/// All hosts by name.
-pub fn all(db: &Connection) -> Result<Vec<Host>, CollectorError> {
-    let read = || -> rusqlite::Result<Vec<Host>> {
-        db.prepare_cached(
-            "SELECT id, name, fingerprint, enrolled_us, revoked_us, certificate_until_us, \
-             seen_us, version, ledger_idx, events, problem, status, (SELECT count(*) FROM \
-             sessions s WHERE s.host = h.id AND s.closed_us IS NULL AND s.sealed IS NULL) \
-             FROM hosts h ORDER BY revoked_us IS NOT NULL, name, id LIMIT 5000",
-        )?
-        .query_map([], |r| {
-            let status: Option<String> = r.get(11)?;
-            Ok(Host {
-                id: r.get(0)?,
-                name: r.get(1)?,
-                fingerprint: r.get(2)?,
-                enrolled_us: r.get(3)?,
-                revoked_us: r.get(4)?,
-                certificate_until_us: r.get(5)?,
-                seen_us: r.get(6)?,
-                version: r.get(7)?,
-                ledger_idx: r.get(8)?,
-                events: r.get(9)?,
-                problem: r.get(10)?,
-                status: status.and_then(|s| serde_json::from_str(&s).ok()),
-                live: r.get(12)?,
-            })
-        })?
-        .collect()
-    };
-    read().map_err(CollectorError::sqlite("list hosts"))
-}
-
-impl Host {
-    /// `up`, `away`, `revoked`, `new`.
-    pub fn state(&self, now: i64) -> &'static str {
-        match (self.revoked_us, self.seen_us) {
-            (Some(_), _) => "revoked",
-            (None, None) => "new",
-            (None, Some(seen)) if now.saturating_sub(seen) > AWAY_US => "away",
-            _ => "up",
-        }
-    }
-}
 
 #[derive(Template)]
 #[template(path = "console/hosts.html")]
@@ -137,7 +59,7 @@ pub async fn list(
     State(console): State<Console>,
     Viewer(login): Viewer,
 ) -> Result<Html<String>, Fault> {
-    let hosts = console.collector().central.read(all).await?;
+    let hosts = console.collector().central.read(hosts::list).await?;
     let now = now_us();
     let up = hosts.iter().filter(|h| h.state(now) == "up").count();
     let page = Page {
@@ -148,7 +70,7 @@ pub async fn list(
     Ok(Html(page.render()?))
 }
 
-fn card(h: &Host, now: i64) -> Card {
+fn card(h: &Listed, now: i64) -> Card {
     let state = h.state(now);
     let said = h.status.as_ref();
     let report: Option<Report> = said.and_then(|s| serde_json::from_value(s.clone()).ok());
@@ -219,7 +141,7 @@ fn behind(events: Option<u64>) -> String {
     }
 }
 
-fn problems(h: &Host, status: &Status, now: i64) -> Vec<Shown> {
+fn problems(h: &Listed, status: &Status, now: i64) -> Vec<Shown> {
     let mut all = Vec::new();
     if let Some(problem) = &h.problem {
         all.push(Shown::line(&format!("Its records are refused: {problem}")));

@@ -23,7 +23,7 @@ use tokio_util::io::ReaderStream;
 
 use super::fault::Fault;
 use super::find::Found;
-use super::guard::{Viewer, present};
+use super::guard::{Viewer, look};
 use super::logins;
 use super::session::{find_one, fragment};
 use super::{Console, blocking};
@@ -122,7 +122,7 @@ async fn wait(
 }
 
 async fn still_there(console: &Console, headers: &HeaderMap) -> bool {
-    matches!(present(headers, console).await, Ok(Some(login)) if logins::sees(&login.person))
+    matches!(look(headers, console).await, Ok(Some((login, _))) if logins::sees(&login.person))
 }
 
 /// `GET /sessions/{id}/follow?after=N`: the session's new entries, as HTML of its page.
