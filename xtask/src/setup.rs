@@ -29,8 +29,6 @@ pub enum Group {
     Proxies,
     /// `cargo deny`.
     Deny,
-    /// `cargo fuzz`.
-    Fuzz,
     /// Python clients, in `target/venv`.
     Python,
     /// Node clients, other versions of PostgreSQL, an issuer and the console's terminal player, in
@@ -38,7 +36,7 @@ pub enum Group {
     Npm,
 }
 
-const GROUPS: [(&str, Group); 11] = [
+const GROUPS: [(&str, Group); 10] = [
     ("build", Group::Build),
     ("ebpf", Group::Ebpf),
     ("net", Group::Net),
@@ -47,7 +45,6 @@ const GROUPS: [(&str, Group); 11] = [
     ("ssh", Group::Ssh),
     ("proxies", Group::Proxies),
     ("deny", Group::Deny),
-    ("fuzz", Group::Fuzz),
     ("python", Group::Python),
     ("npm", Group::Npm),
 ];
@@ -91,7 +88,6 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         match group {
             Group::Ebpf => ebpf_toolchain()?,
             Group::Deny => cargo_install("cargo-deny")?,
-            Group::Fuzz => cargo_install("cargo-fuzz")?,
             Group::Python => python()?,
             Group::Npm => npm()?,
             Group::Build
@@ -139,7 +135,7 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
             &[("python3-venv", "/usr/share/doc/python3-venv"), ("libpq-dev", "pg_config")]
         }
         Group::Npm => &[("nodejs", "node"), ("npm", "npm")],
-        Group::Deny | Group::Fuzz => &[],
+        Group::Deny => &[],
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::run::{Result, find, root, step, target};
+use crate::fuzz;
+use crate::run::{Result, find, root, target};
 use crate::steps::{End, Steps, as_root, cargo, is_root, passing};
 
 /// How long each fuzz target runs.
@@ -27,12 +28,12 @@ pub fn run(args: &[String]) -> Result<()> {
     std::thread::scope(|scope| {
         // Tests wait a good deal, for processes and deadlines: a build that steps back whenever
         // they want the processor costs them nothing.
-        let targets = (!quick).then(|| scope.spawn(|| fuzz_build(&steps)));
+        let fuzzing = (built && !quick).then(|| scope.spawn(|| fuzz_build(&steps)));
         if built {
             steps.step("tests", tests);
         }
-        if let Some(targets) = targets.and_then(|t| t.join().ok()) {
-            fuzz(&steps, &targets);
+        if let Some(targets) = fuzzing.and_then(|t| t.join().ok()) {
+            fuzz::run(&steps, &targets, FUZZ_SECONDS);
         }
     });
     steps.finish()
@@ -102,80 +103,12 @@ fn tests() -> Result<End> {
     if failed.is_empty() { Ok(End::Ok) } else { Err(failed.join("\n")) }
 }
 
-/// Builds every target of `fuzz/Cargo.toml` and gives their names; none when that failed. The
-/// parsers are safe Rust, in which the address sanitizer finds nothing and costs half of the
-/// build.
+/// Builds every fuzz target and gives their names; none when that failed.
 fn fuzz_build(steps: &Steps) -> Vec<String> {
-    let Ok(manifest) = std::fs::read_to_string(root().join("fuzz/Cargo.toml")) else {
-        steps.step("fuzz: build", || Ok(End::Skipped("no fuzz/ here".into())));
-        return Vec::new();
-    };
-    let built = steps.step("fuzz: build", || {
-        if find("cargo-fuzz").is_none() {
-            return Err("cargo-fuzz is not installed: run `cargo xtask setup`".into());
-        }
-        let cargo = cargo(["fuzz", "build", "--dev", "--sanitizer", "none"]);
-        let mut build = nice(&cargo);
-        build.env("RUSTC_BOOTSTRAP", "1");
-        done(step("Building the fuzz targets", &mut build))
+    let names = fuzz::targets();
+    let built = steps.step("fuzz: build", || match &names {
+        Ok(names) => done(fuzz::build(names, true)),
+        Err(e) => Err(e.clone()),
     });
-    if built { targets(&manifest) } else { Vec::new() }
-}
-
-/// The same command with the lowest priority.
-fn nice(command: &Command) -> Command {
-    let mut nice = Command::new("nice");
-    nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => nice.env(name, value),
-            None => nice.env_remove(name),
-        };
-    }
-    if let Some(dir) = command.get_current_dir() {
-        nice.current_dir(dir);
-    }
-    nice
-}
-
-/// Every target for a minute, side by side.
-fn fuzz(steps: &Steps, names: &[String]) {
-    std::thread::scope(|scope| {
-        for name in names {
-            scope.spawn(move || steps.step(&format!("fuzz: {name}"), || fuzz_one(name)));
-        }
-    });
-}
-
-fn fuzz_one(name: &str) -> Result<End> {
-    let mut run = cargo(["fuzz", "run", "--dev", "--sanitizer", "none", name, "--"]);
-    run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args(["-rss_limit_mb=4096", "-timeout=20"]);
-    run.env("RUSTC_BOOTSTRAP", "1");
-    done(step(&format!("Fuzzing {name}"), &mut run))
-}
-
-/// The names of the `[[bin]]` tables of a manifest.
-fn targets(manifest: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut inside = false;
-    for line in manifest.lines().map(str::trim) {
-        if line.starts_with('[') {
-            inside = line == "[[bin]]";
-        } else if let Some(name) = line.strip_prefix("name").filter(|_| inside) {
-            names.extend(name.trim_matches([' ', '=', '"']).split('"').next().map(String::from));
-        }
-    }
-    names
-}
-
-#[cfg(test)]
-mod tests {
-    use super::targets;
-
-    #[test]
-    fn fuzz_targets_are_read_from_the_manifest() {
-        let manifest = "[package]\nname = \"x\"\n[[bin]]\nname = \"wire\"\npath = \"a.rs\"\n\
-                        [[bin]]\nname=\"startup\"\n[dependencies]\nname = \"no\"\n";
-        assert_eq!(targets(manifest), ["wire", "startup"]);
-    }
+    names.ok().filter(|_| built).unwrap_or_default()
 }
