@@ -4,6 +4,7 @@
 //! that none is lost with the collector; one that cannot be delivered is given up after a day. A
 //! message never has the exact statement or its values, only a link to where they can be seen.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,8 @@ use rusqlite::{Connection, params};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::audit::{self, Entry, Who};
 use super::config::{Webhook, WebhookForm};
@@ -136,6 +139,9 @@ pub fn announce(db: &Connection, config: &Config, event: &Event<'_>) -> Result<(
             .and_then(|mut s| s.execute(params![webhook.url, body.to_string(), now_us()]))
             .map_err(CollectorError::sqlite("write a message"))?;
     }
+    db.prepare_cached("DELETE FROM deliveries WHERE id <= (SELECT max(id) FROM deliveries) - ?1")
+        .and_then(|mut s| s.execute([MOST]))
+        .map_err(CollectorError::sqlite("give old messages up"))?;
     Ok(())
 }
 
@@ -146,14 +152,27 @@ struct Due {
     tries: i64,
 }
 
-/// Sends what waits, for as long as the collector runs; never returns.
+/// Sends what waits, for as long as the collector runs; never returns. Each webhook has its turn
+/// by itself: one that does not answer keeps no other waiting.
 pub async fn deliver(collector: Arc<Collector>) {
-    if collector.config.webhooks.is_empty() {
-        return std::future::pending().await;
+    let mut each = tokio::task::JoinSet::new();
+    let urls: BTreeSet<_> = collector.config.webhooks.iter().map(|w| w.url.clone()).collect();
+    for url in &urls {
+        each.spawn(deliver_to(Arc::clone(&collector), url.clone()));
     }
+    let forgotten = collector.central.write(move |db| forget(db, &urls)).await;
+    if let Err(error) = forgotten {
+        tracing::error!(%error, "messages for webhooks that are configured no more stay");
+    }
+    while each.join_next().await.is_some() {}
+    std::future::pending().await
+}
+
+async fn deliver_to(collector: Arc<Collector>, url: String) {
     let mut changes = collector.hub.listen();
     loop {
-        match collector.central.read(due).await {
+        let wanted = url.clone();
+        match collector.central.read(move |db| due(db, &wanted)).await {
             Ok(all) if !all.is_empty() => {
                 for one in all {
                     let sent = send(&collector.config, &one).await;
@@ -167,30 +186,36 @@ pub async fn deliver(collector: Arc<Collector>) {
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "messages cannot be read"),
         }
-        let hold = async {
-            loop {
-                match changes.recv().await {
-                    Ok(Change::Hold(_))
-                    | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
-                        return;
-                    }
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => {
-                        return std::future::pending().await;
-                    }
-                    Ok(_) => {}
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LOOK, hold).await;
+        let _ = tokio::time::timeout(LOOK, news(&mut changes)).await;
     }
 }
 
-fn due(db: &Connection) -> Result<Vec<Due>, CollectorError> {
+/// Waits until somebody may have written a message.
+async fn news(changes: &mut broadcast::Receiver<Change>) {
+    loop {
+        match changes.recv().await {
+            Ok(Change::Hold(_)) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => return std::future::pending().await,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Messages for webhooks that are not configured have nowhere to go.
+fn forget(db: &Connection, urls: &BTreeSet<String>) -> Result<(), CollectorError> {
+    let kept = Value::from_iter(urls.iter().map(String::as_str)).to_string();
+    db.execute("DELETE FROM deliveries WHERE url NOT IN (SELECT value FROM json_each(?1))", [kept])
+        .map_err(CollectorError::sqlite("forget messages"))?;
+    Ok(())
+}
+
+fn due(db: &Connection, url: &str) -> Result<Vec<Due>, CollectorError> {
     db.prepare_cached(
-        "SELECT id, url, body, tries FROM deliveries WHERE next_us <= ?1 ORDER BY next_us LIMIT 50",
+        "SELECT id, url, body, tries FROM deliveries WHERE url = ?1 AND next_us <= ?2
+         ORDER BY next_us, id LIMIT 50",
     )
     .and_then(|mut s| {
-        s.query_map([now_us()], |r| {
+        s.query_map(params![url, now_us()], |r| {
             Ok(Due { id: r.get(0)?, url: r.get(1)?, body: r.get(2)?, tries: r.get(3)? })
         })?
         .collect()
@@ -251,17 +276,13 @@ async fn settle(
 }
 
 fn put_off(db: &Connection, one: &Due) -> Result<(), CollectorError> {
-    let fail = CollectorError::sqlite;
     let doubled =
         FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(u32::try_from(one.tries).unwrap_or(31)));
     let pause = i64::try_from(doubled.min(LONGEST_PAUSE).as_micros()).unwrap_or(i64::MAX);
     let next = now_us().saturating_add(pause);
     db.prepare_cached("UPDATE deliveries SET tries = tries + 1, next_us = ?2 WHERE id = ?1")
         .and_then(|mut s| s.execute(params![one.id, next]))
-        .map_err(fail("put a message off"))?;
-    db.prepare_cached("DELETE FROM deliveries WHERE id <= (SELECT max(id) FROM deliveries) - ?1")
-        .and_then(|mut s| s.execute([MOST]))
-        .map_err(fail("give old messages up"))?;
+        .map_err(CollectorError::sqlite("put a message off"))?;
     Ok(())
 }
 
@@ -277,3 +298,7 @@ fn remove(db: &Connection, one: &Due, given_up: bool) -> Result<(), CollectorErr
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "webhook_tests.rs"]
+mod tests;
