@@ -1,0 +1,76 @@
+//! A headless browser. Pictures stay in `target/console-shots` to be looked at.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use interceptor_tests::paths;
+use serde_json::json;
+
+use crate::ground::{Ground, nothing};
+use crate::records;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/console/browser.mjs");
+
+fn chromium() -> Option<&'static str> {
+    ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_with_a_browser_does_everything() {
+    if nothing() {
+        return;
+    }
+    let npm = paths::npm().unwrap();
+    let there = npm.join("node_modules/puppeteer-core").exists();
+    let (Some(chromium), true) = (chromium(), there) else {
+        eprintln!("skipped: no browser: run `cargo xtask setup browser npm`");
+        return;
+    };
+    let ground = Ground::new().await;
+    let database = records::database(&ground.recorder).to_string();
+    let terminal = records::terminal(&ground.recorder, false).to_string();
+    let hostile = records::hostile(&ground.recorder).to_string();
+    records::terminal(&ground.recorder, true);
+    let mut live = records::begin(&ground.recorder, "billing-bot", "eve@example.com");
+    live.commit().unwrap().wait().unwrap();
+    ground.index().await;
+    ground.people.next("").unwrap();
+    let long = "UPDATE invoices SET paid = true, note = 'as agreed with the customer on the phone' \
+                WHERE id IN (7, 8, 9) AND due < '2026-11-01'";
+    let holds = [ground.raise("h-one", long).await, ground.raise("h-two", long).await];
+    let shots = paths::target().join("console-shots");
+    std::fs::create_dir_all(&shots).unwrap();
+    let given = json!({
+        "origin": ground.origin, "shots": shots, "chromium": chromium, "database": database,
+        "terminal": terminal, "hostile": hostile, "live": live.id().to_string(), "holds": holds,
+    });
+    let mut child = Command::new("node")
+        .arg(SCRIPT)
+        .arg(&npm)
+        .arg(given.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    // The script asks for what must happen meanwhile on the host.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    while let Some(Ok(line)) = lines.next() {
+        match line.as_str() {
+            "follow" => {
+                let text = "SELECT 'a new statement' FROM invoices";
+                live.record(&records::request(1, "allow", "select", text)).unwrap();
+                live.commit().unwrap().wait().unwrap();
+                ground.index().await;
+            }
+            "raise" => drop(ground.raise("h-three", long).await),
+            _ => {}
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    let status = child.wait().unwrap();
+    eprintln!("{said}");
+    assert!(status.success() && said.contains("done"), "{said}");
+}
