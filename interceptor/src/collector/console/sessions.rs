@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::find::{self, Cursor, Found, PAGE, Wanted};
 use super::frame::Frame;
 use super::guard::Viewer;
-use super::text::{Shown, When, count, query};
+use super::text::{Shown, When, count, plain, query};
 use crate::record::now_us;
 use crate::record::reader::Hit;
 use crate::record::terminal::duration;
@@ -155,8 +155,10 @@ pub async fn list(
     Ok(Html(html.render()?))
 }
 
-/// What can be chosen, and what was, even if there is nothing of it.
+/// What can be chosen, and what was, even if there is nothing of it. A name with characters that
+/// cannot be seen is not offered: an option's value cannot show them as their codes.
 fn choices_of(mut all: Vec<String>, chosen: &str) -> Vec<Choice> {
+    all.retain(|a| a == chosen || plain(a));
     if !chosen.is_empty() && !all.iter().any(|a| a == chosen) {
         all.push(chosen.to_owned());
     }
