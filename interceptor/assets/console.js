@@ -110,8 +110,9 @@ if (list) {
 function countdown() {
   for (const left of document.querySelectorAll("[data-until]")) {
     const seconds = Math.max(0, Math.round((Number(left.dataset.until) - Date.now()) / 1000));
+    const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
     left.textContent = seconds === 0 ? "time is up"
-      : seconds < 120 ? `${seconds} s left` : `${Math.floor(seconds / 60)} min left`;
+      : h ? `${h}h${pad(m)}m left` : m ? `${m}m${pad(s)}s left` : `${s} s left`;
   }
 }
 if (document.querySelector("[data-until], [data-live='/live/approvals']")) setInterval(countdown, 1000);

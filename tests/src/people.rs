@@ -25,6 +25,16 @@ pub struct People {
 impl People {
     /// Starts it for a console at an origin, with people: id, name, groups.
     pub fn start(dir: &Path, console: &str, people: &[(&str, &str, &[&str])]) -> Result<Self> {
+        Self::start_in(None, dir, console, people)
+    }
+
+    /// The same inside a network namespace.
+    pub fn start_in(
+        netns: Option<&str>,
+        dir: &Path,
+        console: &str,
+        people: &[(&str, &str, &[&str])],
+    ) -> Result<Self> {
         let npm = paths::npm().context("no npm packages")?;
         let people: serde_json::Map<String, Value> = people
             .iter()
@@ -37,8 +47,12 @@ impl People {
             "people": people,
         });
         let command = Cmd::new("node").arg(SCRIPT).arg(npm).arg(given.to_string());
+        let command = match netns {
+            Some(netns) => command.in_netns(netns),
+            None => command,
+        };
         let mut process = command.daemonize(&dir.join("people.log"))?;
-        let issuer = wait_for("the provider to listen", Duration::from_secs(30), || {
+        let issuer = wait_for("the provider to listen", Duration::from_secs(60), || {
             process.still_runs()?;
             Ok(process.log().lines().find(|l| l.starts_with("http://")).map(str::to_owned))
         })?;

@@ -1,7 +1,8 @@
 //! Approvals in the console and by the API: who sees what, who decides, and once only.
 
 use interceptor::collector::holds;
-use interceptor::collector::orders::HostId;
+use interceptor::collector::orders::{self, HostId};
+use interceptor::ship::wire::Done;
 use interceptor_tests::visitor::Visitor;
 use serde_json::json;
 
@@ -96,13 +97,42 @@ async fn only_who_may_decide_sees_the_exact_request_and_decides_it_once() {
     let (status, said) = ground.decide(&mut ann, &id, &form);
     assert_eq!(status, 303, "{said}");
     assert!(
-        said.contains("Approved. The host was told.") && !said.contains("secret note"),
+        said.contains("Approved. The host has not answered yet.") && !said.contains("secret note"),
         "{said}"
     );
     let (status, said) = ground.decide(&mut ann, &id, &form);
     assert_eq!(status, 409, "{said}");
     let list = ann.get(&ground.url("/approvals")).unwrap().text();
     assert!(list.contains("Nothing waits.") && list.contains("granted"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_the_host_does_not_take_is_told_with_its_reason() {
+    if nothing() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let id = ground.raise("h-one", EXACT).await;
+    let mut ann = ground.log_in("00u-ann");
+    assert_eq!(ground.decide(&mut ann, &id, &[("decision", "approve")]).0, 303);
+    let host = ground.host;
+    let answer = move |db: &rusqlite::Connection| {
+        let host = HostId::find(db, host)?.unwrap();
+        let refused = Done {
+            result: "refused".into(),
+            error: Some("it <b>cannot</b> be judged here".into()),
+            ..Done::default()
+        };
+        orders::done(db, &host, 1, &refused)
+    };
+    ground.collector.central.write(answer).await.unwrap();
+    let page = ann.get(&ground.url(&format!("/approvals/{id}"))).unwrap().text();
+    for wanted in [
+        "not taken by the host",
+        "The host did not take the decision: it &lt;b&gt;cannot&lt;/b&gt; be judged here",
+    ] {
+        assert!(page.contains(wanted), "{wanted}: {page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

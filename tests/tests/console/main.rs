@@ -10,4 +10,5 @@ mod browser;
 mod ground;
 mod holds;
 mod pages;
+mod real;
 mod records;

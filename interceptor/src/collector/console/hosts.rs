@@ -81,7 +81,7 @@ fn card(h: &Listed, now: i64) -> Card {
         let policy = &status.policy;
         let words = format!("{} ({} rules)", policy.version, policy.rules);
         facts.push(("policy", Shown::line(&words)));
-        facts.push(("not here yet", Shown::line(&behind(lag))));
+        facts.push(("still to ship", Shown::line(&behind(lag))));
         let store = format!(
             "{} of {}, on {}",
             bytes(status.record.bytes),
