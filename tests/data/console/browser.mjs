@@ -2,7 +2,8 @@
 // phone, in light and dark, with and without script. Looks for script errors, refused loads and
 // faults that axe-core finds, and takes a picture of every page.
 //
-//   node browser.mjs NPM_DIRECTORY '{"origin": "http://…", "shots": "DIRECTORY", "chromium": "…",
+//   node browser.mjs NPM_DIRECTORY '{"origin": "http://…", "shots": "DIRECTORY" or null,
+//     "all": false, "chromium": "…",
 //     "database": "SESSION", "terminal": "SESSION", "hostile": "SESSION", "live": "SESSION",
 //     "holds": ["ID", "ID"]}'
 //
@@ -89,11 +90,17 @@ async function judge(page, name) {
 }
 
 async function shot(page, name) {
-  await page.screenshot({ path: join(asked.shots, `${name}.png`), fullPage: false });
+  if (!asked.shots) return;
+  await page.screenshot({ path: join(asked.shots, `${name}.png`), fullPage: true });
 }
 
+// Every width and every scheme, not every pair of them, unless pictures are wanted of all.
+const WAYS = asked.all
+  ? [['light', false], ['dark', false], ['light', true], ['dark', true]]
+  : [['light', false], ['dark', true]];
+
 async function everyPage(name, pages) {
-  for (const [scheme, phone] of [['light', false], ['dark', false], ['light', true], ['dark', true]]) {
+  for (const [scheme, phone] of WAYS) {
     const page = await open({ scheme, phone });
     await logIn(page, name);
     for (const [title, path] of pages) {
@@ -105,7 +112,7 @@ async function everyPage(name, pages) {
     }
     await page.browserContext().close();
   }
-  say(`looked at ${pages.length} pages in four ways`);
+  say(`looked at ${pages.length} pages in ${WAYS.length} ways`);
 }
 
 async function search(page) {
@@ -217,7 +224,7 @@ try {
     ['terminal', `/sessions/${asked.terminal}`], ['play', `/sessions/${asked.terminal}/play`],
     ['play-db', `/sessions/${asked.database}/play`], ['hosts', '/hosts'], ['approvals', '/approvals'],
     ...asked.holds.slice(0, 1).map((id) => ['approval', `/approvals/${encodeURIComponent(id)}`]),
-    ['missing', MISSING],
+    ['missing', MISSING], ['nothing', '/sessions?q=nowhere-to-be-found&agent=billing-bot'],
   ];
   const ann = await open();
   await logIn(ann, 'Ann Approver');

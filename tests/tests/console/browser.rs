@@ -1,4 +1,5 @@
-//! A headless browser. Pictures stay in `target/console-shots` to be looked at.
+//! A headless browser. `INTERCEPTOR_SHOTS` names a directory for pictures of every page in every
+//! way, to be looked at.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -40,10 +41,13 @@ async fn a_person_with_a_browser_does_everything() {
     let long = "UPDATE invoices SET paid = true, note = 'as agreed with the customer on the phone' \
                 WHERE id IN (7, 8, 9) AND due < '2026-11-01'";
     let holds = [ground.raise("h-one", long).await, ground.raise("h-two", long).await];
-    let shots = paths::target().join("console-shots");
-    std::fs::create_dir_all(&shots).unwrap();
+    ground.other_hosts().await;
+    let shots = std::env::var_os("INTERCEPTOR_SHOTS").map(std::path::PathBuf::from);
+    if let Some(dir) = &shots {
+        std::fs::create_dir_all(dir).unwrap();
+    }
     let given = json!({
-        "origin": ground.origin, "shots": shots, "chromium": chromium, "database": database,
+        "origin": ground.origin, "shots": shots, "all": shots.is_some(), "chromium": chromium, "database": database,
         "terminal": terminal, "hostile": hostile, "live": live.id().to_string(), "holds": holds,
     });
     let mut child = Command::new("node")

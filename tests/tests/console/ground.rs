@@ -127,6 +127,28 @@ impl Ground {
         rusqlite::Connection::open(self.store.join("records.db")).unwrap()
     }
 
+    /// Hosts that are not well: one away, one revoked, one that never came.
+    pub async fn other_hosts(&self) {
+        let write = |db: &rusqlite::Connection| -> Result<(), CollectorError> {
+            let (now, hour) = (now_us(), 3_600_000_000_i64);
+            for (name, seen, revoked, until, problem) in [
+                ("web1", Some(now - 3 * hour), None, now + 48 * hour, Some("entry 7 was altered")),
+                ("old", Some(now - 400 * hour), Some(now - hour), now + 300 * hour, None),
+                ("fresh", None, None, now + 720 * hour, None),
+            ] {
+                db.execute(
+                    "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
+                     certificate_until_us, seen_us, revoked_us, problem) \
+                     VALUES (?1, ?1, randomblob(32), ?2, ?1, ?3, ?4, ?5, ?6)",
+                    (name, now - 500 * hour, until, seen, revoked, problem),
+                )
+                .unwrap();
+            }
+            Ok(())
+        };
+        self.collector.central.write(write).await.unwrap();
+    }
+
     /// Brings what was recorded into the index, as shipping does.
     pub async fn index(&self) {
         self.recorder.flush().unwrap();

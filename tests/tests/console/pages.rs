@@ -70,8 +70,19 @@ async fn a_person_logs_in_finds_a_session_reads_it_and_logs_out() {
         assert!(file.text().starts_with(begins), "{format}: {}", file.text());
     }
 
+    ground.other_hosts().await;
     let hosts = vera.get(&ground.url("/hosts")).unwrap().text();
-    for wanted in ["db1", "orders-db", "3f9c1a", "unknown", "Port 22 of host-ssh is not captured"] {
+    for wanted in [
+        "1 of 4 up",
+        "orders-db",
+        "3f9c1a",
+        "unknown",
+        "Port 22 of host-ssh is not captured",
+        "Its records are refused: entry 7 was altered",
+        "Its certificate ends soon",
+        "revoked",
+        "never seen",
+    ] {
         assert!(hosts.contains(wanted), "{wanted} is not on the page of hosts");
     }
 

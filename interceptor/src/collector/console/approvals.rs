@@ -76,6 +76,7 @@ struct Page {
     /// What became of the decision on the host.
     fate: Shown,
     refused: bool,
+    carried_out: bool,
     open: bool,
 }
 
@@ -197,6 +198,7 @@ pub async fn show(
             _ => "",
         },
         refused: matches!(fate, Some(Fate::Refused(_))),
+        carried_out: fate == Some(Fate::Done),
         fate: fate.map(words).unwrap_or_default(),
         open,
     };

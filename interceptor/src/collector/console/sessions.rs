@@ -178,7 +178,7 @@ impl Line {
         };
         let state = match (&s.reason, s.live()) {
             (_, true) => "live",
-            (Some(reason), _) => reason,
+            (Some(reason), _) => ended(reason),
             (None, _) => "ended",
         };
         Self {
@@ -202,6 +202,17 @@ impl Line {
                 (format!("{}?after={}#e{}", href(s), h.seq.saturating_sub(1), h.seq), hit_text(h))
             }),
         }
+    }
+}
+
+/// Why a session ended, in words that need no glossary.
+fn ended(reason: &str) -> &str {
+    match reason {
+        "client" => "closed by client",
+        "server" => "closed by service",
+        "store" => "record lost",
+        "conflict" => "token at two hosts",
+        other => other,
     }
 }
 
