@@ -2,20 +2,32 @@
 //! way, to be looked at.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
+use interceptor_tests::bed::skipped;
 use interceptor_tests::paths;
-use serde_json::json;
+use interceptor_tests::proc::Cmd;
+use serde_json::{Value, json};
 
 use crate::ground::{Ground, nothing};
 use crate::records;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/console/browser.mjs");
 
-fn chromium() -> Option<&'static str> {
-    ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"]
+/// A person with a browser who does what is given; none where there is no browser.
+pub fn browser(mut given: Value) -> Option<Cmd> {
+    let npm = paths::npm()?;
+    let chromium = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"]
         .into_iter()
-        .find(|path| std::path::Path::new(path).exists())
+        .find(|path| Path::new(path).exists());
+    let there = npm.join("node_modules/puppeteer-core").exists();
+    let (Some(chromium), true) = (chromium, there) else {
+        skipped("no browser: run `cargo xtask setup browser npm`");
+        return None;
+    };
+    given["chromium"] = chromium.into();
+    Some(Cmd::new("node").arg(SCRIPT).arg(&npm).arg(given.to_string()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,12 +35,6 @@ async fn a_person_with_a_browser_does_everything() {
     if nothing() {
         return;
     }
-    let npm = paths::npm().unwrap();
-    let there = npm.join("node_modules/puppeteer-core").exists();
-    let (Some(chromium), true) = (chromium(), there) else {
-        eprintln!("skipped: no browser: run `cargo xtask setup browser npm`");
-        return;
-    };
     let ground = Ground::new().await;
     let database = records::database(&ground.recorder).to_string();
     let terminal = records::terminal(&ground.recorder, false).to_string();
@@ -47,16 +53,11 @@ async fn a_person_with_a_browser_does_everything() {
         std::fs::create_dir_all(dir).unwrap();
     }
     let given = json!({
-        "origin": ground.origin, "shots": shots, "all": shots.is_some(), "chromium": chromium, "database": database,
+        "origin": ground.origin, "shots": shots, "all": shots.is_some(), "database": database,
         "terminal": terminal, "hostile": hostile, "live": live.id().to_string(), "holds": holds,
     });
-    let mut child = Command::new("node")
-        .arg(SCRIPT)
-        .arg(&npm)
-        .arg(given.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let Some(browser) = browser(given) else { return };
+    let mut child = browser.command().stdout(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     // The script asks for what must happen meanwhile on the host.
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

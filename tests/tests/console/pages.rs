@@ -121,6 +121,8 @@ async fn pages_of_the_list_show_every_session_once() {
             let link = text.split("rel=\"next\" href=\"").nth(1);
             next = link
                 .map(|l| l.split('"').next().unwrap().replace("&#38;", "&").replace("&amp;", "&"));
+            let newest = text.split("\">Newest</a>").next().unwrap().rsplit('"').next().unwrap();
+            assert!(pages == 0 || newest.replace("&#38;", "&") == start, "{start}: {newest}");
             pages += 1;
         }
         assert_eq!((seen.len(), pages), (120, 3), "{start}");

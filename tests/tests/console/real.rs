@@ -5,15 +5,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use interceptor_tests::accounts::ANALYST;
 use interceptor_tests::bed::{Bed, Spec};
 use interceptor_tests::net::Place;
 use interceptor_tests::paths::program;
 use interceptor_tests::people::{CLIENT, People, SECRET};
 use interceptor_tests::proc::{Cmd, Daemon, wait_for};
-use interceptor_tests::skip_unless_possible;
+use interceptor_tests::story::session_that;
 use interceptor_tests::visitor::{Answer, Visitor};
-use serde_json::Value;
+use interceptor_tests::{skip_unless_possible, skip_unless_ssh};
+use serde_json::{Value, json};
 
+use crate::browser::browser;
 use crate::ground::nothing;
 
 /// Long enough for a loaded machine; nothing waits for it to pass.
@@ -35,8 +38,8 @@ struct Real {
 }
 
 impl Real {
-    fn start() -> Result<Self> {
-        let mut spec = Spec::default().config(&format!("[ship]\ncollector = \"{HOSTS}\"\n"));
+    fn start(spec: Spec) -> Result<Self> {
+        let mut spec = spec.config(&format!("[ship]\ncollector = \"{HOSTS}\"\n"));
         spec.daemon.get_or_insert_default().start = false;
         let mut bed = Bed::with(spec)?;
         let (dir, netns) = (bed.dir().join("central"), bed.net().name(Place::Host));
@@ -153,7 +156,7 @@ fn people_at_the_console_decide_and_end_what_runs_on_a_host() -> Result<()> {
     if nothing() {
         return Ok(());
     }
-    let real = Real::start()?;
+    let real = Real::start(Spec::default())?;
     let mut psql = real.bed.live_psql(&real.bed.login("app_rw")?)?;
     psql.send(SQL)?;
 
@@ -213,5 +216,34 @@ fn people_at_the_console_decide_and_end_what_runs_on_a_host() -> Result<()> {
     // The host is there, and says what it guards.
     let hosts = real.until(&mut vera, "/hosts", "1 of 1 up")?;
     assert!(hosts.contains("orders") && !hosts.contains("is not captured"), "{hosts}");
+    Ok(())
+}
+
+#[test]
+fn a_recorded_shell_plays_in_a_browser() -> Result<()> {
+    skip_unless_ssh!();
+    if nothing() {
+        return Ok(());
+    }
+    let real = Real::start(Spec::ssh())?;
+    let agent = real.bed.agent(ANALYST)?.with("TERM", "xterm");
+    let mut ssh = real.bed.live_ssh(&agent, &["-tt"], &[])?;
+    ssh.send("printf 'mark%s žluťoučký\\n' er-cast; exit")?;
+    ssh.expect("marker-cast", SOON)?;
+    ssh.finish(SOON)?;
+    let id = session_that(&real.bed, "\"shell\"")?;
+    let mut vera = real.log_in("00u-vera")?;
+    let page = real.until(&mut vera, &format!("/sessions/{id}"), "Seal ")?;
+    assert!(page.contains("marker-cast žluťoučký") && page.contains("Unaltered"), "{page}");
+    let cast = real.page(&mut vera, &format!("/sessions/{id}/download/asciicast"))?;
+    assert!(cast.text().contains("marker-cast žluťoučký"), "{}", cast.text());
+    real.bed.net().inside(Place::Host, || real.people.next(""))?;
+    let given = json!({
+        "origin": ORIGIN, "who": "Vera Viewer", "terminal": id, "shows": "marker-cast žluťoučký",
+    });
+    if let Some(browser) = browser(given) {
+        let said = browser.in_netns(&real.bed.net().name(Place::Host)).ok()?;
+        assert!(said.contains("replayed a terminal") && said.contains("done"), "{said}");
+    }
     Ok(())
 }

@@ -149,7 +149,6 @@ mod tests {
     const IN_ATTRIBUTES: &[&str] = &[
         "asked.principal",
         "asked.q",
-        "asked.q|urlencode",
         "at",
         "at.exact",
         "c.ch",
@@ -184,6 +183,7 @@ mod tests {
         "m.when.exact",
         "m.width",
         "m.x",
+        "newest",
         "next",
         "o.stream()",
         "r.verdict",

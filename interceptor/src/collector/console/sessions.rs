@@ -38,6 +38,8 @@ struct Page {
     agents: Vec<Choice>,
     hosts: Vec<Choice>,
     rows: Vec<Line>,
+    /// Address of the first page.
+    newest: String,
     /// Address of the next page.
     next: Option<String>,
     /// Until when was searched, when the search is not at its end.
@@ -118,7 +120,10 @@ impl Asked {
         ];
         let set = pairs.iter().filter(|(_, v)| !v.is_empty());
         let parts: Vec<String> = set.map(|(k, v)| format!("{k}={}", query(v))).collect();
-        format!("/sessions?{}", parts.join("&"))
+        match parts.is_empty() {
+            true => "/sessions".into(),
+            false => format!("/sessions?{}", parts.join("&")),
+        }
     }
 }
 
@@ -146,9 +151,10 @@ pub async fn list(
         agents: choices_of(choices.agents, &asked.agent),
         hosts: choices_of(choices.hosts, &asked.host),
         rows: page.sessions.iter().map(|s| Line::new(s, now)).collect(),
+        newest: asked.href(None),
         next: page.next.map(|c| asked.href(Some(c))),
         unfinished,
-        filtered: asked.href(None) != "/sessions?",
+        filtered: asked.href(None) != "/sessions",
         first: asked.before.is_empty(),
         asked: Texts { q: asked.q, principal: asked.principal },
     };
