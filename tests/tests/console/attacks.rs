@@ -23,9 +23,7 @@ async fn a_login_is_good_only_in_the_browser_that_began_it_and_once() {
         }
         let next = match next.starts_with("http") {
             true => next,
-            false => {
-                format!("{}{next}", ground.people.issuer().trim_end_matches("/oauth2/default"))
-            }
+            false => format!("{}{next}", ground.people.origin()),
         };
         answer = attacker.get(&next).unwrap();
     };

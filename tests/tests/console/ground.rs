@@ -61,7 +61,7 @@ impl Ground {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let origin = format!("http://127.0.0.1:{port}");
-        let people = People::start(dir.path(), &origin, &EVERYBODY).unwrap();
+        let people = People::start(&origin, &EVERYBODY).unwrap();
         let config = write_config(dir.path(), &origin, people.issuer(), more);
         let config = Config::load(&config).unwrap();
         Collector::init(&config).unwrap();

@@ -162,6 +162,28 @@ async fn a_running_session_is_followed_and_a_change_is_told() {
     until(&mut follow, "event: ended");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_before_a_page_listens_is_not_missed() {
+    if nothing() {
+        return;
+    }
+    let ground = Ground::new().await;
+    let mut vera = ground.log_in("00u-vera");
+    let told = |page: &str| {
+        let text = page.split("data-told=\"").nth(1).expect("a count on the page");
+        text.split('"').next().unwrap().to_owned()
+    };
+    let page = vera.get(&ground.url("/approvals")).unwrap().text();
+    let hello = |told: &str| format!("data: {told}\n");
+    let mut stream = BufReader::new(vera.stream(&ground.url("/live/approvals")).unwrap());
+    let lines = until(&mut stream, "data: ");
+    assert!(lines.ends_with(&hello(&told(&page))), "nothing changed: {lines}");
+    ground.raise("h-one", "UPDATE invoices SET paid = true").await;
+    let mut stream = BufReader::new(vera.stream(&ground.url("/live/approvals")).unwrap());
+    let lines = until(&mut stream, "data: ");
+    assert!(!lines.ends_with(&hello(&told(&page))), "the page is older: {lines}");
+}
+
 /// Reads lines until one contains a word; all of them.
 fn until(from: &mut impl BufRead, word: &str) -> String {
     let mut all = String::new();

@@ -44,7 +44,7 @@ impl Real {
         let mut bed = Bed::with(spec)?;
         let (dir, netns) = (bed.dir().join("central"), bed.net().name(Place::Host));
         std::fs::create_dir_all(&dir)?;
-        let people = People::start_in(Some(&netns), &dir, ORIGIN, &EVERYBODY)?;
+        let people = People::start_in(bed.net(), Place::Host, &dir, ORIGIN, &EVERYBODY)?;
         // A host takes decisions only of people whose tokens it could judge.
         let own = bed.interceptor()?.config().to_owned();
         let issuer = format!(
@@ -111,7 +111,7 @@ impl Real {
         let answer =
             self.bed.net().inside(Place::Host, || who.post(&format!("{ORIGIN}{path}"), &all))?;
         match answer.header("location") {
-            Some(next) if answer.status == 303 => self.page(who, &next.to_owned()),
+            Some(next) if answer.status == 303 => self.page(who, next),
             _ => Ok(answer),
         }
     }

@@ -105,10 +105,11 @@ pub async fn list(
     State(console): State<Console>,
     Viewer(login): Viewer,
 ) -> Result<Html<String>, Fault> {
+    let told = console.collector().hub.told();
     let waiting = decisions::list(console.collector()).await?;
     let ended = decisions::ended(console.collector(), ENDED).await?;
     let page = List {
-        frame: Frame::new("Approvals", "approvals", &login).live("approvals"),
+        frame: Frame::new("Approvals", "approvals", &login).live("approvals", told),
         waiting: waiting.iter().map(card).collect(),
         ended: ended.iter().map(card).collect(),
         approver: login.person.is(Role::Approver),
@@ -169,6 +170,7 @@ pub async fn show(
     Path(id): Path<String>,
     Query(done): Query<Done>,
 ) -> Result<Html<String>, Fault> {
+    let told = console.collector().hub.told();
     let view = decisions::show(console.collector(), &login.person, &id)
         .await
         .map_err(|e| Fault::from(e).of(&login))?;
@@ -180,7 +182,7 @@ pub async fn show(
     let (history, fate) = console.collector().central.read(read).await?;
     let open = view.row.state == "waiting" && view.withheld.is_none() && view.statement.is_some();
     let page = Page {
-        frame: Frame::new("Approval", "approvals", &login).live("approvals"),
+        frame: Frame::new("Approval", "approvals", &login).live("approvals", told),
         hold: card(&view.row),
         session: session(&view),
         withheld: view.withheld.as_deref().map(Shown::line),

@@ -162,6 +162,7 @@ mod tests {
         "frame.roles",
         "frame.script()",
         "frame.style()",
+        "frame.told",
         "h.enrolled.exact",
         "h.href",
         "h.id|urlencode",

@@ -134,6 +134,7 @@ pub async fn list(
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>, Fault> {
     let collector = console.collector();
+    let told = collector.hub.told();
     let choices = collector.central.read(find::choices).await?;
     let page = asked.wanted().page(collector).await?;
     let state = match asked.state.as_str() {
@@ -145,7 +146,7 @@ pub async fn list(
     let unfinished = page.next.filter(|_| page.unfinished).map(|c| When::at(c.opened_us()));
     let now = now_us();
     let html = Page {
-        frame: Frame::new("Sessions", "sessions", &login).live("sessions"),
+        frame: Frame::new("Sessions", "sessions", &login).live("sessions", told),
         state,
         services: choices_of(choices.services, &asked.service),
         agents: choices_of(choices.agents, &asked.agent),
