@@ -19,7 +19,7 @@ Usage: cargo xtask COMMAND
   bench [OPTIONS]   measure against direct connections, HAProxy and pgbouncer (--help there);
                     --micro runs the criterion benches instead
   setup [GROUP..]   install what is missing (groups: build ebpf net clock postgres ssh proxies
-                    deny fuzz python npm; all without a name)
+                    deny fuzz python npm browser; all without a name)
   build-ebpf        compile the kernel program into target/bpf/interceptor-capture.o
 ";
 

@@ -46,7 +46,7 @@ impl Drop for Ground {
 pub fn nothing() -> bool {
     let there = interceptor_tests::provider::Provider::absent();
     if let Some(why) = &there {
-        eprintln!("skipped: {why}");
+        interceptor_tests::bed::skipped(why);
     }
     there.is_some()
 }
