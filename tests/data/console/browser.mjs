@@ -151,6 +151,13 @@ async function replay(page) {
   await page.waitForSelector('.ap-overlay-start, .ap-overlay', { timeout: 20000 });
   await page.click('.ap-player');
   await until(page, asked.shows || 'app.service - the application');
+  const outside = await page.evaluate(() => {
+    const bar = document.querySelector('.ap-control-bar').getBoundingClientRect();
+    const icons = [...document.querySelectorAll('.ap-control-bar button svg')];
+    const boxes = icons.map((icon) => icon.getBoundingClientRect()).filter((box) => box.height > 0);
+    return boxes.length < 2 || boxes.some((box) => box.top < bar.top || box.bottom > bar.bottom);
+  });
+  check(!outside, "the player's controls are cut off");
   await shot(page, 'player-running');
   say('replayed a terminal');
 }
