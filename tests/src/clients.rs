@@ -233,3 +233,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         Pin::new(&mut self.0).poll_shutdown(task)
     }
 }
+
+/// What the asciinema player makes of a cast.
+#[derive(Debug, serde::Deserialize)]
+pub struct Played {
+    /// All that it writes to its terminal.
+    pub output: String,
+    /// Columns and rows, first and after each change.
+    pub sizes: Vec<(u16, u16)>,
+    /// In seconds.
+    pub duration: f64,
+    /// What it complains of.
+    pub errors: Vec<String>,
+}
+
+/// Plays an asciicast in the asciinema player; `None`, and said so, where it is not installed.
+pub fn asciinema(cast: &str) -> Result<Option<Played>> {
+    const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/clients/asciinema.mjs");
+    let modules = paths::npm().map(|npm| npm.join("node_modules"));
+    let Some(modules) = modules.filter(|m| m.join("asciinema-player").exists()) else {
+        crate::bed::skipped("no asciinema-player of npm: run `cargo xtask setup npm`");
+        return Ok(None);
+    };
+    let out = Cmd::new("node").arg(SCRIPT).arg(modules).stdin(cast).run()?.ok()?;
+    Ok(Some(serde_json::from_str(&out).with_context(|| out.clone())?))
+}

@@ -26,7 +26,8 @@ pub fn build(release: bool) -> Result<()> {
     println!("Building the daemon and its surroundings");
     // The whole workspace with its tests, always: cargo unifies features over what is built
     // together, and another choice of packages would build every dependency again.
-    let mut build = cargo(["build", "--workspace", "--all-targets"]);
+    let mut build =
+        cargo(["build", "--workspace", "--exclude", "interceptor-fuzz", "--all-targets"]);
     if release {
         build =
             cargo(["build", "--release", "-p", "interceptor", "-p", "interceptor-tests", "--bins"]);

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod run;
 mod setup;
 mod steps;
@@ -18,18 +19,25 @@ Usage: cargo xtask COMMAND
   test [--quick]    install and check everything; --quick leaves out fuzzing and documentation
   bench [OPTIONS]   measure against direct connections, HAProxy and pgbouncer (--help there);
                     --micro runs the criterion benches instead
+  fuzz [TARGET [SECONDS]]
+                    fuzz one parser, or all of them, a minute each
   setup [GROUP..]   install what is missing (groups: build ebpf net clock postgres ssh proxies
-                    deny fuzz python npm browser; all without a name)
+                    deny python npm browser; all without a name)
   build-ebpf        compile the kernel program into target/bpf/interceptor-capture.o
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(error) = fuzz::as_wrapper(&args) {
+        eprintln!("xtask: {error}");
+        return ExitCode::FAILURE;
+    }
     let rest = args.get(1..).unwrap_or_default();
     let done = match args.first().map(String::as_str) {
         Some("demo") => demo::run(rest),
         Some("test") => test::run(rest),
         Some("bench") => bench::run(rest),
+        Some("fuzz") => fuzz::command(rest),
         Some("setup") => setup::command(rest),
         Some("build-ebpf") => ebpf::build().map(drop),
         Some("help" | "--help" | "-h") => {

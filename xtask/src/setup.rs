@@ -29,8 +29,6 @@ pub enum Group {
     Proxies,
     /// `cargo deny`.
     Deny,
-    /// `cargo fuzz`.
-    Fuzz,
     /// Python clients, in `target/venv`.
     Python,
     /// Node clients, other versions of PostgreSQL, an issuer and the console's terminal player, in
@@ -40,7 +38,7 @@ pub enum Group {
     Browser,
 }
 
-const GROUPS: [(&str, Group); 12] = [
+const GROUPS: [(&str, Group); 11] = [
     ("build", Group::Build),
     ("ebpf", Group::Ebpf),
     ("net", Group::Net),
@@ -49,7 +47,6 @@ const GROUPS: [(&str, Group); 12] = [
     ("ssh", Group::Ssh),
     ("proxies", Group::Proxies),
     ("deny", Group::Deny),
-    ("fuzz", Group::Fuzz),
     ("python", Group::Python),
     ("npm", Group::Npm),
     ("browser", Group::Browser),
@@ -96,7 +93,6 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
         match group {
             Group::Ebpf => ebpf_toolchain()?,
             Group::Deny => cargo_install("cargo-deny")?,
-            Group::Fuzz => cargo_install("cargo-fuzz")?,
             Group::Python => python()?,
             Group::Npm => npm()?,
             Group::Build
@@ -148,7 +144,7 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
         Group::Browser => {
             &[("chromium", "chromium"), ("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu")]
         }
-        Group::Deny | Group::Fuzz => &[],
+        Group::Deny => &[],
     }
 }
 

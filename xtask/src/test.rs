@@ -1,8 +1,10 @@
 //! `cargo xtask test`: installs what is missing and checks everything.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::run::{Result, find, root, step, target};
+use crate::fuzz;
+use crate::run::{Result, find, output, root, target};
 use crate::steps::{End, Steps, as_root, cargo, is_root, passing};
 
 /// How long each fuzz target runs.
@@ -19,20 +21,22 @@ pub fn run(args: &[String]) -> Result<()> {
     steps.step("setup", || done(crate::setup::command(&[])));
     steps.step("format", || done(passing(&mut cargo(["fmt", "--all", "--check"]))));
     let built = steps.step("build-ebpf", || done(crate::ebpf::build().map(drop)));
-    steps.step("clippy", clippy);
     steps.step("deny", deny);
     steps.step("advisories", advisories);
-    let built = built && steps.step("build", || done(crate::demo::build(false)));
-    steps.step("policies", policies);
+    let built = built && steps.step("build", || done(passing(&mut linted(BUILD)?)));
+    if built {
+        steps.step("clippy", clippy);
+        steps.step("policies", policies);
+    }
     std::thread::scope(|scope| {
         // Tests wait a good deal, for processes and deadlines: a build that steps back whenever
         // they want the processor costs them nothing.
-        let targets = (!quick).then(|| scope.spawn(|| fuzz_build(&steps)));
+        let fuzzing = (built && !quick).then(|| scope.spawn(|| fuzz_build(&steps)));
         if built {
             steps.step("tests", tests);
         }
-        if let Some(targets) = targets.and_then(|t| t.join().ok()) {
-            fuzz(&steps, &targets);
+        if let Some(targets) = fuzzing.and_then(|t| t.join().ok()) {
+            fuzz::run(&steps, &targets, FUZZ_SECONDS);
         }
     });
     steps.finish()
@@ -42,9 +46,33 @@ fn done(result: Result<()>) -> Result<End> {
     result.map(|()| End::Ok)
 }
 
+/// The workspace with its tests, as `demo::build` builds it, but for the fuzz targets.
+const BUILD: &[&str] = &["build", "--workspace", "--exclude", "interceptor-fuzz", "--all-targets"];
+
+/// Cargo with clippy for a compiler: one pass over the workspace's crates finds what there is to
+/// say and makes what is tested, where `cargo clippy` would read every dependency once more.
+fn linted(args: &[&str]) -> Result<Command> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))
+        .ok_or("no rustc: install Rust with rustup")?;
+    let driver = Path::new(&sysroot).join("bin/clippy-driver");
+    if !driver.exists() {
+        return Err("no clippy: `rustup component add clippy`".into());
+    }
+    let mut cargo = cargo(args);
+    cargo.env("RUSTC_WORKSPACE_WRAPPER", driver);
+    Ok(cargo)
+}
+
+/// Warnings are errors. Cargo keeps what the compiler said and says it again.
 fn clippy() -> Result<End> {
-    let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    done(passing(&mut cargo(args)))
+    let mut again = linted(BUILD)?;
+    let again = again.arg("--message-format=json").stderr(Stdio::null()).output();
+    let said = String::from_utf8_lossy(&again.map_err(|e| format!("cargo build: {e}"))?.stdout)
+        .lines()
+        .filter(|line| line.contains(r#""reason":"compiler-message""#))
+        .filter(|line| line.contains(r#""level":"warning""#))
+        .count();
+    if said == 0 { Ok(End::Ok) } else { Err(format!("{said} warnings: see the build above")) }
 }
 
 fn deny() -> Result<End> {
@@ -81,11 +109,13 @@ fn policies() -> Result<End> {
 /// Unit and end-to-end tests in one go, with what was built. Without root the tests that need it
 /// skip visibly there and are run again through sudo.
 fn tests() -> Result<End> {
-    passing(cargo(["test", "--workspace", "--no-fail-fast"]).env("RUST_BACKTRACE", "0"))?;
+    let test = ["test", "--workspace", "--exclude", "interceptor-fuzz"];
+    passing(linted(&test)?.arg("--no-fail-fast").env("RUST_BACKTRACE", "0"))?;
     if is_root() {
         return Ok(End::Ok);
     }
-    let mut list = cargo(["test", "--workspace", "--no-run", "--message-format=short"]);
+    let mut list = linted(&test)?;
+    list.args(["--no-run", "--message-format=short"]);
     let output = list.output().map_err(|e| format!("cargo test: {e}"))?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let mut failed = Vec::new();
@@ -102,80 +132,12 @@ fn tests() -> Result<End> {
     if failed.is_empty() { Ok(End::Ok) } else { Err(failed.join("\n")) }
 }
 
-/// Builds every target of `fuzz/Cargo.toml` and gives their names; none when that failed. The
-/// parsers are safe Rust, in which the address sanitizer finds nothing and costs half of the
-/// build.
+/// Builds every fuzz target and gives their names; none when that failed.
 fn fuzz_build(steps: &Steps) -> Vec<String> {
-    let Ok(manifest) = std::fs::read_to_string(root().join("fuzz/Cargo.toml")) else {
-        steps.step("fuzz: build", || Ok(End::Skipped("no fuzz/ here".into())));
-        return Vec::new();
-    };
-    let built = steps.step("fuzz: build", || {
-        if find("cargo-fuzz").is_none() {
-            return Err("cargo-fuzz is not installed: run `cargo xtask setup`".into());
-        }
-        let cargo = cargo(["fuzz", "build", "--dev", "--sanitizer", "none"]);
-        let mut build = nice(&cargo);
-        build.env("RUSTC_BOOTSTRAP", "1");
-        done(step("Building the fuzz targets", &mut build))
+    let names = fuzz::targets();
+    let built = steps.step("fuzz: build", || match &names {
+        Ok(names) => done(fuzz::build(names, true)),
+        Err(e) => Err(e.clone()),
     });
-    if built { targets(&manifest) } else { Vec::new() }
-}
-
-/// The same command with the lowest priority.
-fn nice(command: &Command) -> Command {
-    let mut nice = Command::new("nice");
-    nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => nice.env(name, value),
-            None => nice.env_remove(name),
-        };
-    }
-    if let Some(dir) = command.get_current_dir() {
-        nice.current_dir(dir);
-    }
-    nice
-}
-
-/// Every target for a minute, side by side.
-fn fuzz(steps: &Steps, names: &[String]) {
-    std::thread::scope(|scope| {
-        for name in names {
-            scope.spawn(move || steps.step(&format!("fuzz: {name}"), || fuzz_one(name)));
-        }
-    });
-}
-
-fn fuzz_one(name: &str) -> Result<End> {
-    let mut run = cargo(["fuzz", "run", "--dev", "--sanitizer", "none", name, "--"]);
-    run.arg(format!("-max_total_time={FUZZ_SECONDS}")).args(["-rss_limit_mb=4096", "-timeout=20"]);
-    run.env("RUSTC_BOOTSTRAP", "1");
-    done(step(&format!("Fuzzing {name}"), &mut run))
-}
-
-/// The names of the `[[bin]]` tables of a manifest.
-fn targets(manifest: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut inside = false;
-    for line in manifest.lines().map(str::trim) {
-        if line.starts_with('[') {
-            inside = line == "[[bin]]";
-        } else if let Some(name) = line.strip_prefix("name").filter(|_| inside) {
-            names.extend(name.trim_matches([' ', '=', '"']).split('"').next().map(String::from));
-        }
-    }
-    names
-}
-
-#[cfg(test)]
-mod tests {
-    use super::targets;
-
-    #[test]
-    fn fuzz_targets_are_read_from_the_manifest() {
-        let manifest = "[package]\nname = \"x\"\n[[bin]]\nname = \"wire\"\npath = \"a.rs\"\n\
-                        [[bin]]\nname=\"startup\"\n[dependencies]\nname = \"no\"\n";
-        assert_eq!(targets(manifest), ["wire", "startup"]);
-    }
+    names.ok().filter(|_| built).unwrap_or_default()
 }

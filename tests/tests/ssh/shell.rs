@@ -3,6 +3,7 @@
 use anyhow::Result;
 use interceptor_tests::accounts::ANALYST;
 use interceptor_tests::bed::{Bed, Spec};
+use interceptor_tests::clients;
 use interceptor_tests::proc::Cmd;
 use interceptor_tests::story::session_that;
 
@@ -78,6 +79,10 @@ fn a_recorded_terminal_exports_as_asciicast() -> Result<()> {
         }
     }
     assert!(output.contains("marker-cast žluťoučký"), "{output}");
+    let Some(played) = clients::asciinema(&cast)? else { return Ok(()) };
+    assert!(played.errors.is_empty(), "{played:?}");
+    assert_eq!(played.output, output);
+    assert!(!played.sizes.is_empty() && played.duration > 0.0, "{played:?}");
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, Weak};
 
 use clap::Parser;
 
@@ -21,6 +22,41 @@ const BIN: &str = "/usr/lib/postgresql/15/bin";
 /// A cluster whose socket is open to everybody, as many are.
 pub struct Cluster {
     dir: tempfile::TempDir,
+    /// What it is a copy of, kept for the next one.
+    _template: Arc<tempfile::TempDir>,
+}
+
+/// A data directory that nobody started, made once for the tests that run at a time.
+fn template(owner: &nix::unistd::User) -> Arc<tempfile::TempDir> {
+    static TEMPLATE: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
+    let mut kept = TEMPLATE.lock().unwrap();
+    if let Some(template) = kept.upgrade() {
+        return template;
+    }
+    let dir = Arc::new(owned(owner));
+    let data = dir.path().join("data");
+    postgres_user(&format!("{BIN}/initdb"), &["-D", data.to_str().unwrap(), "-A", "trust", "-N"]);
+    *kept = Arc::downgrade(&dir);
+    dir
+}
+
+/// A temporary directory that the server's user may write to.
+fn owned(owner: &nix::unistd::User) -> tempfile::TempDir {
+    let dir = tempfile::Builder::new().prefix("icpg").tempdir_in("/tmp").unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))
+        .unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn postgres_user(program: &str, args: &[&str]) {
+    let out = Command::new("setpriv")
+        .args(["--reuid=postgres", "--regid=postgres", "--init-groups", program])
+        .args(args)
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 impl Cluster {
@@ -32,30 +68,16 @@ impl Cluster {
             return None;
         }
         let user = postgres.unwrap();
-        let dir = tempfile::Builder::new().prefix("icpg").tempdir_in("/tmp").unwrap();
-        std::os::unix::fs::chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-            .unwrap();
-        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
-        let c = Self { dir };
-        let data = c.data();
-        c.postgres(&format!("{BIN}/initdb"), &["-D", data.to_str().unwrap(), "-A", "trust", "-N"]);
+        let template = template(&user);
+        let c = Self { dir: owned(&user), _template: template };
+        let from = c._template.path().join("data");
+        postgres_user("cp", &["-a", from.to_str().unwrap(), c.data().to_str().unwrap()]);
         c.control("start");
         Some(c)
     }
 
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
-    }
-
-    fn postgres(&self, program: &str, args: &[&str]) {
-        let out = Command::new("setpriv")
-            .args(["--reuid=postgres", "--regid=postgres", "--init-groups", program])
-            .args(args)
-            .current_dir("/")
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
 
     fn control(&self, verb: &str) {
@@ -65,7 +87,7 @@ impl Cluster {
         );
         let data = self.data();
         let log = self.dir.path().join("log");
-        self.postgres(
+        postgres_user(
             &format!("{BIN}/pg_ctl"),
             &[
                 "-D",

@@ -533,7 +533,7 @@ fn paths_seen_from_a_known_home_directory_are_absolute() {
         ("paths='/srv/git/x.git/**'", "exec git-receive-pack '/srv/git/y'", false),
         // The other name of a home directory that is a link.
         ("paths='/data/ann/secret/**'", "exec cat <secret/x", true),
-        ("paths='/data/ann/secret/**'", "exec scp -f secret", true),
+        ("paths='/data/ann/secret/**'", "exec scp -f secret/x", true),
         ("paths='/data/ann/secret/**'", "exec cat <open/x", false),
         // What is unseen may go elsewhere first.
         ("paths='**/in/**'", "exec ls >x", false),
