@@ -44,8 +44,14 @@ for (const select of document.querySelectorAll(".filters select")) {
 // A part of the page is fetched again when something changed; at most once in a while.
 const quiet = document.body.dataset.live === "/live/approvals" ? 0 : 1500;
 let waiting = false;
+let again = false;
 async function refresh() {
-  if (waiting || document.hidden) return;
+  if (document.hidden) return;
+  if (waiting) {
+    // What is being fetched may be older than this change.
+    again = true;
+    return;
+  }
   waiting = true;
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
@@ -63,15 +69,21 @@ async function refresh() {
   } catch {
     // The next change or the next reload brings it.
   }
-  setTimeout(() => { waiting = false; }, quiet);
+  setTimeout(() => {
+    waiting = false;
+    if (again) {
+      again = false;
+      refresh();
+    }
+  }, quiet);
 }
 if (document.body.dataset.live) {
   const source = new EventSource(document.body.dataset.live);
   source.addEventListener("changed", refresh);
   let greeted = false;
-  source.addEventListener("hello", () => {
-    // After a gap something may have been missed.
-    if (greeted) refresh();
+  source.addEventListener("hello", (event) => {
+    // Something may have been missed after a gap, or since the page was made.
+    if (greeted || event.data !== document.body.dataset.told) refresh();
     greeted = true;
   });
   document.addEventListener("visibilitychange", refresh);
@@ -110,8 +122,9 @@ if (list) {
 function countdown() {
   for (const left of document.querySelectorAll("[data-until]")) {
     const seconds = Math.max(0, Math.round((Number(left.dataset.until) - Date.now()) / 1000));
+    const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60];
     left.textContent = seconds === 0 ? "time is up"
-      : seconds < 120 ? `${seconds} s left` : `${Math.floor(seconds / 60)} min left`;
+      : h ? `${h}h${pad(m)}m left` : m ? `${m}m${pad(s)}s left` : `${s} s left`;
   }
 }
 if (document.querySelector("[data-until], [data-live='/live/approvals']")) setInterval(countdown, 1000);

@@ -22,7 +22,7 @@ Usage: cargo xtask COMMAND
   fuzz [TARGET [SECONDS]]
                     fuzz one parser, or all of them, a minute each
   setup [GROUP..]   install what is missing (groups: build ebpf net clock postgres ssh proxies
-                    deny python npm; all without a name)
+                    deny python npm browser; all without a name)
   build-ebpf        compile the kernel program into target/bpf/interceptor-capture.o
 ";
 

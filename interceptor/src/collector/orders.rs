@@ -178,6 +178,35 @@ pub fn done(
     effect(db, host, &order.order, result)
 }
 
+/// What became of the last order about a hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// The host has not answered.
+    Sent,
+    /// The host carried it out.
+    Done,
+    /// The host did not, and says why.
+    Refused(String),
+}
+
+/// What became of the last order to a host about one of its holds.
+pub fn fate(db: &Connection, host: i64, hold: &str) -> Result<Option<Fate>, CollectorError> {
+    let answer: Option<Option<String>> = db
+        .prepare_cached(
+            "SELECT result FROM orders WHERE host = ?1 AND json_extract(body, '$.order.hold') = ?2
+             ORDER BY seq DESC LIMIT 1",
+        )
+        .and_then(|mut s| s.query_row(params![host, hold], |r| r.get(0)).optional())
+        .map_err(CollectorError::sqlite("read what became of an order"))?;
+    Ok(answer.map(|answer| match answer {
+        None => Fate::Sent,
+        Some(words) => match serde_json::from_str::<Done>(&words).unwrap_or_default().error {
+            Some(error) => Fate::Refused(error),
+            None => Fate::Done,
+        },
+    }))
+}
+
 /// What the host's answer changes here.
 fn effect(
     db: &Connection,

@@ -34,6 +34,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// After an order that was not accepted, so that a confused collector is not asked without pause.
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
+/// Holds as the collector may know them.
+#[derive(Default)]
+struct Known {
+    /// They may have reached it, even if its answer was lost: to be taken back when they end.
+    sent: HashSet<String>,
+    /// It has taken them.
+    raised: HashSet<String>,
+}
+
 /// The line of one host.
 pub struct Link {
     line: Arc<Line>,
@@ -207,16 +216,15 @@ impl Link {
     async fn holds(&self) {
         let mut changes = self.approvals().changes();
         let mut instance = self.instance.subscribe();
-        let mut raised: HashSet<String> = HashSet::new();
+        let mut known = Known::default();
         loop {
             changes.borrow_and_update();
             if instance.has_changed().unwrap_or(false) {
                 instance.borrow_and_update();
                 // What waits is raised again; what ended meanwhile is still to be taken back.
-                let waiting = self.approvals().list();
-                raised.retain(|id| waiting.iter().all(|hold| hold.id != *id));
+                known.raised.clear();
             }
-            let complete = self.raise_and_withdraw(&mut raised).await;
+            let complete = self.raise_and_withdraw(&mut known).await;
             let again = async {
                 match complete {
                     true => std::future::pending().await,
@@ -232,20 +240,21 @@ impl Link {
     }
 
     /// Whether everything came through.
-    async fn raise_and_withdraw(&self, raised: &mut HashSet<String>) -> bool {
+    async fn raise_and_withdraw(&self, known: &mut Known) -> bool {
         let waiting: Vec<String> = self.approvals().list().into_iter().map(|h| h.id).collect();
         // What ended makes room for what is raised.
-        if !self.withdraw(&waiting, raised).await {
+        if !self.withdraw(&waiting, known).await {
             return false;
         }
         let mut complete = true;
         for id in &waiting {
-            if raised.contains(id) {
+            if known.raised.contains(id) {
                 continue;
             }
             let Some(exact) = self.approvals().exact(id) else { continue };
             let body = self.message(exact);
             let path = format!("/host/v1/holds?boot={}", self.boot);
+            known.sent.insert(id.clone());
             match self.line.post_json::<Value>(&path, &body, ANSWER).await {
                 Ok(_) => self.here(),
                 Err(error) if error.is_away() => {
@@ -261,14 +270,15 @@ impl Link {
                     tracing::error!(%error, hold = id, "the collector does not take a held request");
                 }
             }
-            raised.insert(id.clone());
+            known.raised.insert(id.clone());
         }
         complete
     }
 
     /// Takes back what waits here no more; whether everything came through.
-    async fn withdraw(&self, waiting: &[String], raised: &mut HashSet<String>) -> bool {
-        let gone: Vec<String> = raised.iter().filter(|id| !waiting.contains(id)).cloned().collect();
+    async fn withdraw(&self, waiting: &[String], known: &mut Known) -> bool {
+        let gone: Vec<String> =
+            known.sent.iter().filter(|id| !waiting.contains(id)).cloned().collect();
         for id in gone {
             let how = self.approvals().ended(&id).unwrap_or_else(|| "ended".into());
             let path = format!("/host/v1/holds/{id}");
@@ -277,7 +287,8 @@ impl Link {
                 Err(error) => tracing::debug!(%error, hold = id, "not taken back"),
                 Ok(_) => self.here(),
             }
-            raised.remove(&id);
+            known.sent.remove(&id);
+            known.raised.remove(&id);
         }
         true
     }

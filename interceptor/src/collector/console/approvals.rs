@@ -18,6 +18,7 @@ use super::text::{Shown, When, count};
 use crate::approval::Scope;
 use crate::collector::decisions::{self, Choice, HoldView, Vote};
 use crate::collector::holds::HoldRow;
+use crate::collector::orders::{self, Fate};
 use crate::collector::{CollectorError, Role};
 use crate::record::now_us;
 use crate::record::terminal::duration;
@@ -72,6 +73,10 @@ struct Page {
     groups: Vec<Shown>,
     history: History,
     decided: &'static str,
+    /// What became of the decision on the host.
+    fate: Shown,
+    refused: bool,
+    carried_out: bool,
     open: bool,
 }
 
@@ -100,10 +105,11 @@ pub async fn list(
     State(console): State<Console>,
     Viewer(login): Viewer,
 ) -> Result<Html<String>, Fault> {
+    let told = console.collector().hub.told();
     let waiting = decisions::list(console.collector()).await?;
     let ended = decisions::ended(console.collector(), ENDED).await?;
     let page = List {
-        frame: Frame::new("Approvals", "approvals", &login).live("approvals"),
+        frame: Frame::new("Approvals", "approvals", &login).live("approvals", told),
         waiting: waiting.iter().map(card).collect(),
         ended: ended.iter().map(card).collect(),
         approver: login.person.is(Role::Approver),
@@ -164,14 +170,19 @@ pub async fn show(
     Path(id): Path<String>,
     Query(done): Query<Done>,
 ) -> Result<Html<String>, Fault> {
+    let told = console.collector().hub.told();
     let view = decisions::show(console.collector(), &login.person, &id)
         .await
         .map_err(|e| Fault::from(e).of(&login))?;
-    let agent = view.row.summary.agent.clone();
-    let history = console.collector().central.read(move |db| history(db, &agent)).await?;
+    let (agent, host, name) =
+        (view.row.summary.agent.clone(), view.row.host, view.row.hold.clone());
+    let read = move |db: &Connection| -> Result<_, CollectorError> {
+        Ok((history(db, &agent)?, orders::fate(db, host, &name)?))
+    };
+    let (history, fate) = console.collector().central.read(read).await?;
     let open = view.row.state == "waiting" && view.withheld.is_none() && view.statement.is_some();
     let page = Page {
-        frame: Frame::new("Approval", "approvals", &login),
+        frame: Frame::new("Approval", "approvals", &login).live("approvals", told),
         hold: card(&view.row),
         session: session(&view),
         withheld: view.withheld.as_deref().map(Shown::line),
@@ -183,14 +194,25 @@ pub async fn show(
         groups: view.groups.iter().map(|any| Shown::line(&any.join(" or "))).collect(),
         history,
         decided: match done.done.as_str() {
-            "granted" => "Approved. The host was told.",
-            "denied" => "Denied. The host was told.",
+            "granted" => "Approved.",
+            "denied" => "Denied.",
             "waiting" => "Your approval counts. Somebody else must approve it too.",
             _ => "",
         },
+        refused: matches!(fate, Some(Fate::Refused(_))),
+        carried_out: fate == Some(Fate::Done),
+        fate: fate.map(words).unwrap_or_default(),
         open,
     };
     Ok(Html(page.render()?))
+}
+
+fn words(fate: Fate) -> Shown {
+    match fate {
+        Fate::Sent => Shown::line("The host has not answered yet."),
+        Fate::Done => Shown::line("The host carried it out."),
+        Fate::Refused(why) => Shown::line(&format!("The host did not take the decision: {why}")),
+    }
 }
 
 /// Address of the session, if its id is one.

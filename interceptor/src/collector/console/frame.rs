@@ -21,6 +21,8 @@ pub struct Frame {
     pub csrf: String,
     /// What this page wants to hear of; empty for nothing.
     pub live: &'static str,
+    /// How many changes had been told before the page was made.
+    pub told: u64,
 }
 
 impl Frame {
@@ -38,6 +40,7 @@ impl Frame {
             roles: roles.collect::<Vec<_>>().join(", "),
             csrf: login.csrf.clone(),
             live: "",
+            told: 0,
         }
     }
 
@@ -46,9 +49,10 @@ impl Frame {
         Self { title: safe(title), ..Self::default() }
     }
 
-    /// The page is brought up to date when something of this kind changes.
-    pub fn live(self, kind: &'static str) -> Self {
-        Self { live: kind, ..self }
+    /// The page is brought up to date when something of this kind changes. `told` is the hub's
+    /// count before anything of the page was read.
+    pub fn live(self, kind: &'static str, told: u64) -> Self {
+        Self { live: kind, told, ..self }
     }
 
     /// Address of the style sheet.

@@ -59,11 +59,12 @@ pub async fn list(
     State(console): State<Console>,
     Viewer(login): Viewer,
 ) -> Result<Html<String>, Fault> {
+    let told = console.collector().hub.told();
     let hosts = console.collector().central.read(hosts::list).await?;
     let now = now_us();
     let up = hosts.iter().filter(|h| h.state(now) == "up").count();
     let page = Page {
-        frame: Frame::new("Hosts", "hosts", &login).live("hosts"),
+        frame: Frame::new("Hosts", "hosts", &login).live("hosts", told),
         up,
         hosts: hosts.iter().map(|h| card(h, now)).collect(),
     };
@@ -81,7 +82,7 @@ fn card(h: &Listed, now: i64) -> Card {
         let policy = &status.policy;
         let words = format!("{} ({} rules)", policy.version, policy.rules);
         facts.push(("policy", Shown::line(&words)));
-        facts.push(("not here yet", Shown::line(&behind(lag))));
+        facts.push(("still to ship", Shown::line(&behind(lag))));
         let store = format!(
             "{} of {}, on {}",
             bytes(status.record.bytes),

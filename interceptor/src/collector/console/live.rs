@@ -77,11 +77,14 @@ pub async fn changes(
     };
     let place = place(&console)?;
     let hub = console.collector().hub.listen();
+    // The page says at which count it was made.
+    let hello =
+        format!("retry: 1000\n\nevent: hello\ndata: {}\n\n", console.collector().hub.told());
     let (mut writer, reader) = tokio::io::duplex(WINDOW);
     tokio::spawn(async move {
         let mut hub = hub;
         let end = Instant::now() + LONGEST;
-        let mut said = writer.write_all(b"retry: 1000\n\nevent: hello\ndata:\n\n").await;
+        let mut said = writer.write_all(hello.as_bytes()).await;
         while said.is_ok() && Instant::now() < end {
             let changed = wait(&mut hub, wanted, BEAT).await;
             if !still_there(&console, &headers).await {

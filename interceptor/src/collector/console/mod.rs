@@ -149,7 +149,6 @@ mod tests {
     const IN_ATTRIBUTES: &[&str] = &[
         "asked.principal",
         "asked.q",
-        "asked.q|urlencode",
         "at",
         "at.exact",
         "c.ch",
@@ -163,6 +162,7 @@ mod tests {
         "frame.roles",
         "frame.script()",
         "frame.style()",
+        "frame.told",
         "h.enrolled.exact",
         "h.href",
         "h.id|urlencode",
@@ -184,6 +184,7 @@ mod tests {
         "m.when.exact",
         "m.width",
         "m.x",
+        "newest",
         "next",
         "o.stream()",
         "r.verdict",

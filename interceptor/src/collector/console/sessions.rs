@@ -10,7 +10,7 @@ use super::fault::Fault;
 use super::find::{self, Cursor, Found, PAGE, Wanted};
 use super::frame::Frame;
 use super::guard::Viewer;
-use super::text::{Shown, When, count, query};
+use super::text::{Shown, When, count, plain, query};
 use crate::record::now_us;
 use crate::record::reader::Hit;
 use crate::record::terminal::duration;
@@ -38,6 +38,8 @@ struct Page {
     agents: Vec<Choice>,
     hosts: Vec<Choice>,
     rows: Vec<Line>,
+    /// Address of the first page.
+    newest: String,
     /// Address of the next page.
     next: Option<String>,
     /// Until when was searched, when the search is not at its end.
@@ -118,7 +120,10 @@ impl Asked {
         ];
         let set = pairs.iter().filter(|(_, v)| !v.is_empty());
         let parts: Vec<String> = set.map(|(k, v)| format!("{k}={}", query(v))).collect();
-        format!("/sessions?{}", parts.join("&"))
+        match parts.is_empty() {
+            true => "/sessions".into(),
+            false => format!("/sessions?{}", parts.join("&")),
+        }
     }
 }
 
@@ -129,6 +134,7 @@ pub async fn list(
     Query(asked): Query<Asked>,
 ) -> Result<Html<String>, Fault> {
     let collector = console.collector();
+    let told = collector.hub.told();
     let choices = collector.central.read(find::choices).await?;
     let page = asked.wanted().page(collector).await?;
     let state = match asked.state.as_str() {
@@ -140,23 +146,26 @@ pub async fn list(
     let unfinished = page.next.filter(|_| page.unfinished).map(|c| When::at(c.opened_us()));
     let now = now_us();
     let html = Page {
-        frame: Frame::new("Sessions", "sessions", &login).live("sessions"),
+        frame: Frame::new("Sessions", "sessions", &login).live("sessions", told),
         state,
         services: choices_of(choices.services, &asked.service),
         agents: choices_of(choices.agents, &asked.agent),
         hosts: choices_of(choices.hosts, &asked.host),
         rows: page.sessions.iter().map(|s| Line::new(s, now)).collect(),
+        newest: asked.href(None),
         next: page.next.map(|c| asked.href(Some(c))),
         unfinished,
-        filtered: asked.href(None) != "/sessions?",
+        filtered: asked.href(None) != "/sessions",
         first: asked.before.is_empty(),
         asked: Texts { q: asked.q, principal: asked.principal },
     };
     Ok(Html(html.render()?))
 }
 
-/// What can be chosen, and what was, even if there is nothing of it.
+/// What can be chosen, and what was, even if there is nothing of it. A name with characters that
+/// cannot be seen is not offered: an option's value cannot show them as their codes.
 fn choices_of(mut all: Vec<String>, chosen: &str) -> Vec<Choice> {
+    all.retain(|a| a == chosen || plain(a));
     if !chosen.is_empty() && !all.iter().any(|a| a == chosen) {
         all.push(chosen.to_owned());
     }
@@ -176,7 +185,7 @@ impl Line {
         };
         let state = match (&s.reason, s.live()) {
             (_, true) => "live",
-            (Some(reason), _) => reason,
+            (Some(reason), _) => ended(reason),
             (None, _) => "ended",
         };
         Self {
@@ -200,6 +209,17 @@ impl Line {
                 (format!("{}?after={}#e{}", href(s), h.seq.saturating_sub(1), h.seq), hit_text(h))
             }),
         }
+    }
+}
+
+/// Why a session ended, in words that need no glossary.
+fn ended(reason: &str) -> &str {
+    match reason {
+        "client" => "closed by client",
+        "server" => "closed by service",
+        "store" => "record lost",
+        "conflict" => "token at two hosts",
+        other => other,
     }
 }
 

@@ -105,6 +105,11 @@ impl fmt::Debug for Shown {
 /// Nothing in it needs escaping again.
 impl askama::filters::HtmlSafe for Shown {}
 
+/// Whether every character of a text on one line can be seen as it is.
+pub fn plain(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() || acts(c))
+}
+
 /// A time for a page: in words, and exact for machines and scripts.
 #[derive(Debug, Clone, Default)]
 pub struct When {
