@@ -8,7 +8,8 @@ use crate::setup::{self, Group};
 use crate::steps::{as_root, cargo, passing};
 
 /// What a bed needs to be built and to stand.
-pub const BED: [Group; 5] = [Group::Build, Group::Ebpf, Group::Net, Group::Postgres, Group::Ssh];
+pub const BED: [Group; 6] =
+    [Group::Build, Group::Ebpf, Group::Net, Group::Postgres, Group::Ssh, Group::Console];
 
 /// Installs what is missing, builds, and runs the story. `--keep` leaves it standing.
 pub fn run(args: &[String]) -> Result<()> {
