@@ -193,8 +193,8 @@ async fn grants_are_listed_withdrawn_and_told_to_their_host() {
         grant_seconds: Some(3600),
         ..Done::default()
     };
-    let at = host.id.clone();
-    bed.collector.central.write(move |db| orders::done(db, &at, 1, &result)).await.unwrap();
+    let (at, seq) = (host.id.clone(), orders_of(&bed, &host).await[0].seq);
+    bed.collector.central.write(move |db| orders::done(db, &at, seq, &result)).await.unwrap();
     let standing = grants(&bed.collector).await.unwrap();
     assert_eq!((standing.len(), standing[0].grant.as_str()), (1, "g-1"));
     let stranger = person(&bed, "00u-x", &[]);
