@@ -123,7 +123,8 @@ async fn a_decision_that_the_host_does_not_take_is_told_with_its_reason() {
             error: Some("it <b>cannot</b> be judged here".into()),
             ..Done::default()
         };
-        orders::done(db, &host, 1, &refused)
+        let seq = db.query_row("SELECT max(seq) FROM orders", [], |r| r.get::<_, i64>(0)).unwrap();
+        orders::done(db, &host, seq.cast_unsigned(), &refused)
     };
     ground.collector.central.write(answer).await.unwrap();
     let page = ann.get(&ground.url(&format!("/approvals/{id}"))).unwrap().text();
