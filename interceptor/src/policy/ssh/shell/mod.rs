@@ -20,6 +20,7 @@ mod builtins;
 mod each;
 mod interpreters;
 mod options;
+mod outputs;
 mod redirects;
 mod shells;
 mod source;
