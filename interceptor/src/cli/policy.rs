@@ -319,12 +319,12 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
                 bail!("the statement is empty");
             }
             let masks = set.mask_rules(&subject, now);
-            let mut parts = sql.shapes(text, &tables, &masks).map_err(anyhow::Error::msg)?;
-            parts.resize(found.len(), None);
-            all.extend(found.iter().zip(parts).map(|(facts, part)| {
+            let mut shapes = sql.shapes(text, &tables, &masks).map_err(anyhow::Error::msg)?;
+            shapes.resize(found.len(), None);
+            all.extend(found.iter().zip(shapes).map(|(facts, refused)| {
                 let mut explanation = set.explain(&subject, &Ask::Sql(facts), now);
-                if let Some(part) = part {
-                    explanation.verdict.deny_shape(&part);
+                if let Some(why) = refused {
+                    explanation.verdict.deny_shape(why);
                 }
                 Explained { statement: Some(facts.text.to_string()), facts: None, explanation }
             }));

@@ -324,17 +324,17 @@ fn insert(
 /// both. Returns how many.
 pub fn sweep(db: &Connection, keep: Duration) -> Result<usize, CollectorError> {
     let before = now_us().saturating_sub(i64::try_from(keep.as_micros()).unwrap_or(i64::MAX));
-    let old = "SELECT id FROM holds WHERE state <> 'waiting' AND ended_us < ?1";
-    let mut gone = 0;
-    for sql in [
-        format!("DELETE FROM votes WHERE hold IN ({old})"),
-        format!("DELETE FROM viewed WHERE hold IN ({old})"),
-        "DELETE FROM holds WHERE state <> 'waiting' AND ended_us < ?1".to_owned(),
-    ] {
+    let delete = |table: &str, column: &str| {
+        let sql = format!(
+            "DELETE FROM {table} WHERE {column} IN \
+             (SELECT id FROM holds WHERE state <> 'waiting' AND ended_us < ?1)"
+        );
         let deleted = db.prepare_cached(&sql).and_then(|mut s| s.execute([before]));
-        gone = deleted.map_err(CollectorError::sqlite("forget old requests"))?;
-    }
-    Ok(gone)
+        deleted.map_err(CollectorError::sqlite("forget old requests"))
+    };
+    delete("votes", "hold")?;
+    delete("viewed", "hold")?;
+    delete("holds", "id")
 }
 
 /// By which rules a hold is decided, and who is out of the question.

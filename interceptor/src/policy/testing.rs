@@ -37,8 +37,8 @@ pub trait Classify {
     /// catalog. An error is what an agent would be told.
     fn classify(&self, text: &str, tables: &[TestTable]) -> Result<Vec<SqlFacts>, String>;
 
-    /// For each statement of the text the part that stands in the way of masking, if there is
-    /// one. Nothing is said where there is no lineage to judge.
+    /// For each statement of the text why masking refuses its shape, if it does. Nothing is said
+    /// where there is no lineage to judge.
     fn shapes(
         &self,
         _text: &str,
@@ -333,9 +333,9 @@ impl Case {
                     let mut verdict = judge_all(policies, &self.subject, &facts, self.at)
                         .ok_or("the statement is empty")?;
                     let masks = policies.mask_rules(&self.subject, self.at);
-                    let parts = classify.shapes(text, tables, &masks)?;
-                    if let Some(part) = parts.iter().flatten().next() {
-                        verdict.deny_shape(part);
+                    let refused = classify.shapes(text, tables, &masks)?;
+                    if let Some(why) = refused.into_iter().flatten().next() {
+                        verdict.deny_shape(why);
                     }
                     verdict
                 }

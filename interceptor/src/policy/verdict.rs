@@ -10,7 +10,7 @@ use crate::mask;
 
 /// The rule that stands in a verdict when no rule of a file decided it.
 pub const DEFAULT_DENY: &str = "default-deny";
-/// What denies when masked columns stand where they may not.
+/// What denies when masked columns stand where they may not, in the place of a rule's name.
 pub const MASKING: &str = "masking";
 
 /// What happens to a request; the greater is the stricter.
@@ -250,12 +250,11 @@ impl Verdict {
         }
     }
 
-    /// Denies since masked columns are in reach and this part of the statement could show them.
-    pub fn deny_shape(&mut self, part: &str) {
+    /// Denies since masked columns are in reach and a part of the statement could show them.
+    pub fn deny_shape(&mut self, why: String) {
         if self.effect == Effect::Deny {
             return;
         }
-        let why = format!("masked columns are in reach and {part}");
         let effect = Some(Effect::Deny);
         self.rules.insert(0, RuleHit { rule: MASKING.into(), file: String::new(), effect, why });
         self.effect = Effect::Deny;
