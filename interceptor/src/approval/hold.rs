@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use ulid::Ulid;
 use zeroize::Zeroizing;
 
+use super::impact::Impact;
 use super::who::Parties;
 use super::{Approvals, DecideError, GrantKey, MAX_HELD_BYTES, Outcome, now_us};
 
@@ -126,6 +127,9 @@ pub struct HoldDetail {
     pub statement: Option<String>,
     /// The exact values; absent for somebody who may not decide it.
     pub values: Option<Vec<Option<String>>>,
+    /// What it would touch; absent while it is looked for, and for somebody who may not decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impact: Option<Impact>,
     /// Why the exact form is absent.
     pub withheld: Option<String>,
 }
@@ -152,6 +156,8 @@ pub struct Exact {
     pub owners: Vec<(String, String)>,
     /// What the token said.
     pub claims: serde_json::Value,
+    /// What it would touch, once that is known.
+    pub impact: Option<Impact>,
 }
 
 impl fmt::Debug for Exact {
@@ -169,6 +175,7 @@ pub(super) struct Held {
     statement: Zeroizing<String>,
     values: Zeroizing<Vec<Option<String>>>,
     claims: serde_json::Value,
+    impact: Option<Impact>,
     answer: oneshot::Sender<Outcome>,
 }
 
@@ -186,6 +193,7 @@ impl Held {
             statement: Zeroizing::new(ask.statement.to_string()),
             values,
             claims: ask.claims,
+            impact: None,
             parties: Parties {
                 principal_ids: ask.principal_ids,
                 owners: ask.owners,
@@ -218,7 +226,20 @@ impl Held {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.statement.len() + self.values.iter().flatten().map(String::len).sum::<usize>()
+        self.statement.len()
+            + self.values.iter().flatten().map(String::len).sum::<usize>()
+            + self.impact.as_ref().map_or(0, Impact::bytes)
+    }
+
+    /// Adds what it would touch; once only.
+    pub(super) fn describe(&mut self, impact: Impact) -> bool {
+        let new = self.impact.is_none();
+        self.impact.get_or_insert(impact);
+        new
+    }
+
+    pub(super) fn is_described(&self) -> bool {
+        self.impact.is_some()
     }
 
     pub(super) fn grant_key(&self) -> GrantKey {
@@ -247,6 +268,7 @@ impl Held {
             summary: self.summary_at(now),
             statement: open.then(|| self.statement.to_string()),
             values: open.then(|| self.values.to_vec()),
+            impact: open.then(|| self.impact.clone()).flatten(),
             withheld: withheld.map(|e| e.to_string()),
         }
     }
@@ -259,6 +281,7 @@ impl Held {
             principal_ids: self.parties.principal_ids.clone(),
             owners: self.parties.owners.clone(),
             claims: self.claims.clone(),
+            impact: self.impact.clone(),
         }
     }
 

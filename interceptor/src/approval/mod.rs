@@ -11,6 +11,7 @@
 mod authority;
 mod grant;
 mod hold;
+mod impact;
 mod who;
 
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,8 @@ use crate::config::Config;
 
 pub use authority::Authority;
 pub use grant::{GrantKey, GrantRef, GrantSummary};
+pub use impact::{Impact, MAX_PLAN, MAX_TABLES, TableSize};
+
 pub use hold::{Exact, Hold, HoldAsk, HoldDetail, HoldError, HoldSummary};
 pub use who::{Accounts, Decider, Peer, Seat, SessionProcess, SystemAccounts};
 
@@ -321,6 +324,28 @@ impl Approvals {
         };
         self.bump();
         Ok(Hold::new(self.clone(), id, deadline, receiver))
+    }
+
+    /// Adds what a held statement would touch, if it still waits and that is not told yet.
+    pub fn describe(&self, id: &str, impact: Impact) {
+        {
+            let mut state = self.state();
+            let size = impact.bytes();
+            if state.bytes + size > MAX_HELD_BYTES_TOTAL {
+                return;
+            }
+            let Some(held) = state.holds.get_mut(id) else { return };
+            if !held.describe(impact) {
+                return;
+            }
+            state.bytes += size;
+        }
+        self.bump();
+    }
+
+    /// Whether is known what a waiting statement would touch.
+    pub fn is_described(&self, id: &str) -> bool {
+        self.state().holds.get(id).is_some_and(Held::is_described)
     }
 
     /// Takes a hold back without a decision. `true` when it still waited.

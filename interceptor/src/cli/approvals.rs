@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::console::{CollectorArgs, Console};
-use super::table::{Paint, Table, cut, json, json_line, print, safe, safe_block, span};
-use crate::approval::{GrantSummary, HoldDetail, HoldSummary, Scope};
+use super::table::{Paint, Table, bytes, cut, json, json_line, print, safe, safe_block, span};
+use crate::approval::{GrantSummary, HoldDetail, HoldSummary, Impact, Scope};
 use crate::config::{Config, ConfigError, DEFAULT_PATH, Paths};
 use crate::control::Client;
 use crate::control::protocol::{Decided, Held, Op};
@@ -237,7 +237,27 @@ fn describe(detail: &HoldDetail, paint: Paint) -> String {
         let value = value.as_deref().map_or("NULL".into(), |v| format!("'{}'", safe(v)));
         let _ = writeln!(out, "  ${} = {value}", n + 1);
     }
+    if let Some(impact) = &detail.impact {
+        touched(&mut out, impact, paint);
+    }
     out
+}
+
+/// What it would touch: tables with their size, and the plan.
+fn touched(out: &mut String, impact: &Impact, paint: Paint) {
+    let _ = writeln!(out, "\n{}", paint.strong("it would touch"));
+    for t in &impact.tables {
+        let how = if t.written { "writes" } else { "reads " };
+        let rows = t.rows.map_or("unknown".into(), |n| format!("about {n}"));
+        let size = t.bytes.map_or("no size".into(), bytes);
+        let _ = writeln!(out, "  {how} {}: {rows} rows, {size}", safe(&t.name));
+    }
+    for line in impact.plan.iter().flat_map(|plan| plan.split('\n')) {
+        let _ = writeln!(out, "  │ {}", safe(line));
+    }
+    if let Some(remark) = &impact.remark {
+        let _ = writeln!(out, "  {}", safe(remark));
+    }
 }
 
 fn grants(all: &[GrantSummary], paint: Paint) -> String {
@@ -283,6 +303,7 @@ fn follow(client: &mut Client, as_json: bool, paint: Paint) -> anyhow::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::approval::TableSize;
 
     fn summary() -> HoldSummary {
         HoldSummary {
@@ -318,6 +339,16 @@ mod tests {
             summary: summary(),
             statement: Some("UPDATE orders\nSET paid = $1 --\x1b]0;x\x07".into()),
             values: Some(vec![Some("it's\n".into()), None]),
+            impact: Some(Impact {
+                tables: vec![TableSize {
+                    name: "public.orders\x1b".into(),
+                    written: true,
+                    rows: Some(3000),
+                    bytes: None,
+                }],
+                plan: Some("Update on orders\n  ->  Seq Scan on orders".into()),
+                remark: Some("no\nmore".into()),
+            }),
             withheld: None,
         };
         let text = describe(&detail, Paint::plain());
@@ -325,6 +356,9 @@ mod tests {
             "  │ UPDATE orders\n  │ SET paid = $1 --\\u{1b}]0;x\\u{7}\n",
             "$1 = 'it's\\n'",
             "$2 = NULL",
+            "  writes public.orders\\u{1b}: about 3000 rows, no size\n",
+            "  │ Update on orders\n  │   ->  Seq Scan on orders\n",
+            "  no\\nmore\n",
         ] {
             assert!(text.contains(want), "{want} in {text}");
         }

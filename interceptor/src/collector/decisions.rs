@@ -19,7 +19,7 @@ use super::holds::{self, HoldRow};
 use super::orders::HostId;
 use super::rules::{Barrier, Candidate, may_decide};
 use super::{Change, Collector, Role, webhooks};
-use crate::approval::{MAX_GRANT, MAX_REASON, Scope};
+use crate::approval::{Impact, MAX_GRANT, MAX_REASON, Scope};
 use crate::record::now_us;
 use crate::session::Target;
 use crate::ship::wire::{By, Command};
@@ -177,6 +177,8 @@ pub struct HoldView {
     pub values: Option<Zeroizing<Vec<Option<String>>>>,
     /// What the token said; only for somebody who may decide it.
     pub claims: Option<Value>,
+    /// What it would touch, once known; only for somebody who may decide it.
+    pub impact: Option<Impact>,
     /// Why the exact form is absent.
     pub withheld: Option<String>,
 }
@@ -230,6 +232,7 @@ pub async fn show(
             view.statement = Some(Zeroizing::new(exact.statement.clone()));
             view.values = Some(Zeroizing::new(exact.values.clone()));
             view.claims = Some(exact.claims.clone());
+            view.impact.clone_from(&exact.impact);
         }
         None if view.row.state == "waiting" && view.withheld.is_none() => {
             view.withheld = Some(DecisionError::NotHere.to_string());
@@ -295,6 +298,7 @@ fn view(db: &Connection, row: HoldRow) -> Result<HoldView, CollectorError> {
         statement: None,
         values: None,
         claims: None,
+        impact: None,
         withheld: None,
     })
 }

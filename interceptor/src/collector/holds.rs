@@ -16,7 +16,7 @@ use super::error::CollectorError;
 use super::orders::HostId;
 use super::rules::{Matching, Parties, Terms};
 use super::{Change, Collector, Config, webhooks};
-use crate::approval::{HoldSummary, MAX_HELD_BYTES};
+use crate::approval::{HoldSummary, Impact, MAX_HELD_BYTES};
 use crate::record::now_us;
 use crate::ship::wire::{Command, Raise};
 
@@ -61,7 +61,11 @@ impl Exacts {
         if exact > MAX_HELD_BYTES || around > MAX_HELD_BYTES {
             return Err(HoldsError::TooLarge);
         }
-        let bytes = exact + around + raise.values.len() * size_of::<Option<String>>();
+        let impact = raise.impact.as_ref().map_or(0, Impact::bytes);
+        if impact > MAX_HELD_BYTES {
+            return Err(HoldsError::TooLarge);
+        }
+        let bytes = exact + around + impact + raise.values.len() * size_of::<Option<String>>();
         let mut kept = self.kept();
         let others: usize = kept.iter().filter(|(k, _)| *k != id).map(|(_, k)| k.bytes).sum();
         if others + bytes > MOST_BYTES {

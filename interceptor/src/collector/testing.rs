@@ -255,6 +255,7 @@ pub fn raised(hold: &str, wait: Duration) -> Raise {
         principal_ids: url(ask.principal_ids),
         owners: url(ask.owners),
         claims: ask.claims,
+        impact: None,
     }
 }
 

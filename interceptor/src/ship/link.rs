@@ -41,6 +41,8 @@ struct Known {
     sent: HashSet<String>,
     /// It has taken them.
     raised: HashSet<String>,
+    /// It has taken them with what they would touch.
+    described: HashSet<String>,
 }
 
 /// How the collector answers.
@@ -226,6 +228,7 @@ impl Link {
                 instance.borrow_and_update();
                 // What waits is raised again; what ended meanwhile is still to be taken back.
                 known.raised.clear();
+                known.described.clear();
             }
             let complete = self.raise_and_withdraw(&mut known).await;
             let again = async {
@@ -251,7 +254,8 @@ impl Link {
         }
         let mut complete = true;
         for id in &waiting {
-            if known.raised.contains(id) {
+            let described = self.approvals().is_described(id);
+            if known.raised.contains(id) && (known.described.contains(id) || !described) {
                 continue;
             }
             let Some(exact) = self.approvals().exact(id) else { continue };
@@ -274,6 +278,9 @@ impl Link {
                 }
             }
             known.raised.insert(id.clone());
+            if described {
+                known.described.insert(id.clone());
+            }
         }
         complete
     }
@@ -292,6 +299,7 @@ impl Link {
             }
             known.sent.remove(&id);
             known.raised.remove(&id);
+            known.described.remove(&id);
         }
         true
     }
@@ -306,6 +314,7 @@ impl Link {
             principal_ids: named(exact.principal_ids),
             owners: named(exact.owners),
             claims: exact.claims,
+            impact: exact.impact,
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::approval::{HoldSummary, Scope};
+use crate::approval::{HoldSummary, Impact, Scope};
 use crate::session::Target;
 
 /// Stands before every order that is signed, so that no signature made for something else fits.
@@ -40,6 +40,9 @@ pub struct Raise {
     pub owners: Vec<(String, String)>,
     /// What the token said.
     pub claims: Value,
+    /// What it would touch; comes a moment after the rest, with the same hold again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impact: Option<Impact>,
 }
 
 impl fmt::Debug for Raise {
@@ -52,6 +55,7 @@ impl Zeroize for Raise {
     fn zeroize(&mut self) {
         self.statement.zeroize();
         self.values.zeroize();
+        self.impact.zeroize();
     }
 }
 

@@ -141,3 +141,61 @@ fn a_token_that_expires_while_waiting_denies() -> Result<()> {
     assert!(!bed.interceptor()?.approve(&id)?.success() && !touched(&bed)?);
     Ok(())
 }
+
+/// What an approver is shown of the held request's reach.
+fn impact(bed: &Bed, id: &str) -> Result<serde_json::Value> {
+    let interceptor = bed.interceptor()?;
+    let user = interceptor_tests::daemon::APPROVER;
+    interceptor_tests::proc::wait_for("what it would touch", SOON, || {
+        let shown = interceptor.cli_as(user, ["approvals", "show", id, "--json"]).ok()?;
+        let shown: serde_json::Value = serde_json::from_str(&shown)?;
+        Ok(shown.get("impact").cloned())
+    })
+}
+
+#[test]
+fn approvers_see_the_tables_and_a_plan_that_was_not_run() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    bed.db().admin("ANALYZE orders")?;
+    let (_psql, id) = held(&bed, "app_rw", SQL)?;
+    let told = impact(&bed, &id)?;
+    let table = &told["tables"][0];
+    assert_eq!((&table["name"], &table["written"]), (&"public.orders".into(), &true.into()));
+    assert!(table["rows"].as_u64() > Some(0) && table["bytes"].as_u64() > Some(8192), "{told}");
+    let plan = told["plan"].as_str().unwrap_or_default();
+    assert!(plan.contains("Update on orders") && !plan.contains("actual"), "{told}");
+    assert!(!touched(&bed)?);
+    Ok(())
+}
+
+#[test]
+fn nothing_is_planned_where_planning_could_run_code() -> Result<()> {
+    skip_unless_possible!();
+    let bed = Bed::new()?;
+    // Says it is immutable, so that the planner runs it when its arguments are constants.
+    bed.db().admin(
+        "CREATE SEQUENCE planned; GRANT ALL ON planned TO PUBLIC; \
+         CREATE FUNCTION counted(int, int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql \
+         AS $$ BEGIN PERFORM nextval('planned'); RETURN true; END $$; \
+         CREATE OPERATOR public.= (leftarg = int, rightarg = int, function = counted)",
+    )?;
+    let (psql, id) = held(&bed, "app_rw", SQL)?;
+    let told = impact(&bed, &id)?;
+    assert!(told["plan"].is_null(), "{told}");
+    let why = told["remark"].as_str().unwrap_or_default();
+    assert!(why.contains("could run code") && why.contains("operator"), "{told}");
+    assert_eq!(told["tables"][0]["name"], "public.orders");
+    drop(psql);
+
+    bed.db().admin(
+        "DROP OPERATOR public.= (int, int); \
+         CREATE FUNCTION bucket(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT upper($1)'; \
+         CREATE INDEX ON orders (bucket(status))",
+    )?;
+    let (_psql, id) = held(&bed, "app_rw", SQL)?;
+    let told = impact(&bed, &id)?;
+    assert!(told["plan"].is_null() && told.to_string().contains("depends on function"), "{told}");
+    assert_eq!(bed.db().admin("SELECT is_called FROM planned")?.trim(), "f");
+    Ok(())
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::console::Console;
 use super::super::table::{Paint, Table, cut, safe, span};
 use super::{Verb, describe, show};
-use crate::approval::{HoldDetail, HoldSummary};
+use crate::approval::{HoldDetail, HoldSummary, Impact};
 
 /// A hold, as far as it is shown here.
 #[derive(Debug, Deserialize)]
@@ -30,6 +30,8 @@ struct View {
     row: Row,
     statement: Option<String>,
     values: Option<Vec<Option<String>>>,
+    #[serde(default)]
+    impact: Option<Impact>,
     withheld: Option<String>,
 }
 
@@ -152,7 +154,7 @@ fn list(rows: &[Row], paint: Paint) -> String {
 }
 
 fn shown(view: View, paint: Paint) -> String {
-    let View { row, statement, values, withheld } = view;
+    let View { row, statement, values, impact, withheld } = view;
     let head = format!(
         "{:<10} {}\n{:<10} {}, {} of {} approvals\n",
         "host:",
@@ -163,7 +165,7 @@ fn shown(view: View, paint: Paint) -> String {
         row.needs
     );
     let summary = HoldSummary { id: row.id, ..row.summary };
-    head + &describe(&HoldDetail { summary, statement, values, withheld }, paint)
+    head + &describe(&HoldDetail { summary, statement, values, impact, withheld }, paint)
 }
 
 fn grants(all: &[Grant], paint: Paint) -> String {

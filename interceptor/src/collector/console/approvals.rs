@@ -14,8 +14,8 @@ use super::fault::Fault;
 use super::frame::Frame;
 use super::guard::{Signed, Viewer};
 use super::session::claims;
-use super::text::{Shown, When, count};
-use crate::approval::Scope;
+use super::text::{Shown, When, bytes, count};
+use crate::approval::{MAX_TABLES, Scope, TableSize};
 use crate::collector::decisions::{self, Choice, HoldView, Vote};
 use crate::collector::holds::HoldRow;
 use crate::collector::orders::{self, Fate};
@@ -66,6 +66,9 @@ struct Page {
     session: Option<String>,
     statement: Option<Shown>,
     values: Vec<Shown>,
+    touched: Vec<Touched>,
+    plan: Option<Shown>,
+    remark: Shown,
     claims: Vec<(Shown, Shown)>,
     withheld: Option<Shown>,
     votes: Vec<Voted>,
@@ -188,6 +191,11 @@ pub async fn show(
         withheld: view.withheld.as_deref().map(Shown::line),
         statement: view.statement.as_ref().map(|s| Shown::whole(s)),
         values: values(&view),
+        touched: touched(&view),
+        plan: view.impact.as_ref().and_then(|i| i.plan.as_deref()).map(Shown::whole),
+        remark: Shown::line(
+            view.impact.as_ref().and_then(|i| i.remark.as_deref()).unwrap_or_default(),
+        ),
         claims: claims(view.claims.as_ref()),
         votes: view.votes.iter().map(voted).collect(),
         viewed: view.viewed.iter().map(|(by, at)| (Shown::line(&by.sub), When::at(*at))).collect(),
@@ -229,6 +237,25 @@ fn values(view: &HoldView) -> Vec<Shown> {
         Some(text) => Shown::whole(text),
     };
     list.iter().map(one).collect()
+}
+
+/// A table that the request would touch.
+struct Touched {
+    name: Shown,
+    how: &'static str,
+    rows: String,
+    size: String,
+}
+
+fn touched(view: &HoldView) -> Vec<Touched> {
+    let tables = view.impact.as_ref().map_or(&[][..], |i| i.tables.as_slice());
+    let one = |t: &TableSize| Touched {
+        name: Shown::line(&t.name),
+        how: if t.written { "writes" } else { "reads" },
+        rows: t.rows.map_or("unknown".into(), |n| format!("about {}", count(n))),
+        size: t.bytes.map_or("none".into(), bytes),
+    };
+    tables.iter().take(MAX_TABLES).map(one).collect()
 }
 
 fn voted(v: &Vote) -> Voted {

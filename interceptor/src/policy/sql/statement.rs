@@ -16,7 +16,7 @@ use super::parse::Parsed;
 use super::pool::Context;
 use super::query::{Found, Shape, Walker};
 use super::types::{
-    Analysis, Lineage, Literal, Output, SetValue, Setting, SqlError, StatementAnalysis,
+    Analysis, Lineage, Literal, Lookups, Output, SetValue, Setting, SqlError, StatementAnalysis,
     StatementKind,
 };
 use super::visit::Mentions;
@@ -218,6 +218,7 @@ impl<'a> Draft<'a> {
             literals,
             params,
             max_param: self.mentions.max_param,
+            lookups: lookups(&self.mentions),
         })
     }
 
@@ -558,4 +559,14 @@ impl Draft<'_> {
         self.class = StatementClass::Unknown;
         self.found.problem(format!("statement {}, which is not known", self.command));
     }
+}
+
+/// Operators that constructs use without naming them: `IN`, `BETWEEN`, `CASE`, `USING`, `ORDER BY`.
+const IMPLIED: [&str; 6] = ["=", "<>", "<", ">", "<=", ">="];
+
+fn lookups(mentions: &Mentions) -> Lookups {
+    let last = |names: &[Vec<String>]| names.iter().filter_map(|n| n.last().cloned()).collect();
+    let mut operators: BTreeSet<String> = last(&mentions.operators);
+    operators.extend(IMPLIED.map(str::to_owned));
+    Lookups { functions: last(&mentions.functions), operators, types: last(&mentions.types) }
 }

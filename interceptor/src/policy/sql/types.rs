@@ -3,6 +3,7 @@
 //! These are plain values that outlive the syntax tree. They carry the exact text of names and
 //! byte ranges, never a verdict.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -80,6 +81,20 @@ pub struct StatementAnalysis {
     pub params: Vec<Option<ColumnName>>,
     /// The highest parameter number.
     pub max_param: u32,
+    /// Whatever the server looks up to make sense of it, tables apart.
+    pub lookups: Lookups,
+}
+
+/// Names that the server looks up to make sense of a statement: last parts alone, since the same
+/// name in another schema may be what is found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// Functions that it calls.
+    pub functions: BTreeSet<String>,
+    /// Operators, those included that a construct implies.
+    pub operators: BTreeSet<String>,
+    /// Types.
+    pub types: BTreeSet<String>,
 }
 
 /// One configuration parameter being set.

@@ -7,6 +7,7 @@
 
 pub mod cancel;
 pub mod codec;
+mod impact;
 mod open;
 mod parameters;
 pub mod passthrough;

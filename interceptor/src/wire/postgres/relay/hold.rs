@@ -10,6 +10,7 @@ use crate::session::hold::{GrantRef, HeldRequest, Outcome, Scope, Waiting};
 use crate::session::sql::{Denial, Ruling};
 
 use super::super::codec::Report;
+use super::super::impact;
 use super::permit::{Permit, denial_of};
 use super::{Fault, Relay};
 
@@ -72,8 +73,28 @@ impl Relay {
         if self.service_pass == 0 {
             Report::notice(self.words(&words)).write(&mut self.io.to_client);
         }
+        self.look_at_impact(waiting.id(), ruling);
         self.parked = Some(Parked { waiting, text: Arc::clone(text) });
         Ok(None)
+    }
+
+    /// Finds out beside all else what the held request would touch, for those who decide.
+    fn look_at_impact(&self, hold: &str, ruling: &Ruling) {
+        let subject = self.session.subject();
+        let question = impact::Question {
+            service: Arc::clone(self.session.service()),
+            pins: self.session.gate().pins().cloned(),
+            role: subject.role.clone(),
+            database: subject.database.clone(),
+            path: self.path.clone(),
+            application: format!("{}: what a held statement would touch", self.session.id()),
+            text: Arc::clone(&ruling.text),
+            analysis: Arc::clone(&ruling.analysis),
+        };
+        let (approvals, hold) = (Arc::clone(&self.session.gate().approvals), hold.to_owned());
+        tokio::spawn(async move {
+            approvals.describe(&hold, impact::look(&question).await);
+        });
     }
 
     /// A human decided, or nobody did in time.
