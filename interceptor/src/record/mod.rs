@@ -24,6 +24,7 @@ mod journal;
 mod keys;
 pub mod ledger;
 mod log;
+pub mod ocsf;
 pub mod reader;
 mod recorder;
 mod recover;

@@ -13,37 +13,136 @@
 //! | `hold.decided` | API Activity 6003 | 3 Update, operation `approvals.decide` | by outcome |
 //! | `alert` | Detection Finding 2004 | 1 Create | unknown |
 //!
-//! The answer to a request is merged into the request's event. Sessions of SSH have classes of
-//! their own for admissions and requests ([`super::ocsf_ssh`]). Other kinds have no OCSF event
-//! of their own; they are in the JSON lines.
+//! Where a whole session is written, the answer to a request is merged into the request's event
+//! ([`answers`]). Where events are passed on as they come, nothing waits: the answer is an event of
+//! its own ([`answer`]), so that what an event says depends on nothing that comes after it.
+//!
+//! | answer | class | activity | status |
+//! |---|---|---|---|
+//! | `response` | Datastore Activity 6005 | that of its request | failure when the server failed it |
+//! | `channel.exit` | Process Activity 1007 | 2 Terminate, with `exit_code` | success when it is 0 |
+//!
+//! Sessions of SSH have classes of their own for admissions and requests ([`ssh`]). Other kinds
+//! have no OCSF event of their own; they are in the JSON lines.
+//!
+//! Each event says where it stands in its session's hash chain, in the form of the profile
+//! `record_integrity` of OCSF 1.9. Since that is not final it stands under `unmapped`, and since
+//! the fingerprint is over the stored event ([`super::chain`]), not over these lines, a verifier
+//! needs the record (`sessions export --format jsonl`).
+
+mod ssh;
 
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::ocsf_ssh;
-use crate::record::event::*;
-use crate::record::reader::Reader;
-use crate::record::store::StoredEvent;
-use crate::record::summary::Summary;
+use super::chain::hex;
+use super::event::*;
+use super::reader::Reader;
+use super::store::StoredEvent;
+use super::summary::Summary;
+
+/// Classes that are written: OCSF's name and number of each.
+pub const CLASSES: &[(&str, u32)] = &[
+    ("file_activity", 1001),
+    ("process_activity", 1007),
+    ("detection_finding", 2004),
+    ("authentication", 3002),
+    ("ssh_activity", 4007),
+    ("api_activity", 6003),
+    ("datastore_activity", 6005),
+];
 
 /// Version of the schema that is written.
 const OCSF: &str = "1.3.0";
 
+/// SHA-256 among OCSF's algorithms.
+const SHA256: u32 = 3;
+
 /// Whose events these are, as far as it is known.
-#[derive(Default)]
-pub(super) struct Identity {
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
     uid: Option<String>,
     client: Option<Value>,
 }
 
-/// What became of requests, by their number.
-pub(super) struct Answers {
-    rows: HashMap<u64, Answer>,
-    /// How what ran on SSH channels ended.
-    pub exits: HashMap<u64, (Option<u32>, Option<String>, u64)>,
+impl Identity {
+    /// What the body of an `identity.proven` says.
+    pub fn proven(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok().map(|i| Self::of(&i))
+    }
+
+    fn of(i: &IdentityProven<'_>) -> Self {
+        let uid = i.claims.get("uid").and_then(Value::as_str).map(str::to_owned);
+        Self { uid, client: i.claims.get("cid").cloned() }
+    }
 }
 
+/// What stands beside an event in its chain.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Link<'a> {
+    /// Fingerprint of the host's record key, which signs the chain's end.
+    pub authority: Option<&'a str>,
+    /// Hash of the event before; none before the first.
+    pub previous: Option<&'a [u8]>,
+}
+
+impl Link<'_> {
+    fn attestation(self, session: &Summary, e: &StoredEvent<'_>) -> Value {
+        let hash = |value: &[u8]| {
+            json!({ "algorithm_id": SHA256, "algorithm": "SHA-256", "value": hex(value) })
+        };
+        let mut one = json!({ "uid": format!("{}:{}", session.id, e.seq),
+            "chain_uid": session.id, "fingerprint": hash(e.hash) });
+        if let Some(authority) = self.authority {
+            one["authority_uid"] = json!(authority);
+        }
+        if let Some(previous) = self.previous.filter(|_| e.seq > 1) {
+            let uid = format!("{}:{}", session.id, e.seq.saturating_sub(1));
+            one["prev_event"] = json!({ "uid": uid, "fingerprint": hash(previous) });
+        }
+        json!({ "attestation_list": [one] })
+    }
+
+    fn attach(self, line: &mut Value, session: &Summary, e: &StoredEvent<'_>) {
+        line["unmapped"]["record_integrity"] = self.attestation(session, e);
+    }
+}
+
+/// What became of requests, by their number.
+#[derive(Debug, Default)]
+pub struct Answers {
+    rows: HashMap<u64, Answer>,
+    /// How what ran on SSH channels ended.
+    exits: HashMap<u64, (Option<u32>, Option<String>, u64)>,
+}
+
+/// A request whose answer is to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    class: String,
+    text: String,
+}
+
+impl Asked {
+    /// What the body of a `request` says, when it is the one with this number.
+    pub fn of(body: &[u8], n: u64) -> Option<Self> {
+        let r: Request<'_> = serde_json::from_slice(body).ok()?;
+        (r.n == n).then(|| Self { class: r.class.into_owned(), text: r.text.into_owned() })
+    }
+
+    /// The number of the request that an event answers, if it answers one.
+    pub fn number(e: &StoredEvent<'_>) -> Option<u64> {
+        #[derive(serde::Deserialize)]
+        struct Numbered {
+            n: u64,
+        }
+        let answers = [Response::KIND, ChannelExit::KIND].contains(&e.kind);
+        answers.then(|| serde_json::from_slice::<Numbered>(e.body).ok().map(|r| r.n)).flatten()
+    }
+}
+
+#[derive(Debug)]
 struct Answer {
     rows: u64,
     bytes: u64,
@@ -52,7 +151,7 @@ struct Answer {
 }
 
 /// Reads what became of the requests of a session.
-pub(super) fn answers(reader: &Reader, session: &Summary) -> anyhow::Result<Answers> {
+pub fn answers(reader: &Reader, session: &Summary) -> anyhow::Result<Answers> {
     let mut answers = Answers { rows: HashMap::new(), exits: HashMap::new() };
     reader.events(session.number, 0, |e| match e.kind {
         Response::KIND => {
@@ -74,20 +173,72 @@ pub(super) fn answers(reader: &Reader, session: &Summary) -> anyhow::Result<Answ
 }
 
 /// One event, when it has an OCSF event of its own.
-pub(super) fn event(
+pub fn event(
+    session: &Summary,
+    e: &StoredEvent<'_>,
+    answers: &Answers,
+    identity: &mut Identity,
+    link: Link<'_>,
+) -> Option<Value> {
+    let mut line = mapped(session, e, answers, identity)?;
+    link.attach(&mut line, session, e);
+    Some(line)
+}
+
+/// The answer to a request as an event of its own; the request, where it was found.
+pub fn answer(
+    session: &Summary,
+    e: &StoredEvent<'_>,
+    asked: Option<&Asked>,
+    identity: &Identity,
+    link: Link<'_>,
+) -> Option<Value> {
+    let mut line = match e.kind {
+        Response::KIND => response(session, e, asked, identity)?,
+        ChannelExit::KIND => ssh::exit(session, e, asked, identity)?,
+        _ => return None,
+    };
+    link.attach(&mut line, session, e);
+    Some(line)
+}
+
+fn response(
+    session: &Summary,
+    e: &StoredEvent<'_>,
+    asked: Option<&Asked>,
+    identity: &Identity,
+) -> Option<Value> {
+    let r: Response<'_> = serde_json::from_slice(e.body).ok()?;
+    let class = asked.map_or("response", |a| a.class.as_str());
+    let mut line = datastore(session, e, identity, class, 1);
+    line["status_id"] = json!(if r.error.is_some() { 2 } else { 1 });
+    if let Some(error) = &r.error {
+        line["status_code"] = json!(error.code);
+        line["status_detail"] = json!(error.message);
+    }
+    line["duration"] = json!(r.duration_us / 1000);
+    line["query_info"] = json!({ "uid": format!("{}:{}", session.id, r.n), "bytes": r.bytes });
+    if let Some(asked) = asked {
+        line["query_info"]["query_string"] = json!(asked.text);
+    }
+    line["unmapped"] = json!({ "n": r.n, "answer": true, "tag": r.tag, "rows": r.rows,
+        "masked": r.masked });
+    Some(line)
+}
+
+fn mapped(
     session: &Summary,
     e: &StoredEvent<'_>,
     answers: &Answers,
     identity: &mut Identity,
 ) -> Option<Value> {
-    if session.protocol == "ssh" && ocsf_ssh::covers(e.kind) {
-        return ocsf_ssh::event(session, e, answers, identity);
+    if session.protocol == "ssh" && ssh::covers(e.kind) {
+        return ssh::event(session, e, answers, identity);
     }
     match e.kind {
         IdentityProven::KIND => {
             let i: IdentityProven<'_> = serde_json::from_slice(e.body).ok()?;
-            identity.uid = i.claims.get("uid").and_then(Value::as_str).map(str::to_owned);
-            identity.client = i.claims.get("cid").cloned();
+            *identity = Identity::of(&i);
             let mut line = base(session, e, identity, 3002, 3, 1, 1);
             line["status_id"] = json!(1);
             line["auth_protocol"] = json!("OpenID Connect");
@@ -147,19 +298,8 @@ fn request(
     r: &Request<'_>,
     answer: Option<&Answer>,
 ) -> Value {
-    let activity = match r.class.as_ref() {
-        "select" => 4,
-        "insert" | "merge" => 5,
-        "update" => 2,
-        "delete" => 7,
-        "copy" => 1,
-        _ => 99,
-    };
     let severity = if r.verdict == "deny" { 3 } else { 1 };
-    let mut line = base(session, e, identity, 6005, 6, activity, severity);
-    if activity == 99 {
-        line["activity_name"] = json!(r.class);
-    }
+    let mut line = datastore(session, e, identity, &r.class, severity);
     verdict(&mut line, &r.verdict, r.message.as_deref());
     line["query_info"] = json!({ "uid": format!("{}:{}", session.id, r.n),
         "query_string": r.text });
@@ -180,8 +320,31 @@ fn request(
     line
 }
 
+/// Datastore Activity of a class of statements.
+fn datastore(
+    session: &Summary,
+    e: &StoredEvent<'_>,
+    identity: &Identity,
+    class: &str,
+    severity: u32,
+) -> Value {
+    let activity = match class {
+        "select" => 4,
+        "insert" | "merge" => 5,
+        "update" => 2,
+        "delete" => 7,
+        "copy" => 1,
+        _ => 99,
+    };
+    let mut line = base(session, e, identity, 6005, 6, activity, severity);
+    if activity == 99 {
+        line["activity_name"] = json!(class);
+    }
+    line
+}
+
 /// Says what a verdict means.
-pub(super) fn verdict(line: &mut Value, verdict: &str, message: Option<&str>) {
+fn verdict(line: &mut Value, verdict: &str, message: Option<&str>) {
     line["status_id"] = json!(match verdict {
         "allow" => 1,
         "deny" => 2,
@@ -194,7 +357,7 @@ pub(super) fn verdict(line: &mut Value, verdict: &str, message: Option<&str>) {
 }
 
 /// What all events have.
-pub(super) fn base(
+fn base(
     s: &Summary,
     e: &StoredEvent<'_>,
     identity: &Identity,
