@@ -256,13 +256,24 @@ fn numbers(names: &BTreeSet<String>) -> Result<BTreeSet<u32>, String> {
         .collect()
 }
 
-/// Names are unique: a cursor belongs to one forward.
+/// Names are unique, since a cursor belongs to one forward, and so are files.
 pub fn unique(all: &[Forward]) -> Result<(), String> {
-    let mut names = BTreeSet::new();
-    match all.iter().find(|f| !names.insert(&f.name)) {
-        Some(twice) => Err(format!("forward {:?} stands there twice: rename one", twice.name)),
-        None => Ok(()),
+    let (mut names, mut files) = (BTreeSet::new(), BTreeSet::new());
+    for forward in all {
+        if !names.insert(&forward.name) {
+            return Err(format!("forward {:?} stands there twice: rename one", forward.name));
+        }
+        if let To::File { path } = &forward.to
+            && !files.insert(path)
+        {
+            return Err(format!(
+                "forward {:?}: another writes {} already",
+                forward.name,
+                path.display()
+            ));
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -322,6 +333,8 @@ mod tests {
             assert!(!said.contains("u:p@"), "{said}");
         }
         let one = parse("name = 'a'\nto = 'file'\npath = '/x'").unwrap();
-        assert!(unique(&[one.clone(), one]).unwrap_err().contains("twice"));
+        assert!(unique(&[one.clone(), one.clone()]).unwrap_err().contains("twice"));
+        let two = Forward { name: "b".into(), ..one.clone() };
+        assert!(unique(&[one, two]).unwrap_err().contains("another writes"));
     }
 }

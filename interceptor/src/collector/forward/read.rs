@@ -16,8 +16,10 @@ use super::config::Forward;
 use super::cursor::Cursor;
 use super::line::Line;
 use crate::collector::replica::Replica;
+use crate::record::event::{Admission, Body, IdentityProven, Opening};
+use crate::record::frame::EventFrame;
 use crate::record::ocsf::{self, Answers, Asked, Identity, Link};
-use crate::record::store::{self, MAX_SEQ, StoredEvent, each_body_until, event_id};
+use crate::record::store::{self, MAX_SEQ, StoredEvent, each_body_until, event_id, seq_of};
 use crate::record::{RecordError, Store, Summary};
 
 /// Most lines of a batch.
@@ -30,8 +32,8 @@ const READ: u64 = 50_000;
 const READ_OF_ONE: u64 = 10_000;
 /// Most sessions that are looked at for a batch.
 const SESSIONS: usize = 1_000;
-/// Sessions whose identity is remembered.
-const IDENTITIES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// Sessions of which is remembered who they are.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// The request of an answer is looked for among so many events before it.
 const FAR: u64 = 100_000;
 
@@ -58,7 +60,40 @@ pub struct Source {
     state: PathBuf,
     classes: Option<BTreeSet<u32>>,
     max_event: usize,
-    identities: LruCache<(i64, u64), Identity>,
+    known: LruCache<(i64, u64), Known>,
+}
+
+/// What the events of a session up to one of them say about all that follow.
+#[derive(Default)]
+struct Known {
+    session: Summary,
+    identity: Identity,
+}
+
+/// Kinds of events that say something about those that follow.
+const TELLING: [&str; 3] = [Opening::KIND, IdentityProven::KIND, Admission::KIND];
+
+impl Known {
+    fn learn(&mut self, e: &StoredEvent<'_>) {
+        if !TELLING.contains(&e.kind) {
+            return;
+        }
+        self.session.apply(&EventFrame {
+            number: self.session.number,
+            session: ulid::Ulid::nil(),
+            seq: e.seq,
+            ts_us: e.ts_us,
+            kind: e.kind,
+            body: e.body,
+            data: &[],
+            hash: [0; 32],
+        });
+        if e.kind == IdentityProven::KIND
+            && let Some(identity) = Identity::proven(e.body)
+        {
+            self.identity = identity;
+        }
+    }
 }
 
 /// A session that may have something.
@@ -75,13 +110,13 @@ impl Source {
             state: state.into(),
             classes: forward.classes.clone(),
             max_event: forward.max_event,
-            identities: LruCache::new(IDENTITIES),
+            known: LruCache::new(KNOWN),
         }
     }
 
     /// Forgets who sessions were: what was read is read again.
     pub fn forget(&mut self) {
-        self.identities.clear();
+        self.known.clear();
     }
 
     fn open(&self, fingerprint: &str) -> Result<Option<Connection>, RecordError> {
@@ -134,14 +169,17 @@ impl Source {
                 more = true;
                 break;
             }
-            if cursor.events(candidate.number) < candidate.events {
+            let before = cursor.events(candidate.number);
+            if before < candidate.events {
                 self.session(&db, batch, host, fingerprint, candidate.number, &mut cursor)?;
             }
-            if cursor.events(candidate.number) < candidate.events {
-                more = true;
+            let now = cursor.events(candidate.number);
+            if now < candidate.events {
+                // One whose events are not there is no reason to look again at once.
+                more |= now > before;
             } else if candidate.sealed {
                 cursor.finish(candidate.number, candidate.number);
-                self.identities.pop(&(host, candidate.number));
+                self.known.pop(&(host, candidate.number));
             }
         }
         batch.cursors.push((host, cursor));
@@ -159,22 +197,22 @@ impl Source {
     ) -> Result<(), RecordError> {
         let fail = RecordError::sqlite;
         let after = cursor.events(number);
-        let session = Summary::load(db, number).map_err(fail("read a session"))?;
-        let Some(session) = session else { return Ok(()) };
-        let mut identity = match self.identities.pop(&(host, number)) {
+        let mut known = match self.known.pop(&(host, number)) {
             Some(known) => known,
-            None => proven(db, number, after).map_err(fail("read a session's identity"))?,
+            None => known_at(db, number, after).map_err(fail("read a session's beginning"))?,
         };
         let mut previous = hash_of(db, number, after).map_err(fail("read a session's chain"))?;
         let none = Answers::default();
         let mut read = 0;
         let mut failed = None;
         each_body_until(db, number, after, |e| {
+            known.learn(e);
+            let Known { session, identity } = &mut known;
             let link = Link { authority: Some(fingerprint), previous: previous.as_deref() };
             let value = match Asked::number(e) {
-                None => ocsf::event(&session, e, &none, &mut identity, link),
+                None => ocsf::event(session, e, &none, identity, link),
                 Some(n) => match asked(db, number, e, n) {
-                    Ok(asked) => ocsf::answer(&session, e, asked.as_ref(), &identity, link),
+                    Ok(asked) => ocsf::answer(session, e, asked.as_ref(), identity, link),
                     Err(error) => {
                         failed = Some(error);
                         return false;
@@ -182,7 +220,7 @@ impl Source {
                 },
             };
             if let Some(value) = value.filter(|v| self.is_wanted(v)) {
-                let line = Line::new(&session, e, value, self.max_event);
+                let line = Line::new(session, e, value, self.max_event);
                 batch.bytes += line.text.len();
                 batch.lines.push(line);
             }
@@ -194,7 +232,7 @@ impl Source {
         })
         .and_then(|()| failed.map_or(Ok(()), Err))
         .map_err(fail("read new events"))?;
-        self.identities.put((host, number), identity);
+        self.known.put((host, number), known);
         Ok(())
     }
 
@@ -247,16 +285,30 @@ fn skip(cursor: &mut Cursor, first: u64, end: u64, known: u64) {
     }
 }
 
-/// Who a session was up to an event.
-fn proven(db: &Connection, number: u64, until: u64) -> rusqlite::Result<Identity> {
-    let body: Option<String> = db
-        .prepare_cached(
-            "SELECT body FROM events WHERE id > ?1 AND id <= ?2 AND kind = 'identity.proven' \
-             ORDER BY id DESC LIMIT 1",
-        )?
-        .query_row([event_id(number, 0), event_id(number, until.min(MAX_SEQ))], |r| r.get(0))
-        .optional()?;
-    Ok(body.and_then(|b| Identity::proven(b.as_bytes())).unwrap_or_default())
+/// What a session's events up to one say.
+fn known_at(db: &Connection, number: u64, until: u64) -> rusqlite::Result<Known> {
+    let mut known = Known::default();
+    known.session.number = number;
+    known.session.id = db
+        .prepare_cached("SELECT id FROM sessions WHERE number = ?1")?
+        .query_row([signed(number)], |r| r.get(0))?;
+    let mut s = db.prepare_cached(
+        "SELECT id, ts_us, kind, body FROM events WHERE id > ?1 AND id <= ?2 \
+         AND kind IN ('session.open', 'identity.proven', 'admission') ORDER BY id",
+    )?;
+    let mut rows = s.query([event_id(number, 0), event_id(number, until.min(MAX_SEQ))])?;
+    while let Some(row) = rows.next()? {
+        let (kind, body): (String, String) = (row.get(2)?, row.get(3)?);
+        known.learn(&StoredEvent {
+            seq: seq_of(row.get(0)?),
+            ts_us: row.get(1)?,
+            kind: &kind,
+            body: body.as_bytes(),
+            data: &[],
+            hash: &[],
+        });
+    }
+    Ok(known)
 }
 
 fn hash_of(db: &Connection, number: u64, seq: u64) -> rusqlite::Result<Option<Vec<u8>>> {
