@@ -89,9 +89,7 @@ pub struct Link<'a> {
 
 impl Link<'_> {
     fn attestation(self, session: &Summary, e: &StoredEvent<'_>) -> Value {
-        let hash = |value: &[u8]| {
-            json!({ "algorithm_id": SHA256, "algorithm": "SHA-256", "value": hex(value) })
-        };
+        let hash = |value: &[u8]| json!({ "algorithm_id": SHA256, "algorithm": "SHA-256", "value": hex(value) });
         let mut one = json!({ "uid": format!("{}:{}", session.id, e.seq),
             "chain_uid": session.id, "fingerprint": hash(e.hash) });
         if let Some(authority) = self.authority {

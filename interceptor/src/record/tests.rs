@@ -925,7 +925,10 @@ fn exports_are_one_json_object_per_line() {
             event["metadata"]["uid"].as_str().unwrap().split_once(':').unwrap().1.parse().unwrap();
         assert_eq!(one["fingerprint"]["value"], all[seq - 1]["hash"]);
         assert_eq!(one["prev_event"]["fingerprint"]["value"], all[seq - 2]["hash"]);
-        assert_eq!((&one["chain_uid"], &one["uid"]), (&all[0]["session"], &event["metadata"]["uid"]));
+        assert_eq!(
+            (&one["chain_uid"], &one["uid"]),
+            (&all[0]["session"], &event["metadata"]["uid"])
+        );
         assert_eq!(one["authority_uid"], r.public_key().unwrap().fingerprint_hex());
     }
 }

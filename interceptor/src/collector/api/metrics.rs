@@ -151,9 +151,7 @@ fn forwards(
             u64::from(s.failing)
         }),
         ("forward_failures_total", "counter", "Attempts that failed.", |s, _| s.failures),
-        ("forward_events_total", "counter", "OCSF events that were delivered.", |s, _| {
-            s.delivered
-        }),
+        ("forward_events_total", "counter", "OCSF events that were delivered.", |s, _| s.delivered),
         ("forward_rejected_total", "counter", "Events that the receiver refused.", |s, _| {
             s.rejected
         }),
@@ -227,8 +225,7 @@ mod tests {
     async fn the_dashboard_asks_for_metrics_that_there_are() {
         let dir = tempfile::tempdir().unwrap();
         let central = Central::open(dir.path()).unwrap();
-        let forward: Forward =
-            toml::from_str("name = 'siem'\nto = 'file'\npath = '/x'").unwrap();
+        let forward: Forward = toml::from_str("name = 'siem'\nto = 'file'\npath = '/x'").unwrap();
         let printed = central
             .write(move |db| {
                 db.execute(

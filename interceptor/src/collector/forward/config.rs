@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use reqwest::Url;
-use reqwest::header::{HeaderName, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
@@ -173,10 +173,7 @@ impl Raw {
         for (key, there, kinds) in keys {
             if there && !kinds.contains(&self.to) {
                 let kinds: Vec<_> = kinds.iter().map(|k| k.text()).collect();
-                return Err(format!(
-                    "{key} belongs to a forward with to = {}",
-                    kinds.join(" or ")
-                ));
+                return Err(format!("{key} belongs to a forward with to = {}", kinds.join(" or ")));
             }
         }
         Ok(())

@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 
 pub use config::{Begin, Forward, Otlp, Syslog, To, unique};
 pub use cursor::waiting;
-pub use state::{States, Standing};
+pub use state::{Standing, States};
 
 use super::error::CollectorError;
 use super::{Change, Collector};
@@ -158,8 +158,7 @@ impl Run {
             }
         }
         let (name, from) = (self.forward.name.clone(), self.forward.from);
-        let write =
-            move |db: &rusqlite::Connection| cursor::begin(db, &name, &cursors);
+        let write = move |db: &rusqlite::Connection| cursor::begin(db, &name, &cursors);
         self.collector.central.write::<_, CollectorError, _>(write).await?;
         tracing::info!(forward = %self.forward.name, ?from, "a new forward begins");
         Ok(())

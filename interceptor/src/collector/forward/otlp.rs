@@ -126,8 +126,7 @@ impl OtlpSink {
         for (name, secret) in &self.to.headers {
             let secret = secret.read().map_err(|e| e.to_string())?;
             let wrong = || format!("headers: {name:?} holds what no header may hold");
-            let mut value =
-                HeaderValue::from_str(secret.expose_secret()).map_err(|_| wrong())?;
+            let mut value = HeaderValue::from_str(secret.expose_secret()).map_err(|_| wrong())?;
             value.set_sensitive(true);
             all.insert(name.parse::<HeaderName>().map_err(|_| wrong())?, value);
         }

@@ -133,9 +133,8 @@ impl Source {
         let mut cursor = Cursor::default();
         let Some(db) = self.open(fingerprint)? else { return Ok(cursor) };
         let mut read = || -> rusqlite::Result<()> {
-            let mut s = db.prepare(
-                "SELECT number, events, seal IS NOT NULL FROM sessions ORDER BY number",
-            )?;
+            let mut s = db
+                .prepare("SELECT number, events, seal IS NOT NULL FROM sessions ORDER BY number")?;
             let mut rows = s.query([])?;
             while let Some(row) = rows.next()? {
                 let number = unsigned(row.get(0)?);

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use super::config::{Forward, To};
+use super::config::{Forward, Syslog, To};
 use super::file::FileSink;
 use super::line::Line;
 use super::otlp::OtlpSink;
 use super::syslog;
-use super::config::Syslog;
 
 /// Why events were not delivered. Nothing secret stands in it.
 #[derive(Debug)]

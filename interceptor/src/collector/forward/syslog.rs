@@ -46,9 +46,8 @@ async fn deliver(to: &Syslog, lines: &[Line]) -> Result<(), String> {
     let tls = timeout(CONNECT, connector.connect(to.server_name.clone(), tcp))
         .await
         .map_err(|_| "it does not speak TLS in time: is this its TLS port?".to_owned())?;
-    let mut tls = tls.map_err(|e| {
-        format!("{}: look at ca_file, server_name and client", chain(&e))
-    })?;
+    let mut tls =
+        tls.map_err(|e| format!("{}: look at ca_file, server_name and client", chain(&e)))?;
     write(&mut tls, &frames(to.facility, lines)).await?;
     if is_closed(&mut tls).await {
         return Err(EARLY.into());
@@ -105,9 +104,8 @@ async fn closed(tls: &mut TlsStream<TcpStream>) -> Result<(), String> {
 }
 
 fn tls(to: &Syslog) -> Result<ClientConfig, String> {
-    let fail = |path: &std::path::Path, e: &dyn std::fmt::Display| {
-        format!("{}: {e}", path.display())
-    };
+    let fail =
+        |path: &std::path::Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let mut roots = RootCertStore::empty();
     let authorities = CertificateDer::pem_file_iter(&to.ca_file)
         .and_then(|all| all.collect::<Result<Vec<_>, _>>())
@@ -181,10 +179,7 @@ mod tests {
             text: "{\"a\":1}".into(),
         };
         let said = message(13, &line);
-        assert_eq!(
-            said,
-            "<108>1 2023-11-14T22:13:20.123456Z db1 interceptor - 6005 - {\"a\":1}"
-        );
+        assert_eq!(said, "<108>1 2023-11-14T22:13:20.123456Z db1 interceptor - 6005 - {\"a\":1}");
         let framed = frames(13, &[line.clone(), line]);
         let one = format!("{} {said}", said.len());
         assert_eq!(String::from_utf8_lossy(&framed), format!("{one}{one}"));

@@ -46,8 +46,12 @@ async fn a_file_has_every_event_once_and_its_place_in_the_chain() {
     request(&mut open, 1);
     open.commit().unwrap().wait().unwrap();
     let mut ssh = b.begin("ssh");
-    append(&mut ssh, "request", &json!({ "n": 1, "verdict": "allow", "class": "exec",
-        "ch": 0, "text": "uptime" }));
+    append(
+        &mut ssh,
+        "request",
+        &json!({ "n": 1, "verdict": "allow", "class": "exec",
+        "ch": 0, "text": "uptime" }),
+    );
     append(&mut ssh, "channel.exit", &json!({ "ch": 0, "n": 1, "status": 3 }));
     ssh.seal(&End::because("client")).unwrap();
     a.ship(&bed).await;
@@ -84,8 +88,7 @@ async fn a_file_has_every_event_once_and_its_place_in_the_chain() {
     }
     let answer = all.by_uid.values().find(|e| e["unmapped"]["answer"] == true).unwrap();
     assert!(answer["duration"].is_number());
-    let exits: Vec<&Value> =
-        all.by_uid.values().filter(|e| e["type_uid"] == 100_702).collect();
+    let exits: Vec<&Value> = all.by_uid.values().filter(|e| e["type_uid"] == 100_702).collect();
     assert_eq!(exits.len(), 1);
     assert_eq!(exits[0]["exit_code"], 3);
     assert_eq!(exits[0]["process"]["cmd_line"], "uptime");
