@@ -69,7 +69,7 @@ pub struct Identity {
 impl Identity {
     /// What the body of an `identity.proven` says.
     pub fn proven(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok().map(|i| Self::of(&i))
+        serde_json::from_slice::<IdentityProven<'_>>(body).ok().map(|i| Self::of(&i))
     }
 
     fn of(i: &IdentityProven<'_>) -> Self {
@@ -89,7 +89,10 @@ pub struct Link<'a> {
 
 impl Link<'_> {
     fn attestation(self, session: &Summary, e: &StoredEvent<'_>) -> Value {
-        let hash = |value: &[u8]| json!({ "algorithm_id": SHA256, "algorithm": "SHA-256", "value": hex(value) });
+        let hash = |value: &[u8]| {
+            let value = hex(value);
+            json!({ "algorithm_id": SHA256, "algorithm": "SHA-256", "value": value })
+        };
         let mut one = json!({ "uid": format!("{}:{}", session.id, e.seq),
             "chain_uid": session.id, "fingerprint": hash(e.hash) });
         if let Some(authority) = self.authority {
