@@ -2,7 +2,7 @@
 //! player.
 //!
 //! They are looked for, never made or fetched: an ordinary build needs no eBPF toolchain and no
-//! npm. `cargo xtask build-ebpf` and `cargo xtask setup npm` put them where this finds them.
+//! npm. `cargo xtask build-ebpf` and `cargo xtask setup console` put them where this finds them.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};

@@ -1,4 +1,4 @@
-//! What a host is told: one TOML file, read once at start and on reload.
+//! What a host is told: one TOML file, read once at start; policies and host keys alone are read again.
 //!
 //! Unknown keys are refused, and a secret never stands in the file itself: it is a
 //! reference to a file or to a systemd credential ([`SecretRef`]). This module only reads and

@@ -252,7 +252,7 @@ pub fn asciinema(cast: &str) -> Result<Option<Played>> {
     const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/clients/asciinema.mjs");
     let modules = paths::npm().map(|npm| npm.join("node_modules"));
     let Some(modules) = modules.filter(|m| m.join("asciinema-player").exists()) else {
-        crate::bed::skipped("no asciinema-player of npm: run `cargo xtask setup npm`");
+        crate::bed::skipped("no asciinema-player of npm: run `cargo xtask setup console`");
         return Ok(None);
     };
     let out = Cmd::new("node").arg(SCRIPT).arg(modules).stdin(cast).run()?.ok()?;

@@ -9,11 +9,13 @@
 pub mod accounts;
 pub mod bed;
 pub mod bench;
+pub mod central;
 pub mod clients;
 pub mod cluster;
 pub mod daemon;
 pub mod data;
 pub mod flow;
+pub mod forward;
 pub mod issuer;
 pub mod live;
 pub mod login;

@@ -37,7 +37,7 @@ impl Provider {
     /// Why there can be none here.
     pub fn absent() -> Option<String> {
         let there = paths::npm().is_some_and(|n| n.join("node_modules").join(PACKAGE).exists());
-        (!there).then(|| format!("no {PACKAGE}: run `cargo xtask setup npm`"))
+        (!there).then(|| format!("no {PACKAGE}: run `cargo xtask setup console`"))
     }
 
     /// Starts it and waits until it listens.

@@ -1,5 +1,6 @@
 //! The main job, told step by step and checked at every step: what the demo shows.
 
+mod fleet;
 mod ssh;
 
 use std::io::{IsTerminal, Write};
@@ -10,11 +11,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::bed::Bed;
+use crate::central::Central;
 use crate::daemon::text;
 use crate::data;
 use crate::live::Live;
 use crate::net::{HOST_V4, Place};
 use crate::proc::Output;
+use crate::provider::Provider;
 use crate::tokens::Claims;
 
 /// How long an answer may take that waits for nobody.
@@ -79,8 +82,9 @@ pub fn colour() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// Tells the whole story on a standing bed; gives back how many steps differed.
-pub fn tell(bed: &mut Bed, teller: &mut Teller<'_>) -> Result<u32> {
+/// Tells the whole story on a standing bed; gives back how many steps differed, and the collector
+/// that was brought up, where what it needs is installed.
+pub fn tell(bed: &mut Bed, teller: &mut Teller<'_>) -> Result<(u32, Option<Central>)> {
     reading(bed, teller)?;
     refusing(bed, teller)?;
     holding(bed, teller)?;
@@ -90,9 +94,16 @@ pub fn tell(bed: &mut Bed, teller: &mut Teller<'_>) -> Result<u32> {
     }
     dying(bed, teller)?;
     looking_back(bed, teller)?;
+    let central = match Provider::absent() {
+        None => Some(fleet::tell(bed, teller)?),
+        Some(why) => {
+            writeln!(teller.out, "\nWithout the collector's scene: {why}")?;
+            None
+        }
+    };
     let (told, failed) = (teller.told, teller.failed);
     writeln!(teller.out, "\n{} of {told} steps as promised.", told - failed)?;
-    Ok(failed)
+    Ok((failed, central))
 }
 
 fn reading(bed: &Bed, teller: &mut Teller<'_>) -> Result<()> {

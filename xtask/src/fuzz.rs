@@ -7,7 +7,7 @@
 //! address sanitizer finds nothing: it is left out, and stable Rust suffices.
 
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::run::{Result, root, step, target};
@@ -71,7 +71,7 @@ pub fn targets() -> Result<Vec<String>> {
 ///
 /// When one does not compile.
 pub fn build(names: &[String], behind: bool) -> Result<()> {
-    let wrapper = std::env::current_exe().map_err(|e| format!("this program's path: {e}"))?;
+    let wrapper = wrapper().map_err(|e| format!("the compiler's wrapper: {e}"))?;
     // All of the workspace is named, so that cargo chooses the features of what is shared as it
     // did for the other steps (see `demo::build`).
     let mut cargo = cargo(["build", "--workspace"]);
@@ -81,6 +81,14 @@ pub fn build(names: &[String], behind: bool) -> Result<()> {
     let mut build = if behind { nice(&cargo) } else { cargo };
     build.env("RUSTC_WORKSPACE_WRAPPER", wrapper).env(WRAPPER, "1");
     passing(&mut build)
+}
+
+/// A copy of this program that no build replaces.
+fn wrapper() -> std::io::Result<PathBuf> {
+    let (copy, aside) = (target().join("fuzz-rustc"), target().join("fuzz-rustc.new"));
+    std::fs::copy("/proc/self/exe", &aside)?;
+    std::fs::rename(&aside, &copy)?;
+    Ok(copy)
 }
 
 /// Runs them side by side, each a step.

@@ -16,13 +16,13 @@ Usage: cargo xtask COMMAND
 
   demo [--keep]     install, build, and show the main job on real parts, checking every step;
                     --keep leaves it standing until Ctrl-C and prints how to connect by hand
-  test [--quick]    install and check everything; --quick leaves out fuzzing and documentation
+  test [--quick]    install and check everything; --quick leaves out fuzzing
   bench [OPTIONS]   measure against direct connections, HAProxy and pgbouncer (--help there);
                     --micro runs the criterion benches instead
   fuzz [TARGET [SECONDS]]
                     fuzz one parser, or all of them, a minute each
   setup [GROUP..]   install what is missing (groups: build ebpf net clock postgres ssh proxies
-                    deny python npm browser; all without a name)
+                    deny python console npm browser; all without a name)
   build-ebpf        compile the kernel program into target/bpf/interceptor-capture.o
 ";
 

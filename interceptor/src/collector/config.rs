@@ -255,6 +255,12 @@ impl Config {
             }
         }
         forward::unique(&self.forwards)?;
+        // Messages are kept by their address: of two forms for one, half would go out wrong.
+        for (at, webhook) in self.webhooks.iter().enumerate() {
+            if self.webhooks[..at].iter().any(|w| w.url == webhook.url) {
+                return Err(format!("webhook {}: its url stands there twice", at + 1));
+            }
+        }
         if let Some(a) = self.approvals.iter().find(|a| a.count == 0) {
             return Err(format!("approval {:?}: count is at least 1", a.services));
         }

@@ -54,11 +54,14 @@ impl Exacts {
     }
 
     fn put(&self, id: &str, raise: Raise, boot: &str) -> Result<(), HoldsError> {
-        let bytes =
+        let exact =
             raise.statement.len() + raise.values.iter().flatten().map(String::len).sum::<usize>();
-        if bytes > MAX_HELD_BYTES {
+        let around = (&raise.hold, &raise.principal_ids, &raise.owners, &raise.claims);
+        let around = serde_json::to_vec(&around).map_or(usize::MAX, |text| text.len());
+        if exact > MAX_HELD_BYTES || around > MAX_HELD_BYTES {
             return Err(HoldsError::TooLarge);
         }
+        let bytes = exact + around + raise.values.len() * size_of::<Option<String>>();
         let mut kept = self.kept();
         let others: usize = kept.iter().filter(|(k, _)| *k != id).map(|(_, k)| k.bytes).sum();
         if others + bytes > MOST_BYTES {
@@ -91,7 +94,9 @@ impl Exacts {
 #[derive(Debug, thiserror::Error)]
 pub enum HoldsError {
     /// Too large to be read by a person.
-    #[error("the statement and its values are larger than {MAX_HELD_BYTES} bytes")]
+    #[error(
+        "the statement and its values, or what is told about them, are larger than {MAX_HELD_BYTES} bytes"
+    )]
     TooLarge,
     /// Too many wait.
     #[error("too many requests wait for people: try again later")]
@@ -313,6 +318,23 @@ fn insert(
     audit::append(db, &entry)?;
     webhooks::announce(db, config, &webhooks::Event::Raised { id, host: &host.name, summary })?;
     Ok(())
+}
+
+/// Deletes requests that ended long ago, with who saw and decided them; the audit trail keeps
+/// both. Returns how many.
+pub fn sweep(db: &Connection, keep: Duration) -> Result<usize, CollectorError> {
+    let before = now_us().saturating_sub(i64::try_from(keep.as_micros()).unwrap_or(i64::MAX));
+    let delete = |table: &str, column: &str| {
+        let sql = format!(
+            "DELETE FROM {table} WHERE {column} IN \
+             (SELECT id FROM holds WHERE state <> 'waiting' AND ended_us < ?1)"
+        );
+        let deleted = db.prepare_cached(&sql).and_then(|mut s| s.execute([before]));
+        deleted.map_err(CollectorError::sqlite("forget old requests"))
+    };
+    delete("votes", "hold")?;
+    delete("viewed", "hold")?;
+    delete("holds", "id")
 }
 
 /// By which rules a hold is decided, and who is out of the question.

@@ -56,6 +56,7 @@ pub async fn run(collector: Arc<Collector>) {
                 .central
                 .write(|db| {
                     tokens::sweep(db)?;
+                    holds::sweep(db, Duration::from_secs(90 * 86_400))?;
                     orders::sweep(db, Duration::from_secs(30 * 86_400))
                 })
                 .await;

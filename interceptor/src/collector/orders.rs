@@ -108,8 +108,11 @@ pub fn issue(
         .prepare_cached("SELECT coalesce(max(seq), 0) FROM orders WHERE host = ?1")
         .and_then(|mut s| s.query_row([host.id], |r| r.get(0)))
         .map_err(fail("number an order"))?;
-    let seq = u64::try_from(last).unwrap_or(0) + 1;
     let issued_us = now_us();
+    // Never below the clock: a collector that was put back to an earlier state would begin again
+    // with numbers that its hosts have seen, and they would take none of its orders.
+    let number = last.saturating_add(1).max(issued_us);
+    let seq = u64::try_from(number).unwrap_or(1);
     let life = i64::try_from(life(&command).as_micros()).unwrap_or(i64::MAX);
     let order = Order {
         v: 1,
@@ -125,7 +128,7 @@ pub fn issue(
     db.prepare_cached(
         "INSERT INTO orders (host, seq, ts_us, body, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
     )
-    .and_then(|mut s| s.execute(params![host.id, last + 1, issued_us, body, &signature[..]]))
+    .and_then(|mut s| s.execute(params![host.id, number, issued_us, body, &signature[..]]))
     .map_err(fail("write an order"))?;
     Ok(seq)
 }

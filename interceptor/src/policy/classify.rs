@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::facts::{SqlFacts, SshFacts};
-use super::sql::{Analyzer, Catalog, Context};
+use super::sql::{Analysis, Analyzer, Catalog, Context, MaskedColumns, ring};
 use super::ssh::testing::Asked;
 use super::ssh::{Home, ShellAnalyzer};
 use super::testing::{Classify, TestTable};
+use super::verdict::MaskRule;
 
 /// Relations of the server itself, as far as tests name them.
 const SYSTEM: &str = include_str!("sql/relations.txt");
@@ -55,6 +56,21 @@ impl SqlClassifier {
     pub fn new() -> Self {
         Self { analyzer: Analyzer::new(1), shells: ShellAnalyzer::new(1) }
     }
+
+    fn analyze(
+        &self,
+        text: &str,
+        tables: &[TestTable],
+        catalog: Arc<Catalog>,
+    ) -> Result<Arc<Analysis>, String> {
+        let context = Context {
+            catalog: Some(catalog),
+            search_path: vec!["pg_catalog".into(), "public".into()],
+            // Each catalog is another, and this analyzer serves one run only.
+            epoch: digest(tables),
+        };
+        self.analyzer.analyze_blocking(text, Arc::new(context)).map_err(|e| e.to_string())
+    }
 }
 
 impl Default for SqlClassifier {
@@ -65,16 +81,26 @@ impl Default for SqlClassifier {
 
 impl Classify for SqlClassifier {
     fn classify(&self, text: &str, tables: &[TestTable]) -> Result<Vec<SqlFacts>, String> {
-        let catalog = catalog(tables).map_err(|e| e.to_string())?;
-        let context = Context {
-            catalog: Some(Arc::new(catalog)),
-            search_path: vec!["pg_catalog".into(), "public".into()],
-            // Each catalog is another, and this analyzer serves one run only.
-            epoch: digest(tables),
-        };
-        let analysis =
-            self.analyzer.analyze_blocking(text, Arc::new(context)).map_err(|e| e.to_string())?;
+        let catalog = Arc::new(catalog(tables).map_err(|e| e.to_string())?);
+        let analysis = self.analyze(text, tables, catalog)?;
         Ok(analysis.statements.iter().map(|s| s.facts.clone()).collect())
+    }
+
+    fn shapes(
+        &self,
+        text: &str,
+        tables: &[TestTable],
+        masks: &[Arc<MaskRule>],
+    ) -> Result<Vec<Option<String>>, String> {
+        if masks.iter().all(|rule| rule.columns.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let catalog = Arc::new(catalog(tables).map_err(|e| e.to_string())?);
+        let masked = MaskedColumns::new(&catalog, masks);
+        let analysis = self.analyze(text, tables, Arc::clone(&catalog))?;
+        let refused =
+            |s| ring::check(s, &masked, &catalog).err().map(|refusal| refusal.to_string());
+        Ok(analysis.statements.iter().map(refused).collect())
     }
 
     fn ssh(&self, asked: &Asked, home: Option<&Home>) -> SshFacts {

@@ -31,7 +31,8 @@ pub use load::{MAX_FILE, MAX_RULES, PolicySet, Source, read_directory, read_sour
 pub use pattern::{ColumnPattern, NamePattern, Pattern};
 pub use text::{PolicyError, PolicyErrors};
 pub use verdict::{
-    BinaryMask, DEFAULT_DENY, Effect, HoldTerms, Limits, MaskRule, RuleHit, Stream, Verdict,
+    BinaryMask, DEFAULT_DENY, Effect, HoldTerms, Limits, MASKING, MaskRule, RuleHit, Stream,
+    Verdict,
 };
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::load::{PolicySet, Source};
 use super::ssh::testing::Asked;
 use super::ssh::{self, Home, ShellAnalyzer};
 use super::text::{self, Fields, Node, PolicyErrors, Read};
-use super::verdict::{Effect, Stream, Verdict};
+use super::verdict::{Effect, MaskRule, Stream, Verdict};
 use crate::config;
 use crate::identity::Claims;
 
@@ -36,6 +36,17 @@ pub trait Classify {
     /// Classifies; names mean what `tables` say, `search_path` being `public` behind the system
     /// catalog. An error is what an agent would be told.
     fn classify(&self, text: &str, tables: &[TestTable]) -> Result<Vec<SqlFacts>, String>;
+
+    /// For each statement of the text why masking refuses its shape, if it does. Nothing is said
+    /// where there is no lineage to judge.
+    fn shapes(
+        &self,
+        _text: &str,
+        _tables: &[TestTable],
+        _masks: &[Arc<MaskRule>],
+    ) -> Result<Vec<Option<String>>, String> {
+        Ok(Vec::new())
+    }
 
     /// Reads what an SSH request asks for.
     fn ssh(&self, asked: &Asked, home: Option<&Home>) -> SshFacts {
@@ -318,8 +329,16 @@ impl Case {
             (Some(text), _) => match classify.classify(text, tables) {
                 Err(_) if self.expect.error => return Ok(()),
                 Err(error) => return Err(format!("the statement is refused: {error}")),
-                Ok(facts) => judge_all(policies, &self.subject, &facts, self.at)
-                    .ok_or("the statement is empty")?,
+                Ok(facts) => {
+                    let mut verdict = judge_all(policies, &self.subject, &facts, self.at)
+                        .ok_or("the statement is empty")?;
+                    let masks = policies.mask_rules(&self.subject, self.at);
+                    let refused = classify.shapes(text, tables, &masks)?;
+                    if let Some(why) = refused.into_iter().flatten().next() {
+                        verdict.deny_shape(why);
+                    }
+                    verdict
+                }
             },
             (None, Some(facts)) => policies.judge(&self.subject, &Ask::Sql(facts), self.at),
             (None, None) => policies.judge(&self.subject, &Ask::Connect, self.at),

@@ -10,6 +10,8 @@ use crate::mask;
 
 /// The rule that stands in a verdict when no rule of a file decided it.
 pub const DEFAULT_DENY: &str = "default-deny";
+/// What denies when masked columns stand where they may not, in the place of a rule's name.
+pub const MASKING: &str = "masking";
 
 /// What happens to a request; the greater is the stricter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -246,6 +248,18 @@ impl Verdict {
             cacheable: first.cacheable && second.cacheable,
             stream: first.stream.combine(second.stream),
         }
+    }
+
+    /// Denies since masked columns are in reach and a part of the statement could show them.
+    pub fn deny_shape(&mut self, why: String) {
+        if self.effect == Effect::Deny {
+            return;
+        }
+        let effect = Some(Effect::Deny);
+        self.rules.insert(0, RuleHit { rule: MASKING.into(), file: String::new(), effect, why });
+        self.effect = Effect::Deny;
+        self.message = None;
+        self.hold = None;
     }
 
     /// The file of a rule that took part.

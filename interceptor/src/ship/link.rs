@@ -43,6 +43,14 @@ struct Known {
     raised: HashSet<String>,
 }
 
+/// How the collector answers.
+struct Contact {
+    /// When it was last heard, or when this began.
+    heard: Instant,
+    /// When the first of the questions since then was not answered.
+    failing: Option<Instant>,
+}
+
 /// The line of one host.
 pub struct Link {
     line: Arc<Line>,
@@ -51,10 +59,7 @@ pub struct Link {
     local_approvers: bool,
     /// Drawn anew at every start: what an earlier start raised does not wait any more.
     boot: String,
-    /// When the collector was last heard, or when this began.
-    heard: std::sync::Mutex<Instant>,
-    /// When the first of the questions since then was not answered.
-    failing: std::sync::Mutex<Option<Instant>>,
+    contact: std::sync::Mutex<Contact>,
     /// The collector's own start; holds are raised again when it changes.
     instance: watch::Sender<String>,
 }
@@ -70,8 +75,7 @@ impl Link {
             collector,
             local_approvers,
             boot: ulid::Ulid::new().to_string(),
-            heard: std::sync::Mutex::new(Instant::now()),
-            failing: std::sync::Mutex::new(None),
+            contact: std::sync::Mutex::new(Contact { heard: Instant::now(), failing: None }),
             instance: watch::channel(String::new()).0,
         })
     }
@@ -91,9 +95,12 @@ impl Link {
         &self.remote.approvals
     }
 
+    fn contact(&self) -> std::sync::MutexGuard<'_, Contact> {
+        self.contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn here(&self) {
-        *self.failing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
-        *self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+        *self.contact() = Contact { heard: Instant::now(), failing: None };
         let authority = Authority::Collector { collector: self.collector.clone() };
         if self.approvals().authority() != authority {
             tracing::info!(collector = self.collector, "the collector answers again");
@@ -104,11 +111,7 @@ impl Link {
     /// A question was not answered. The line is down when that lasts: one connection that breaks,
     /// perhaps after it rested long, says nothing yet.
     pub(super) fn away(&self, error: &LineError) {
-        let since = *self
-            .failing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .get_or_insert_with(Instant::now);
+        let since = *self.contact().failing.get_or_insert_with(Instant::now);
         if since.elapsed() < AWAY_AFTER {
             return;
         }
@@ -129,11 +132,11 @@ impl Link {
     async fn watch_line(&self) {
         loop {
             sleep(AWAY_AFTER).await;
-            let silent =
-                self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).elapsed();
+            let (silent, failing) = {
+                let contact = self.contact();
+                (contact.heard.elapsed(), contact.failing.is_some())
+            };
             let up = matches!(self.approvals().authority(), Authority::Collector { .. });
-            let failing =
-                self.failing.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some();
             let idle = up && !failing && self.approvals().held() == 0;
             if silent < AWAY_AFTER && !failing || idle {
                 continue;

@@ -201,9 +201,9 @@ impl Shipper {
 
     /// Asks where the collector stands.
     async fn resume(&mut self, client: &Client, spool: &Spool) -> Result<(), ShipError> {
-        let url = format!("{}/host/v1/position?ledger={}", self.url, spool.ledger()?);
-        let standing: Standing = client::call(client.get(url).timeout(ANSWER)).await?;
         let here = spool.ledger()?;
+        let url = format!("{}/host/v1/position?ledger={here}", self.url);
+        let standing: Standing = client::call(client.get(url).timeout(ANSWER)).await?;
         if standing.position.ledger > here {
             let message = format!(
                 "the collector has ledger entries up to {}, and here they end at {here}: an older \

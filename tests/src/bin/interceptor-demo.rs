@@ -10,7 +10,9 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use interceptor_tests::accounts::DEPLOY;
 use interceptor_tests::bed::{Bed, Spec, cannot_ssh};
+use interceptor_tests::central::{CONSOLE, Central, ORIGIN};
 use interceptor_tests::cluster::DATABASE;
+use interceptor_tests::forward::forward;
 use interceptor_tests::net::{HOST_V4, Place};
 use interceptor_tests::sshkey::Certificate;
 use interceptor_tests::story::{INTERRUPTED, Teller, colour, tell};
@@ -49,9 +51,12 @@ fn demo(options: &Options) -> Result<u32> {
     );
     let mut bed = Bed::with(Spec::both())?;
     let mut out = std::io::stdout().lock();
-    let failed = tell(&mut bed, &mut Teller::new(&mut out, colour()))?;
+    let (failed, central) = tell(&mut bed, &mut Teller::new(&mut out, colour()))?;
     if options.keep {
         explain(&bed, &mut out)?;
+        if let Some(central) = &central {
+            explain_console(&bed, central, &mut out)?;
+        }
         drop(out);
         ended.recv()?;
         println!("\nremoving it all");
@@ -111,6 +116,35 @@ fn explain(bed: &Bed, out: &mut impl Write) -> Result<()> {
         ca = bed.tls.ca.display(),
         issuer = issuer.display(),
         policies = interceptor.policies().display(),
+    )?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Where a person decides and looks, with a browser on this machine.
+fn explain_console(bed: &Bed, central: &Central, out: &mut impl Write) -> Result<()> {
+    let netns = bed.net().name(Place::Host);
+    let login = central.people.origin().rsplit(':').next().and_then(|port| port.parse().ok());
+    let reached = forward(&netns, CONSOLE).and_then(|()| match login {
+        Some(port) => forward(&netns, port),
+        None => Ok(()),
+    });
+    if let Err(error) = reached {
+        writeln!(out, "\nthe console cannot be reached from outside the host: {error:#}")?;
+        return Ok(());
+    }
+    let agent = bed.net().name(Place::Agent);
+    let token = bed.dir().join("token");
+    writeln!(
+        out,
+        "\nthe collector's console, with a browser on this machine (Ann approves, Ada ends sessions):\n  \
+         {ORIGIN}\n\
+         something that waits there:\n  \
+         PGPASSWORD=$(cat {token}) PGSSLMODE=verify-full PGSSLROOTCERT={ca} \\\n    \
+         nsenter --net=/run/netns/{agent} psql -h {HOST_V4} -U app_rw {DATABASE} \\\n    \
+         -c \"UPDATE orders SET status = 'by-browser' WHERE id = 9\"",
+        token = token.display(),
+        ca = bed.tls.ca.display(),
     )?;
     out.flush()?;
     Ok(())

@@ -3,15 +3,12 @@
 use interceptor_tests::visitor::Visitor;
 use serde_json::json;
 
-use crate::ground::{Ground, nothing};
+use crate::ground::Ground;
 use crate::records::{self, MARKUP};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_is_good_only_in_the_browser_that_began_it_and_once() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     ground.people.next("00u-vera").unwrap();
     // The attacker begins a login, and stops at the way back.
     let mut attacker = Visitor::default();
@@ -45,10 +42,7 @@ async fn a_login_is_good_only_in_the_browser_that_began_it_and_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planted_session_is_not_taken_over_at_login() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let host = ground.origin.trim_start_matches("http://").to_owned();
     // A name that was planted, and one that was good before: neither is the one after the login.
     let mut first = ground.log_in("00u-vera");
@@ -73,10 +67,7 @@ async fn a_planted_session_is_not_taken_over_at_login() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_site_changes_nothing() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let mut vera = ground.log_in("00u-vera");
     let mut ada = ground.log_in("00u-ada");
     let csrf = vera.get(&ground.url("/sessions")).unwrap().csrf().unwrap();
@@ -112,10 +103,7 @@ async fn another_site_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_recorded_acts_on_a_page() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let all = [
         records::hostile(&ground.recorder).to_string(),
         records::terminal(&ground.recorder, true).to_string(),
@@ -164,10 +152,7 @@ fn only_our_markup(path: &str, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_has_the_strict_headers() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let mut vera = ground.log_in("00u-vera");
     let page = vera.get(&ground.url("/sessions")).unwrap().text();
     let style = page.split("rel=\"stylesheet\" href=\"").nth(1).unwrap().split('"').next().unwrap();
@@ -207,10 +192,7 @@ async fn every_answer_has_the_strict_headers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_sent_elsewhere_and_no_path_leads_out() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     for next in [
         "//evil.example",
         "https://evil.example/",
@@ -247,10 +229,7 @@ async fn nobody_is_sent_elsewhere_and_no_path_leads_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_role_and_without_a_login_nothing_is_seen() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let id = records::database(&ground.recorder).to_string();
     ground.index().await;
     let mut nobody = ground.log_in("00u-nob");

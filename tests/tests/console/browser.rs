@@ -10,7 +10,7 @@ use interceptor_tests::paths;
 use interceptor_tests::proc::Cmd;
 use serde_json::{Value, json};
 
-use crate::ground::{Ground, nothing};
+use crate::ground::Ground;
 use crate::records;
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/console/browser.mjs");
@@ -32,10 +32,7 @@ pub fn browser(mut given: Value) -> Option<Cmd> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_with_a_browser_does_everything() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let database = records::database(&ground.recorder).to_string();
     let terminal = records::terminal(&ground.recorder, false).to_string();
     let hostile = records::hostile(&ground.recorder).to_string();

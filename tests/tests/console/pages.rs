@@ -4,15 +4,12 @@ use std::io::{BufRead, BufReader};
 
 use interceptor::record::End;
 
-use crate::ground::{Ground, nothing};
+use crate::ground::Ground;
 use crate::records;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_logs_in_finds_a_session_reads_it_and_logs_out() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let id = records::database(&ground.recorder).to_string();
     records::terminal(&ground.recorder, false);
     ground.index().await;
@@ -98,10 +95,7 @@ async fn a_person_logs_in_finds_a_session_reads_it_and_logs_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_the_list_show_every_session_once() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     for _ in 0..120 {
         let log = records::begin(&ground.recorder, "billing-bot", "eve@example.com");
         log.seal(&End::because("client")).unwrap();
@@ -131,10 +125,7 @@ async fn pages_of_the_list_show_every_session_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_session_is_followed_and_a_change_is_told() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let mut log = records::begin(&ground.recorder, "billing-bot", "eve@example.com");
     let id = log.id().to_string();
     log.commit().unwrap().wait().unwrap();
@@ -164,10 +155,7 @@ async fn a_running_session_is_followed_and_a_change_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_before_a_page_listens_is_not_missed() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let mut vera = ground.log_in("00u-vera");
     let told = |page: &str| {
         let text = page.split("data-told=\"").nth(1).expect("a count on the page");
@@ -200,10 +188,7 @@ fn until(from: &mut impl BufRead, word: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_altered_in_a_replica_is_said_on_its_page() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let id = records::database(&ground.recorder).to_string();
     ground.index().await;
     let db = ground.replica();
@@ -220,10 +205,7 @@ async fn what_was_altered_in_a_replica_is_said_on_its_page() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_is_replayed_or_the_page_says_why_not() {
-    if nothing() {
-        return;
-    }
-    let ground = Ground::new().await;
+    let Some(ground) = Ground::new().await else { return };
     let id = records::terminal(&ground.recorder, false).to_string();
     ground.index().await;
     let mut vera = ground.log_in("00u-vera");

@@ -1,28 +1,23 @@
 //! A real host with its daemon, a real collector process, and people at its console: what waits
 //! on the host is decided there, and what runs on it is ended there.
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use interceptor_tests::accounts::ANALYST;
 use interceptor_tests::bed::{Bed, Spec};
+use interceptor_tests::central::{self, Central, ORIGIN};
 use interceptor_tests::net::Place;
-use interceptor_tests::paths::program;
-use interceptor_tests::people::{CLIENT, People, SECRET};
-use interceptor_tests::proc::{Cmd, Daemon, wait_for};
 use interceptor_tests::story::session_that;
 use interceptor_tests::visitor::{Answer, Visitor};
 use interceptor_tests::{skip_unless_possible, skip_unless_ssh};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::browser::browser;
 use crate::ground::nothing;
 
 /// Long enough for a loaded machine; nothing waits for it to pass.
 const SOON: Duration = Duration::from_secs(30);
-const ORIGIN: &str = "http://127.0.0.1:8443";
-const HOSTS: &str = "https://127.0.0.1:8444";
 const SQL: &str = "UPDATE orders SET status = 'touched' WHERE id = 11;";
 const EVERYBODY: [(&str, &str, &[&str]); 3] = [
     ("00u-vera", "Vera Viewer", &["viewers"]),
@@ -32,106 +27,37 @@ const EVERYBODY: [(&str, &str, &[&str]); 3] = [
 
 /// Everything on one host, in its network.
 struct Real {
-    collector: Daemon,
-    people: People,
+    central: Central,
     bed: Bed,
 }
 
 impl Real {
-    fn start(spec: Spec) -> Result<Self> {
-        let mut spec = spec.config(&format!("[ship]\ncollector = \"{HOSTS}\"\n"));
+    fn start(mut spec: Spec) -> Result<Self> {
         spec.daemon.get_or_insert_default().start = false;
         let mut bed = Bed::with(spec)?;
-        let (dir, netns) = (bed.dir().join("central"), bed.net().name(Place::Host));
-        std::fs::create_dir_all(&dir)?;
-        let people = People::start_in(bed.net(), Place::Host, &dir, ORIGIN, &EVERYBODY)?;
-        // A host takes decisions only of people whose tokens it could judge.
-        let own = bed.interceptor()?.config().to_owned();
-        let issuer = format!(
-            "\n[[issuer]]\nname = 'people'\nurl = '{}'\ninsecure_loopback = true\n",
-            people.issuer()
-        );
-        std::fs::write(&own, std::fs::read_to_string(&own)? + &issuer)?;
-        let secret = dir.join("secret");
-        std::fs::write(&secret, SECRET)?;
-        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
-        let config = dir.join("collector.toml");
-        std::fs::write(
-            &config,
-            format!(
-                "state = {:?}\norigin = '{ORIGIN}'\n\
-                 [hosts]\nlisten = '127.0.0.1:8444'\nnames = ['127.0.0.1']\n\
-                 [console]\nlisten = '127.0.0.1:8443'\n\
-                 [login]\nname = 'people'\nissuer = '{}'\nclient_id = '{CLIENT}'\n\
-                 client_secret = {{ file = {secret:?} }}\n\
-                 [roles]\nviewer = ['viewers']\napprover = ['approvers']\nadmin = ['admins']\n",
-                dir.join("state"),
-                people.issuer(),
-            ),
-        )?;
-        let program = program("interceptor")?;
-        let cli = |args: &[&str]| {
-            let cmd = Cmd::new(&program).args(["collector", "--collector-config"]).arg(&config);
-            cmd.args(args).in_netns(&netns)
-        };
-        cli(&["init"]).ok()?;
-        let collector = cli(&["run"]).daemonize(&dir.join("collector.log"))?;
-        let code: Value = serde_json::from_str(&cli(&["enrol", "--name", "bed", "--json"]).ok()?)?;
-        let get = |what: &str| code[what].as_str().context("a code").map(str::to_owned);
-        let (code, pin) = (get("code")?, get("authority_pin")?);
-        wait_for("the enrolment", SOON, || {
-            let enrol = ["ship", "enrol", "--code", &code, "--authority-pin", &pin];
-            let out = bed.interceptor()?.cli(enrol).run()?;
-            ensure!(out.success() || out.all().contains("away"), "{out}");
-            Ok(out.success().then_some(()))
-        })?;
-        bed.interceptor_mut()?.start()?;
-        Ok(Self { collector, people, bed })
+        let central = Central::start(&bed, &EVERYBODY)?;
+        central.join(&mut bed, "bed")?;
+        Ok(Self { central, bed })
     }
 
     fn log_in(&self, id: &str) -> Result<Visitor> {
-        self.bed.net().inside(Place::Host, || {
-            let mut visitor = Visitor::default();
-            self.people.next(id)?;
-            let answer = visitor.visit(&format!("{ORIGIN}/login?next=/"))?;
-            ensure!(answer.status == 200, "{}", answer.text());
-            Ok(visitor)
-        })
+        self.central.log_in(&self.bed, id)
     }
 
     fn page(&self, who: &mut Visitor, path: &str) -> Result<Answer> {
-        self.bed.net().inside(Place::Host, || who.get(&format!("{ORIGIN}{path}")))
+        central::page(&self.bed, who, path)
     }
 
-    /// Sends a form as the page does that has it, and follows where it leads.
     fn post(&self, who: &mut Visitor, path: &str, form: &[(&str, &str)]) -> Result<Answer> {
-        let csrf = self.page(who, "/approvals")?.csrf().context("a form")?;
-        let mut all = vec![("csrf", csrf.as_str())];
-        all.extend_from_slice(form);
-        let answer =
-            self.bed.net().inside(Place::Host, || who.post(&format!("{ORIGIN}{path}"), &all))?;
-        match answer.header("location") {
-            Some(next) if answer.status == 303 => self.page(who, next),
-            _ => Ok(answer),
-        }
+        central::post(&self.bed, who, path, form)
     }
 
-    /// A page, once it says something.
     fn until(&self, who: &mut Visitor, path: &str, words: &str) -> Result<String> {
-        let mut last = String::new();
-        let came = wait_for(words, SOON, || {
-            last = self.page(who, path)?.text();
-            Ok(last.contains(words).then_some(()))
-        });
-        came.with_context(|| format!("{path}: {last}"))?;
-        Ok(last)
+        central::until(&self.bed, who, path, words)
     }
 
-    /// Where the one request that waits is decided.
     fn next_hold(&self, who: &mut Visitor) -> Result<String> {
-        let list = self.until(who, "/approvals", "One request waits.")?;
-        let path = list.split("class=\"hold\" href=\"").nth(1).and_then(|t| t.split('"').next());
-        Ok(path.context("a link to the request")?.to_owned())
+        central::next_hold(&self.bed, who)
     }
 
     /// The last words of both sides, for a failure.
@@ -141,7 +67,7 @@ impl Real {
             lines[lines.len().saturating_sub(30)..].join("\n")
         };
         let host = self.bed.interceptor().map(|i| i.log()).unwrap_or_default();
-        format!("collector:\n{}\nhost:\n{}\n", tail(self.collector.log()), tail(host))
+        format!("collector:\n{}\nhost:\n{}\n", tail(self.central.process.log()), tail(host))
     }
 
     fn touched(&self) -> Result<bool> {
@@ -237,7 +163,7 @@ fn a_recorded_shell_plays_in_a_browser() -> Result<()> {
     assert!(page.contains("marker-cast žluťoučký") && page.contains("Unaltered"), "{page}");
     let cast = real.page(&mut vera, &format!("/sessions/{id}/download/asciicast"))?;
     assert!(cast.text().contains("marker-cast žluťoučký"), "{}", cast.text());
-    real.bed.net().inside(Place::Host, || real.people.next(""))?;
+    real.bed.net().inside(Place::Host, || real.central.people.next(""))?;
     let given = json!({
         "origin": ORIGIN, "who": "Vera Viewer", "terminal": id, "shows": "marker-cast žluťoučký",
     });

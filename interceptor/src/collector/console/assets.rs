@@ -39,7 +39,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
     all
 });
 
-/// The player comes from npm when the binary is built (`cargo xtask setup npm`); an ordinary
+/// The player comes from npm when the binary is built (`cargo xtask setup console`); an ordinary
 /// build does without.
 #[cfg(embedded_player)]
 fn player_files() -> Vec<Asset> {

@@ -147,7 +147,7 @@ impl Raw {
             let (least, most) = EVENT_RANGE.into_inner();
             return Err(format!("max_event is between {least} and {most} bytes"));
         }
-        let classes = self.classes.as_ref().map(|names| numbers(names)).transpose()?;
+        let classes = self.classes.as_ref().map(numbers).transpose()?;
         let (name, from) = (self.name.clone(), self.from);
         let to = match self.to {
             Word::File => self.file()?,

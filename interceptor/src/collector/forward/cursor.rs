@@ -26,11 +26,6 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Events in all that lie behind it.
-    pub fn passed(&self) -> u64 {
-        self.passed
-    }
-
     /// Events of a session that lie behind it.
     pub fn events(&self, number: u64) -> u64 {
         self.open.get(&number).copied().unwrap_or(0)
@@ -173,11 +168,11 @@ mod tests {
             cursor.finish(number, number);
         }
         assert_eq!(cursor.done, [(1, 5), (7, 7)]);
-        assert_eq!(cursor.passed(), 60);
+        assert_eq!(cursor.passed, 60);
         assert_eq!(cursor.rest(), [(6, 6), (8, u64::from(u32::MAX))]);
         cursor.advance(6, 3);
         cursor.advance(6, 5);
-        assert_eq!((cursor.passed(), cursor.events(6)), (65, 5));
+        assert_eq!((cursor.passed, cursor.events(6)), (65, 5));
         // Again, and over what is there.
         cursor.finish(7, 7);
         cursor.finish(3, 6);

@@ -20,7 +20,7 @@ pub struct OutputMask {
 
 /// Why a statement does not pass.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not possible while columns are masked: {part}")]
+#[error("masked columns are in reach and {part}")]
 pub struct RingRefusal {
     /// The part that stands in the way, in words.
     pub part: String,

@@ -41,6 +41,23 @@ pub fn sftp(op: FileOp, paths: &[&[u8]]) -> SshFacts {
     SshFacts { files, unseen, ..SshFacts::new(SshClass::Sftp, text) }
 }
 
+/// An operation as agents ask for it, by all that it makes possible: what `sftp` on a connection
+/// is judged by, where the server has said what is a link.
+pub fn sftp_operation(op: FileOp, paths: &[&[u8]]) -> SshFacts {
+    let mut all = sftp(op, paths);
+    let also: &[(usize, FileOp)] = match (op, paths.len()) {
+        // The content goes on under another name.
+        (FileOp::Rename, 2) => &[(1, FileOp::Write)],
+        // Under the new name the old one may be read and written.
+        (FileOp::Link, 2) => &[(0, FileOp::Read), (0, FileOp::Write), (1, FileOp::Write)],
+        _ => &[],
+    };
+    all.files.extend(also.iter().filter_map(|(at, op)| Some(file(*op, paths.get(*at)?))));
+    // What a file shows cannot be masked on its way.
+    all.binary = matches!(op, FileOp::Read | FileOp::Rename | FileOp::Link);
+    all
+}
+
 /// What comes along when a directory, or a link to one, gets this name, or a link leads there.
 pub fn carried(op: FileOp, path: &[u8]) -> FileUse {
     let file = file(op, path);

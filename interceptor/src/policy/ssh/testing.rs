@@ -67,7 +67,7 @@ impl Asked {
         let op = FileOp::from_name(operation)
             .ok_or_else(|| format!("{operation:?} is no operation on files"))?;
         let paths: Vec<&[u8]> = paths.iter().map(|p| p.as_bytes()).collect();
-        Ok(Self::Other(Box::new(requests::sftp(op, &paths))))
+        Ok(Self::Other(Box::new(requests::sftp_operation(op, &paths))))
     }
 
     /// A forward to `host:port` or `unix:/path`.

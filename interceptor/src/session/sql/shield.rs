@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::mask::{Detectors, HashKey, Method};
 use crate::policy::sql::{MaskedColumns, ring};
-use crate::policy::{ColumnName, MaskRule};
+use crate::policy::{ColumnName, MASKING, MaskRule};
 use crate::session::{Admitted, Session};
 
 use super::decide::Judged;
@@ -70,10 +70,9 @@ impl Judge {
                 }
             }
             Err(refusal) => {
-                let why = format!("masked columns are in reach and {}", refusal.part);
                 let hint = "select masked columns by name only, and keep them out of conditions, \
                             joins and expressions";
-                let denial = Denial::new("42501", "masking", why).hint(hint);
+                let denial = Denial::new("42501", MASKING, refusal.to_string()).hint(hint);
                 judged.denial.get_or_insert(denial);
             }
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::policy::sql::{Analysis, SqlError};
-use crate::policy::{Ask, Effect, SqlFacts, StatementClass};
+use crate::policy::{Ask, Effect, MASKING, SqlFacts, StatementClass};
 use crate::session::{Admitted, Session};
 
 use super::decide::{Changes, Parts, denied, neutral};
@@ -72,7 +72,7 @@ impl Judge {
             self.policies.judge(session.subject(), &Ask::Sql(&facts), jiff::Timestamp::now());
         let denial = if self.has_masked_columns() {
             let why = "masked columns are in reach and a function is called by its OID";
-            Some(Denial::new("42501", "masking", why))
+            Some(Denial::new("42501", MASKING, why))
         } else {
             (verdict.effect == Effect::Deny).then(|| denied(&verdict))
         };

@@ -1,6 +1,7 @@
 //! Programs that run code of their own language, or other programs, when their words say so.
 
 use super::options::may_be_option;
+use super::outputs;
 use super::walk::Walk;
 use crate::policy::ssh::facts::{Argument, FileOp};
 
@@ -185,6 +186,7 @@ pub(super) fn interpreter(walk: &mut Walk, base: &str, args: &[Argument]) {
         }
         _ if INTERPRETERS.contains(&stem) => code(walk, base, args),
         _ => {
+            outputs::output(walk, base, args);
             if let Some((_, options)) = RUN_BY_OPTION.iter().find(|(name, _)| *name == base) {
                 by_option(walk, base, args, options);
             }

@@ -20,6 +20,7 @@ mod builtins;
 mod each;
 mod interpreters;
 mod options;
+mod outputs;
 mod redirects;
 mod shells;
 mod source;
@@ -98,7 +99,29 @@ fn plausible(text: &str) -> Result<(), &'static str> {
     if nesting(text) > MAX_NESTING {
         return Err("a command nested so deeply");
     }
+    if vast(text) {
+        return Err("a number so large");
+    }
     Ok(())
+}
+
+/// Numbers at which the parser gives up: of a file descriptor before a redirection, of an entry
+/// of the directory stack behind `~`, and in a brace expansion.
+fn vast(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+        let before = at.checked_sub(1).and_then(|i| bytes.get(i));
+        let after = bytes.get(at + digits);
+        if digits >= 10 && matches!(after, Some(b'<' | b'>'))
+            || digits >= 19 && matches!(before, Some(b'~' | b'+' | b'-' | b'{' | b'.'))
+        {
+            return true;
+        }
+        at += digits.max(1);
+    }
+    false
 }
 
 /// An upper bound of how deeply brackets nest, quoted or not, and of how many compound commands

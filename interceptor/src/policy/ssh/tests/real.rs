@@ -83,8 +83,9 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
+        // One printf, that is one write: programs of a pipeline write at the same time.
         let script = format!(
-            "#!/bin/dash\n{{ printf '%s\\0' \"${{0##*/}}\" \"$@\"; printf '\\1\\0'; }} >>{}/log\n",
+            "#!/bin/dash\nprintf '%s\\0' \"${{0##*/}}\" \"$@\" '\u{1}' >>{}/log\n",
             dir.path().display()
         );
         for name in RECORDED {
@@ -99,7 +100,14 @@ impl Stage {
             }
         }
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        Some(Self { dir })
+        let stage = Self { dir };
+        for shell in shells {
+            let (mut calls, files) = stage.run(shell, "ls a | cat; evil >f 2>&1 &");
+            calls.sort();
+            assert_eq!(calls, [vec!["cat"], vec!["evil"], vec!["ls", "a"]], "{shell}");
+            assert_eq!(files, BTreeSet::from(["f".to_owned()]), "{shell}");
+        }
+        Some(stage)
     }
 
     fn log(&self) -> PathBuf {
@@ -114,8 +122,11 @@ impl Stage {
         std::fs::set_permissions(&home, PermissionsExt::from_mode(0o777)).unwrap();
         std::fs::write(self.log(), "").unwrap();
         std::fs::set_permissions(self.log(), PermissionsExt::from_mode(0o666)).unwrap();
-        let mut run = Command::new("/usr/bin/timeout");
-        run.args(["-s", "KILL", "2", shell, "-c", command])
+        // Whatever runs keeps descriptor 9, wherever its output goes, so that its end is seen and
+        // nothing runs on into the next command.
+        let mut run = Command::new("/bin/dash");
+        run.args(["-c", "exec 9>&1; exec /usr/bin/timeout -s KILL 2 \"$@\"", "dash"])
+            .args([shell, "-c", command])
             .env_clear()
             .env("PATH", self.dir.path().join("bin"))
             .env("HOME", &home)
@@ -126,7 +137,6 @@ impl Stage {
         {
             run.uid(NOBODY).gid(NOBODY);
         }
-        // Waits for what runs in the background too, which holds the pipes.
         run.output().unwrap();
         let mut calls = vec![Vec::new()];
         for word in std::fs::read(self.log()).unwrap().split(|b| *b == 0) {
@@ -141,12 +151,8 @@ impl Stage {
         (calls, files)
     }
 
-    /// Says what a shell did that was not seen, and did again.
+    /// Says what a shell did that was not seen.
     fn unseen(&self, shell: &str, command: &str, facts: &SshFacts) -> Option<String> {
-        self.once(shell, command, facts).and_then(|_| self.once(shell, command, facts))
-    }
-
-    fn once(&self, shell: &str, command: &str, facts: &SshFacts) -> Option<String> {
         let (calls, files) = self.run(shell, command);
         for call in calls {
             let Some((name, args)) = call.split_first() else { continue };

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::mask::{self, CopyPlan};
+use crate::policy::MASKING;
 use crate::session::catalogs::Snapshot;
 use crate::session::sql::{
     self, CopyFormat, CopyKind, CopySource, Denial, Judge, Ruling, StatementKind, build_catalog,
@@ -315,7 +316,7 @@ fn layout(format: &CopyFormat, columns: &[crate::mask::Field]) -> Option<mask::C
 }
 
 fn copy_denial(message: &str) -> Denial {
-    Denial::new("42501", "masking", message)
+    Denial::new("42501", MASKING, message)
 }
 
 /// A judge that knows what names mean on this connection.
