@@ -83,6 +83,20 @@ pub struct Syslog {
     pub client: Option<ServerTls>,
     /// Facility of the messages.
     pub facility: u8,
+    /// What says that it has read a batch.
+    pub acknowledge: Acknowledge,
+}
+
+/// What says that a syslog receiver has read a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Acknowledge {
+    /// Its `close_notify`, which only the receiver itself can send.
+    #[default]
+    CloseNotify,
+    /// Any orderly end of the connection, for receivers that never send one. A receiver that is
+    /// killed between reading and writing loses what it had.
+    Close,
 }
 
 /// A receiver of OTLP logs.
@@ -110,6 +124,7 @@ struct Raw {
     server_name: Option<String>,
     client: Option<ServerTls>,
     facility: Option<u8>,
+    acknowledge: Option<Acknowledge>,
     url: Option<String>,
     #[serde(default)]
     headers: BTreeMap<String, SecretRef>,
@@ -160,12 +175,13 @@ impl Raw {
     /// A key that another kind of forward has is a mistake somebody should hear of.
     fn only_what_belongs(&self) -> Result<(), String> {
         let (file, syslog, otlp) = (Word::File, Word::Syslog, Word::Otlp);
-        let keys: [(&str, bool, &[Word]); 8] = [
+        let keys: [(&str, bool, &[Word]); 9] = [
             ("path", self.path.is_some(), &[file]),
             ("address", self.address.is_some(), &[syslog]),
             ("server_name", self.server_name.is_some(), &[syslog]),
             ("client", self.client.is_some(), &[syslog]),
             ("facility", self.facility.is_some(), &[syslog]),
+            ("acknowledge", self.acknowledge.is_some(), &[syslog]),
             ("url", self.url.is_some(), &[otlp]),
             ("headers", !self.headers.is_empty(), &[otlp]),
             ("ca_file", self.ca_file.is_some(), &[syslog, otlp]),
@@ -204,7 +220,8 @@ impl Raw {
         let ca_file = self.ca_file.ok_or(
             "ca_file: name the file with the authority of the receiver's certificate (PEM)",
         )?;
-        Ok(To::Syslog(Syslog { server_name, facility, ca_file, client: self.client, address }))
+        let (client, acknowledge) = (self.client, self.acknowledge.unwrap_or_default());
+        Ok(To::Syslog(Syslog { address, ca_file, server_name, client, facility, acknowledge }))
     }
 
     fn otlp(self) -> Result<To, String> {
@@ -294,6 +311,7 @@ mod tests {
         assert_eq!(syslog.classes, Some([3002, 4007].into()));
         let To::Syslog(syslog) = syslog.to else { panic!() };
         assert_eq!((syslog.server_name.to_str().as_ref(), syslog.facility), ("::1", 13));
+        assert_eq!(syslog.acknowledge, Acknowledge::CloseNotify);
         let otlp = parse(
             "name = 'otel'\nto = 'otlp'\nurl = 'https://o.example.com:4318/v1/logs'\n\
              headers = { authorization = { file = '/etc/token' } }",

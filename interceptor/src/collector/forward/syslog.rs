@@ -2,8 +2,10 @@
 //!
 //! Syslog has no acknowledgement: that bytes were written says nothing about who read them. So
 //! each batch has a connection of its own, which ends with the sender's `close_notify`; the
-//! receiver's own close comes after it has read everything before that, and is taken for the
-//! acknowledgement. A receiver that closes earlier, or not at all, gets the batch again.
+//! receiver's own comes after it has read everything before that, and is taken for the
+//! acknowledgement. A receiver that closes earlier, or not at all, gets the batch again. So does
+//! one whose connection ends without `close_notify`, since the kernel of a process that was killed
+//! does the same, and so can anybody on the way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::config::Syslog;
+use super::config::{Acknowledge, Syslog};
 use super::line::Line;
 use super::sink::Failure;
 use crate::identity::https::chain;
@@ -54,11 +56,18 @@ async fn deliver(to: &Syslog, lines: &[Line]) -> Result<(), String> {
     }
     let broken = |e: std::io::Error| format!("the connection broke ({e})");
     timeout(STALL, tls.shutdown()).await.map_err(|_| STALLED.to_owned())?.map_err(broken)?;
-    closed(&mut tls).await
+    timeout(STALL, closed(&mut tls, to.acknowledge)).await.unwrap_or_else(|_| {
+        Err("it did not close the connection after its end: a receiver that closes when the \
+             sender does is needed, since that says that it has read everything"
+            .into())
+    })
 }
 
 const EARLY: &str = "it closed the connection before it had everything: look at its log, whether \
                      it wants a client certificate, and at its limit for a message";
+const CUT: &str = "the connection ended without close_notify, as it does when a receiver is killed: \
+                   whether it read everything is not known. If it always ends so, let it close TLS \
+                   (rsyslog: streamDriver.Name=\"ossl\"), or see `acknowledge` in docs/collector.md";
 const STALLED: &str = "it does not read what it is sent: look at its log and its load";
 
 async fn write(tls: &mut TlsStream<TcpStream>, bytes: &[u8]) -> Result<(), String> {
@@ -83,24 +92,30 @@ async fn is_closed(tls: &mut TlsStream<TcpStream>) -> bool {
 }
 
 /// Waits for the receiver's close. What it says before that means nothing.
-async fn closed(tls: &mut TlsStream<TcpStream>) -> Result<(), String> {
-    let until = async {
-        let mut said = [0; 4096];
-        loop {
-            match tls.read(&mut said).await {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                // Some close without saying so first.
-                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
-                Err(e) => return Err(format!("{EARLY} ({})", chain(&e))),
+async fn closed(tls: &mut TlsStream<TcpStream>, acknowledge: Acknowledge) -> Result<(), String> {
+    let mut said = [0; 4096];
+    loop {
+        match tls.read(&mut said).await {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return match acknowledge {
+                    Acknowledge::Close => Ok(()),
+                    Acknowledge::CloseNotify => Err(CUT.into()),
+                };
             }
+            Err(e) => return Err(format!("{EARLY} ({})", chain(&e))),
         }
-    };
-    timeout(STALL, until).await.unwrap_or_else(|_| {
-        Err("it did not close the connection after its end: a receiver that closes when the \
-             sender does is needed, since that says that it has read everything"
-            .into())
-    })
+    }
+    // A receiver that said goodbye and left something unread: its kernel resets the connection.
+    let (tcp, _) = tls.get_mut();
+    loop {
+        match tcp.read(&mut said).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) => return Err(format!("{EARLY} ({e})")),
+        }
+    }
 }
 
 fn tls(to: &Syslog) -> Result<ClientConfig, String> {

@@ -267,7 +267,12 @@ async fn a_syslog_receiver_that_is_away_or_dies_gets_everything_in_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_syslog_receiver_with_another_name_or_that_does_not_read_gets_no_cursor() {
     let pki = pki();
-    for (name, manner) in [("other.test", Manner::Good), ("siem.test", Manner::Silent)] {
+    for (name, manner) in [
+        ("other.test", Manner::Good),
+        ("siem.test", Manner::Silent),
+        ("siem.test", Manner::Killed),
+        ("siem.test", Manner::Leaves),
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (inbox, _receiver) = syslog(&pki, listener, vec![manner]);
@@ -280,6 +285,20 @@ async fn a_syslog_receiver_with_another_name_or_that_does_not_read_gets_no_curso
         assert!(left(&bed, "siem").await > 0);
         assert!(inbox.0.lock().unwrap().is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_of_tcp_is_enough_where_the_operator_says_so() {
+    let pki = pki();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (_, _receiver) = syslog(&pki, listener, vec![Manner::Killed]);
+    let bed = Bed::new(&(siem(&pki, port, "siem.test") + "acknowledge = 'close'\n")).await;
+    let a = Shipping::new(&bed, "a").await;
+    a.session(1);
+    a.ship(&bed).await;
+    soon("its cursor", async || left(&bed, "siem").await == 0).await;
+    assert_eq!(standing(&bed, "siem").failures, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

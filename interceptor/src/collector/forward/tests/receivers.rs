@@ -28,6 +28,10 @@ pub enum Manner {
     Good,
     /// Reads a little and dies.
     Dies,
+    /// Reads to the end and is killed before it could do anything with it.
+    Killed,
+    /// Says goodbye without having read.
+    Leaves,
     /// Takes the connection and never reads.
     Silent,
 }
@@ -80,6 +84,16 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, manner: Manner, in
         Manner::Silent => std::future::pending().await,
         Manner::Dies => {
             let _ = tls.read(&mut [0; 100]).await;
+        }
+        Manner::Killed => {
+            let _ = tls.read_to_end(&mut bytes).await;
+        }
+        Manner::Leaves => {
+            // All of it is here, unread.
+            while tls.get_ref().0.peek(&mut [0; 16 << 10]).await.is_ok_and(|n| n < 2000) {
+                tokio::task::yield_now().await;
+            }
+            let _ = tls.shutdown().await;
         }
         Manner::Good => {
             if tls.read_to_end(&mut bytes).await.is_ok() {
