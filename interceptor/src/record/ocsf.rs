@@ -1,8 +1,9 @@
 //! OCSF events.
 //!
-//! Schema version 1.3. `type_uid` is `class_uid * 100 + activity_id`; `metadata.uid` is
-//! `<session>:<seq>`; `time` is in milliseconds; what has no place in the schema stands under
-//! `unmapped`.
+//! Schema version 1.4 with the profile `host`, to which every event conforms: an attribute that
+//! the class does not have, or of which the value is not known, is not there. `type_uid` is
+//! `class_uid * 100 + activity_id`; `metadata.uid` is `<session>:<seq>`; `time` is in milliseconds;
+//! what has no place in the schema stands under `unmapped`.
 //!
 //! | event | class | activity | status |
 //! |---|---|---|---|
@@ -34,7 +35,7 @@ mod ssh;
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::chain::hex;
 use super::event::*;
@@ -53,8 +54,14 @@ pub const CLASSES: &[(&str, u32)] = &[
     ("datastore_activity", 6005),
 ];
 
+/// Number of the class Base Event, for what has no other ([`unread`]).
+pub const BASE: u32 = 0;
+
 /// Version of the schema that is written.
-const OCSF: &str = "1.3.0";
+const OCSF: &str = "1.4.0";
+
+/// OpenID among OCSF's authentication protocols.
+const OPENID: u32 = 4;
 
 /// SHA-256 among OCSF's algorithms.
 const SHA256: u32 = 3;
@@ -107,6 +114,8 @@ impl Link<'_> {
 
     fn attach(self, line: &mut Value, session: &Summary, e: &StoredEvent<'_>) {
         line["unmapped"]["record_integrity"] = self.attestation(session, e);
+        ends(line, session);
+        prune(line);
     }
 }
 
@@ -203,6 +212,36 @@ pub fn answer(
     Some(line)
 }
 
+/// Whether events of this kind are told, by [`event`] or [`answer`].
+pub fn is_told(session: &Summary, kind: &str) -> bool {
+    let always = [
+        IdentityProven::KIND,
+        IdentityRefused::KIND,
+        Admission::KIND,
+        Request::KIND,
+        Response::KIND,
+        HoldDecided::KIND,
+        Alert::KIND,
+        ChannelExit::KIND,
+    ];
+    always.contains(&kind) || (session.protocol == "ssh" && ssh::covers(kind))
+}
+
+/// A Base Event in place of one that is told, but not as this version reads it: a newer host may
+/// have written it. So a hole is never silent.
+pub fn unread(session: &Summary, e: &StoredEvent<'_>, link: Link<'_>) -> Value {
+    let mut line = base(session, e, &Identity::default(), BASE, 0, 99, 3);
+    line["activity_name"] = json!(e.kind);
+    line["message"] = json!("this version of the collector cannot read the event: update it");
+    line["unmapped"] = json!({ "kind": e.kind, "body": String::from_utf8_lossy(e.body) });
+    for key in ["actor", "device"] {
+        line["unmapped"][key] = line[key].take();
+    }
+    line["metadata"]["profiles"] = Value::Null;
+    link.attach(&mut line, session, e);
+    line
+}
+
 fn response(
     session: &Summary,
     e: &StoredEvent<'_>,
@@ -218,12 +257,12 @@ fn response(
         line["status_detail"] = json!(error.message);
     }
     line["duration"] = json!(r.duration_us / 1000);
-    line["query_info"] = json!({ "uid": format!("{}:{}", session.id, r.n), "bytes": r.bytes });
     if let Some(asked) = asked {
-        line["query_info"]["query_string"] = json!(asked.text);
+        line["query_info"] = json!({ "uid": format!("{}:{}", session.id, r.n),
+            "query_string": asked.text, "bytes": r.bytes });
     }
     line["unmapped"] = json!({ "n": r.n, "answer": true, "tag": r.tag, "rows": r.rows,
-        "masked": r.masked });
+        "bytes": r.bytes, "masked": r.masked });
     Some(line)
 }
 
@@ -242,6 +281,7 @@ fn mapped(
             *identity = Identity::of(&i);
             let mut line = base(session, e, identity, 3002, 3, 1, 1);
             line["status_id"] = json!(1);
+            line["auth_protocol_id"] = json!(OPENID);
             line["auth_protocol"] = json!("OpenID Connect");
             line["user"] = json!({ "name": i.principal, "uid": identity.uid });
             line["unmapped"] = json!({ "claims": i.claims, "labels": i.labels,
@@ -372,6 +412,7 @@ fn base(
             "version": OCSF,
             "uid": format!("{}:{}", s.id, e.seq),
             "correlation_uid": s.id,
+            "profiles": ["host"],
             "product": { "name": "interceptor", "vendor_name": "interceptor",
                 "version": env!("CARGO_PKG_VERSION") },
         },
@@ -387,15 +428,45 @@ fn base(
             "app_uid": identity.client,
             "session": { "uid": s.id, "issuer": s.issuer },
         },
-        "src_endpoint": endpoint(&s.source),
-        "dst_endpoint": endpoint(&s.original_dst),
         "device": { "hostname": s.host, "type_id": 1 },
-        "service": { "name": s.service },
     });
-    if s.protocol != "ssh" {
-        line["database"] = json!({ "name": s.database, "type_id": 1, "type": s.protocol });
+    if class == 6005 {
+        // Of a database one of name and uid has to be there, and before login there is no name.
+        line["database"] = json!({ "name": s.database, "uid": s.service, "type_id": 1,
+            "type": s.protocol });
     }
     line
+}
+
+/// Both ends of the connection, where the class has a place for them.
+fn ends(line: &mut Value, s: &Summary) {
+    let (source, mut destination) = (endpoint(&s.source), endpoint(&s.original_dst));
+    destination["svc_name"] = json!(s.service);
+    let place = match line["class_uid"].as_u64() {
+        Some(0 | 1001 | 1007) => &mut line["unmapped"],
+        Some(2004) => {
+            line["evidences"] = json!([{}]);
+            &mut line["evidences"][0]
+        }
+        Some(3002) => {
+            line["service"] = json!({ "name": s.service });
+            line
+        }
+        _ => line,
+    };
+    place["src_endpoint"] = source;
+    place["dst_endpoint"] = destination;
+}
+
+/// Takes out what is not known: the schema has no null.
+fn prune(value: &mut Value) {
+    let Value::Object(fields) = value else { return };
+    for (_, value) in fields.iter_mut().filter(|(key, _)| *key != "unmapped") {
+        prune(value);
+    }
+    fields.retain(|key, value| {
+        key == "unmapped" || !(value.is_null() || value.as_object().is_some_and(Map::is_empty))
+    });
 }
 
 fn endpoint(address: &str) -> Value {

@@ -218,6 +218,8 @@ impl Source {
                     }
                 },
             };
+            let value = value
+                .or_else(|| ocsf::is_told(session, e.kind).then(|| ocsf::unread(session, e, link)));
             if let Some(value) = value.filter(|v| self.is_wanted(v)) {
                 let line = Line::new(session, e, value, self.max_event);
                 batch.bytes += line.text.len();
@@ -235,11 +237,12 @@ impl Source {
         Ok(())
     }
 
+    /// What could not be read is for everybody: it may be of any class.
     fn is_wanted(&self, value: &serde_json::Value) -> bool {
-        let class = value["class_uid"].as_u64();
-        self.classes.as_ref().is_none_or(|classes| {
-            class.and_then(|c| u32::try_from(c).ok()).is_some_and(|c| classes.contains(&c))
-        })
+        let class = value["class_uid"].as_u64().and_then(|c| u32::try_from(c).ok());
+        self.classes
+            .as_ref()
+            .is_none_or(|classes| class.is_some_and(|c| c == ocsf::BASE || classes.contains(&c)))
     }
 }
 

@@ -202,6 +202,29 @@ async fn a_new_forward_begins_at_the_end() {
     assert!(all.by_uid.values().all(|e| e["actor"]["user"]["uid"] == "00u1"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_host_wrote_is_no_silent_hole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ocsf.jsonl");
+    let config = archive(&path, "from = 'start'\nclasses = ['authentication']");
+    let bed = Bed::new(&config).await;
+    let a = Shipping::new(&bed, "a").await;
+    let mut log = a.begin("postgres");
+    append(&mut log, "request", &json!({ "number": 1, "statement": "select 1" }));
+    append(&mut log, "response", &json!({ "number": 1 }));
+    append(&mut log, "admission", &json!({ "verdict": "allow", "role": "r", "database": "d" }));
+    append(&mut log, "of.tomorrow", &json!({}));
+    log.seal(&End::because("client")).unwrap();
+    a.ship(&bed).await;
+    soon("the cursor", async || left(&bed, "archive").await == 0).await;
+    let all = seen(&path);
+    assert_eq!(all.classes(), [0, 3002].into());
+    let unread: Vec<&Value> = all.by_uid.values().filter(|e| e["class_uid"] == 0).collect();
+    let said: Vec<_> = unread.iter().map(|e| (&e["activity_name"], &e["type_uid"])).collect();
+    assert_eq!(said, [(&json!("request"), &json!(99)), (&json!("response"), &json!(99))]);
+    assert!(unread[0]["unmapped"]["body"].as_str().unwrap().contains("select 1"));
+}
+
 fn siem(pki: &Pki, port: u16, name: &str) -> String {
     format!(
         "[[forward]]\nname = 'siem'\nto = 'syslog'\nfrom = 'start'\naddress = '127.0.0.1:{port}'\n\

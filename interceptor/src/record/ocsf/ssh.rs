@@ -51,8 +51,7 @@ pub(super) fn event(
             let mut line = match r.class.as_ref() {
                 "exec" | "shell" | "scp" | "rsync" | "subsystem" => {
                     let mut line = line(PROCESS, 1, severity);
-                    line["process"] = json!({ "cmd_line": r.text,
-                        "user": { "name": session.role } });
+                    line["process"] = process(session, r.n, Some(&r.text));
                     line
                 }
                 "sftp" => file(&r, |activity| line(FILE, activity, severity)),
@@ -113,11 +112,16 @@ pub(super) fn exit(
     });
     line["exit_code"] = json!(x.status);
     line["duration"] = json!(x.duration_us / 1000);
-    line["process"] = json!({ "cmd_line": asked.map(|a| &a.text),
-        "user": { "name": session.role } });
+    line["process"] = process(session, x.n, asked.map(|a| a.text.as_str()));
     line["unmapped"] = json!({ "n": x.n, "channel": x.ch, "answer": true,
         "class": asked.map(|a| &a.class), "signal": x.signal });
     Some(line)
+}
+
+/// What runs for a request. Its process id is sshd's to know, so the request names it.
+fn process(session: &Summary, n: u64, command: Option<&str>) -> Value {
+    json!({ "uid": format!("{}:{n}", session.id), "cmd_line": command,
+        "user": { "name": session.role } })
 }
 
 fn open_or_refuse(verdict: &str) -> u32 {
