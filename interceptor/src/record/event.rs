@@ -387,8 +387,8 @@ pub struct CopyProgress<'a> {
     /// Rows (or messages) so far.
     #[serde(default)]
     pub rows: u64,
-    /// Running SHA-256 over everything so far, hex.
-    pub sha256: Cow<'a, str>,
+    /// Running BLAKE3 over everything so far, hex.
+    pub blake3: Cow<'a, str>,
 }
 
 /// The end of a COPY.
@@ -403,8 +403,8 @@ pub struct CopyEnd<'a> {
     /// Rows (or messages) in all.
     #[serde(default)]
     pub rows: u64,
-    /// SHA-256 over everything, hex.
-    pub sha256: Cow<'a, str>,
+    /// BLAKE3 over everything, hex.
+    pub blake3: Cow<'a, str>,
     /// It ended before its end, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Cow<'a, str>>,

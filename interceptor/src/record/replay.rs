@@ -274,11 +274,11 @@ impl<'w, W: Write> Player<'w, W> {
     fn copy_end(&mut self, c: CopyEnd<'_>) -> io::Result<()> {
         let aborted = c.aborted.map(|a| format!(", aborted: {}", safe(&a))).unwrap_or_default();
         self.aside(&format!(
-            "copy {}: {} rows, {} bytes, sha256 {}{aborted}",
+            "copy {}: {} rows, {} bytes, blake3 {}{aborted}",
             safe(&c.direction),
             c.rows,
             c.bytes,
-            safe(&c.sha256)
+            safe(&c.blake3)
         ))
     }
 

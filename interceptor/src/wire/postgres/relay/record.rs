@@ -113,7 +113,7 @@ impl Relay {
             direction: Cow::Borrowed(if digest.inward { "in" } else { "out" }),
             bytes: digest.bytes,
             rows: digest.messages,
-            sha256: Cow::Owned(digest.hex()),
+            blake3: Cow::Owned(digest.hex()),
         };
         self.session.log().append(&progress)?;
         Ok(())
@@ -129,7 +129,7 @@ impl Relay {
             direction: Cow::Borrowed(if digest.inward { "in" } else { "out" }),
             bytes: digest.bytes,
             rows: digest.messages,
-            sha256: Cow::Owned(digest.hex()),
+            blake3: Cow::Owned(digest.hex()),
             aborted: aborted.map(Cow::Borrowed),
         })?;
         Ok(())

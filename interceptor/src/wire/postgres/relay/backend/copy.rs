@@ -1,12 +1,12 @@
 //! COPY as the service sees it: data out, passed or masked row by row, and data in, asked for.
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 use crate::mask::{Hits, MaskError};
 
 use super::super::super::codec::{self, HEADER, Header, Report};
 use super::super::compare::withheld;
-use super::super::exchange::{CopyDigest, Rows};
+use super::super::exchange::{CopyDigest, Rows, Running};
 use super::super::{Fault, Relay};
 use super::Fate;
 
@@ -50,71 +50,97 @@ impl Relay {
                 format!("ROW_TOO_LARGE: {} bytes; the limit is {}", header.body, self.row_limit);
             return Ok(self.withhold(header, input, done, Report::error("54000", why)));
         }
-        // The server sends one row in a message, and so do we.
         if input.len() - *done < header.total() {
             return Ok(Fate::Incomplete);
         }
         self.pass(input, done);
-        let message = input.split_to(header.total());
-        self.mask_copy(&message[HEADER..])?;
+        self.mask_copies(input)?;
         Ok(Fate::Done)
     }
 
-    fn mask_copy(&mut self, chunk: &[u8]) -> Result<(), Fault> {
-        let mut masked = BytesMut::with_capacity(chunk.len() + 64);
+    /// Masks the copy data at the beginning of `input`, as many messages as are complete, from
+    /// where it came to where it goes. The server sends one row in a message, and so do we.
+    fn mask_copies(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
+        let out = &mut self.io.to_client;
+        let mut used = 0;
+        let mut failed = None;
         let Some(running) = self.exchange.running() else { return Ok(()) };
-        if matches!(running.rows, Rows::Withheld) {
-            return Ok(());
+        while let Some(chunk) = copy_data(&input[used..], self.row_limit) {
+            let Some(plan) = running.copy.as_mut() else { break };
+            used += HEADER + chunk.len();
+            if let Some(digest) = running.digest.as_mut() {
+                digest.messages += 1;
+            }
+            let at = out.len();
+            let mut result = Ok(Hits::default());
+            codec::message(out, b'd', |out| result = plan.push(chunk, out));
+            match result {
+                Ok(hits) => {
+                    running.row_count += 1;
+                    running.masked += hits.masked + hits.found();
+                    running.byte_count += (out.len() - at - HEADER) as u64;
+                    keep_copied(running, out, at, self.result_limit);
+                }
+                Err(error) => {
+                    out.truncate(at);
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
-        if let Some(digest) = running.digest.as_mut() {
-            digest.messages += 1;
+        input.advance(used);
+        if let Some(error) = failed {
+            self.refuse_copy(&error);
         }
-        let Some(plan) = running.copy.as_mut() else { return Ok(()) };
-        let result = plan.push(chunk, &mut masked);
-        if result.is_ok() {
-            running.row_count += 1;
-            running.byte_count += masked.len() as u64;
-        }
-        self.hand_out(&masked, result);
         self.copy_progress()
     }
 
-    /// Gives masked data to the agent, or an error where it could not be masked.
-    fn hand_out(&mut self, masked: &[u8], result: Result<Hits, MaskError>) {
-        let Some(running) = self.exchange.running() else { return };
-        match result {
-            Ok(hits) => {
-                running.masked += hits.masked + hits.found();
-                if let Some(digest) = running.digest.as_mut() {
-                    digest.update(masked);
-                }
-                self.emit_copy(masked);
-            }
-            Err(error) => {
-                tracing::warn!(session = %self.session.id(), %error, "copy withheld");
-                self.refuse_answer(withheld("the copy data could not be masked"));
-            }
-        }
-    }
-
-    fn emit_copy(&mut self, data: &[u8]) {
-        if data.is_empty() {
-            return;
-        }
-        let at = self.io.to_client.len();
-        codec::message(&mut self.io.to_client, b'd', |out| out.extend_from_slice(data));
-        if let Some(running) = self.exchange.running() {
-            running.capture(&self.io.to_client[at..], self.result_limit);
-        }
+    fn refuse_copy(&mut self, error: &MaskError) {
+        tracing::warn!(session = %self.session.id(), %error, "copy withheld");
+        self.refuse_answer(withheld("the copy data could not be masked"));
     }
 
     pub(super) fn finish_copy_out(&mut self) {
-        let mut masked = BytesMut::new();
         let Some(running) = self.exchange.running() else { return };
         let Some(mut plan) = running.copy.take() else { return };
-        if !matches!(running.rows, Rows::Withheld) {
-            let result = plan.finish(&mut masked);
-            self.hand_out(&masked, result);
+        if matches!(running.rows, Rows::Withheld) {
+            return;
+        }
+        let out = &mut self.io.to_client;
+        let at = out.len();
+        let mut result = Ok(Hits::default());
+        codec::message(out, b'd', |out| result = plan.finish(out));
+        match result {
+            Ok(hits) => {
+                running.masked += hits.masked + hits.found();
+                keep_copied(running, out, at, self.result_limit);
+            }
+            Err(error) => {
+                out.truncate(at);
+                self.refuse_copy(&error);
+            }
         }
     }
+}
+
+/// The payload of the CopyData at the start of `bytes`, if all of it is there and it is within
+/// the limit.
+fn copy_data(bytes: &[u8], limit: usize) -> Option<&[u8]> {
+    let header = Header::peek(bytes).ok().flatten()?;
+    if header.tag != b'd' || header.body > limit {
+        return None;
+    }
+    bytes.get(HEADER..header.total())
+}
+
+/// Adds the CopyData that stands at the end of `out`, from `at`, to what is known of the answer;
+/// one without data is not sent.
+fn keep_copied(running: &mut Running, out: &mut BytesMut, at: usize, limit: usize) {
+    if out.len() == at + HEADER {
+        return out.truncate(at);
+    }
+    if let Some(digest) = running.digest.as_mut() {
+        digest.update(&out[at + HEADER..]);
+    }
+    running.capture(&out[at..], limit);
 }
