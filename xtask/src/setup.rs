@@ -25,11 +25,13 @@ pub enum Group {
     Postgres,
     /// OpenSSH's server and clients, and what runs over ssh.
     Ssh,
+    /// A syslog receiver that events are forwarded to.
+    Syslog,
     /// What is compared with in benchmarks.
     Proxies,
     /// `cargo deny`.
     Deny,
-    /// Python clients, in `target/venv`.
+    /// Python clients, and schemas of what is forwarded, in `target/venv`.
     Python,
     /// An issuer for people and the console's terminal player, in `target/npm`.
     Console,
@@ -39,13 +41,14 @@ pub enum Group {
     Browser,
 }
 
-const GROUPS: [(&str, Group); 12] = [
+const GROUPS: [(&str, Group); 13] = [
     ("build", Group::Build),
     ("ebpf", Group::Ebpf),
     ("net", Group::Net),
     ("clock", Group::Clock),
     ("postgres", Group::Postgres),
     ("ssh", Group::Ssh),
+    ("syslog", Group::Syslog),
     ("proxies", Group::Proxies),
     ("deny", Group::Deny),
     ("python", Group::Python),
@@ -54,8 +57,15 @@ const GROUPS: [(&str, Group); 12] = [
     ("browser", Group::Browser),
 ];
 
-const PYTHON: [&str; 4] =
-    ["psycopg[binary]>=3.2,<4", "psycopg2-binary==2.9.13", "paramiko>=5.1,<6", "asyncssh>=2.24,<3"];
+const PYTHON: [&str; 7] = [
+    "psycopg[binary]>=3.2,<4",
+    "psycopg2-binary==2.9.13",
+    "paramiko>=5.1,<6",
+    "asyncssh>=2.24,<3",
+    "opentelemetry-proto>=1.45,<2",
+    "ocsf-json-schema>=1.2,<2",
+    "jsonschema>=4,<5",
+];
 /// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
 const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];
 /// Directory below `node_modules`, package, version.
@@ -104,6 +114,7 @@ pub fn ensure(groups: &[Group]) -> Result<()> {
             | Group::Clock
             | Group::Postgres
             | Group::Ssh
+            | Group::Syslog
             | Group::Proxies
             | Group::Browser => {}
         }
@@ -139,6 +150,10 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
             ("rsync", "rsync"),
             ("git", "git"),
         ],
+        Group::Syslog => &[
+            ("rsyslog", "/usr/sbin/rsyslogd"),
+            ("rsyslog-openssl", "/usr/share/doc/rsyslog-openssl"),
+        ],
         Group::Proxies => &[("haproxy", "haproxy"), ("pgbouncer", "pgbouncer")],
         // pip reads a source distribution's metadata by running it, and psycopg2's looks for libpq.
         Group::Python => {
@@ -153,11 +168,12 @@ fn needs(group: Group) -> &'static [(&'static str, &'static str)] {
 }
 
 /// Debian packages that start a service when they are installed, and its name.
-const SERVERS: [(&str, &str); 4] = [
+const SERVERS: [(&str, &str); 5] = [
     ("postgresql", "postgresql"),
     ("haproxy", "haproxy"),
     ("pgbouncer", "pgbouncer"),
     ("openssh-server", "ssh"),
+    ("rsyslog", "rsyslog"),
 ];
 
 fn packages(groups: &[Group]) -> Result<()> {
@@ -269,11 +285,19 @@ fn python() -> Result<()> {
     with_stamp(&venv, &wanted, || {
         let mut make = Command::new("/usr/bin/python3");
         step("Making a Python environment", make.args(["-m", "venv"]).arg(&venv))?;
-        let mut pip = Command::new(venv.join("bin/pip"));
+        let mut pip = pip(&venv);
         pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON);
         step("Installing Python clients", &mut pip)?;
         SUITES.iter().try_for_each(|(name, source)| suite(&venv, name, source))
     })
+}
+
+/// pip of an environment. Its own program names the place where that was made, which is another one
+/// once the directory was copied or moved.
+fn pip(venv: &Path) -> Command {
+    let mut pip = Command::new(venv.join("bin/python"));
+    pip.args(["-m", "pip"]);
+    pip
 }
 
 /// Fetches a client's source distribution, of which only the tests are used.
@@ -281,7 +305,7 @@ fn suite(venv: &Path, name: &str, source: &str) -> Result<()> {
     let dir = venv.join("suites").join(name);
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let mut pip = Command::new(venv.join("bin/pip"));
+    let mut pip = pip(venv);
     pip.args(["download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
     pip.args(["--no-binary", ":all:", "--dest"]).arg(&dir).arg(source);
     step(&format!("Fetching the tests of {name}"), &mut pip)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::forward::{self, Forward};
 use crate::config::{Agent, ConfigError, SecretRef, ServerTls, Span};
 
 /// Where the configuration is looked for unless `--collector-config` says otherwise.
@@ -41,6 +42,9 @@ pub struct Config {
     /// Where holds are announced.
     #[serde(default, rename = "webhook")]
     pub webhooks: Vec<Webhook>,
+    /// Other systems that get events.
+    #[serde(default, rename = "forward")]
+    pub forwards: Vec<Forward>,
 }
 
 fn state() -> PathBuf {
@@ -250,6 +254,7 @@ impl Config {
                 return Err(format!("agent {:?} stands there twice", agent.name));
             }
         }
+        forward::unique(&self.forwards)?;
         // Messages are kept by their address: of two forms for one, half would go out wrong.
         for (at, webhook) in self.webhooks.iter().enumerate() {
             if self.webhooks[..at].iter().any(|w| w.url == webhook.url) {

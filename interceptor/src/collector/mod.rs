@@ -19,6 +19,7 @@ mod config;
 pub mod console;
 pub mod decisions;
 mod error;
+pub mod forward;
 pub mod holds;
 pub mod hosts;
 mod http;
@@ -82,6 +83,8 @@ pub struct Collector {
     pub held: holds::Exacts,
     /// Wakes hosts that wait for orders.
     pub bells: orders::Bells,
+    /// How the forwards are.
+    pub forwards: forward::States,
 }
 
 impl Collector {
@@ -97,6 +100,7 @@ impl Collector {
             hub: Hub::default(),
             held: holds::Exacts::default(),
             bells: orders::Bells::default(),
+            forwards: forward::States::default(),
         }))
     }
 

@@ -151,18 +151,22 @@ pub struct Host {
 const HOST: &str = "[[issuer]]\nname = 'okta'\nurl = 'https://e.okta.com/oauth2/default'\n";
 
 impl Host {
-    pub fn line(&self, bed: &Bed) -> Arc<Line> {
+    /// HTTPS with this host's certificate.
+    pub fn client(&self, bed: &Bed) -> reqwest::Client {
         let authority = bed.collector.keys.authority_pem().as_bytes();
         let authority = reqwest::Certificate::from_pem_bundle(authority).unwrap();
         let identity = reqwest::Identity::from_pem(self.pem.as_bytes()).unwrap();
-        let http = reqwest::Client::builder()
+        reqwest::Client::builder()
             .tls_certs_only(authority)
             .identity(identity)
             .no_proxy()
             .build()
-            .unwrap();
+            .unwrap()
+    }
+
+    pub fn line(&self, bed: &Bed) -> Arc<Line> {
         let line = Line::new(&format!("https://{}", bed.address));
-        line.connect(http);
+        line.connect(self.client(bed));
         Arc::new(line)
     }
 

@@ -28,6 +28,11 @@ pub(crate) fn message_client(url: &Url) -> Result<Client, String> {
     build(url, None, true)
 }
 
+/// A client for one receiver of events, with authorities of its own beside the machine's.
+pub(crate) fn receiver_client(url: &Url, ca_file: Option<&Path>) -> Result<Client, String> {
+    build(url, ca_file, true)
+}
+
 fn build(origin: &Url, ca_file: Option<&Path>, insecure_loopback: bool) -> Result<Client, String> {
     install_crypto();
     let plain = origin.scheme() == "http" && insecure_loopback && is_loopback(origin);

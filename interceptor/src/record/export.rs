@@ -1,8 +1,6 @@
 //! Records for other systems: JSON lines with everything, OCSF events, or recordings.
 
 mod asciicast;
-mod ocsf;
-mod ocsf_ssh;
 
 use std::io::{self, Write};
 
@@ -10,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::ocsf;
 use super::reader::Reader;
 use super::store::StoredEvent;
 use super::summary::Summary;
@@ -38,7 +37,13 @@ pub fn session(
         Format::Ocsf => {
             let answers = ocsf::answers(reader, session)?;
             let mut identity = ocsf::Identity::default();
-            lines(reader, session, out, |e| ocsf::event(session, e, &answers, &mut identity))
+            let host = reader.public_key().ok().map(|key| key.fingerprint_hex());
+            let mut previous: Option<Vec<u8>> = None;
+            lines(reader, session, out, |e| {
+                let before = previous.replace(e.hash.to_vec());
+                let link = ocsf::Link { authority: host.as_deref(), previous: before.as_deref() };
+                ocsf::event(session, e, &answers, &mut identity, link)
+            })
         }
         Format::Asciicast => asciicast::session(reader, session, channel, out),
     }

@@ -24,6 +24,7 @@ mod journal;
 mod keys;
 pub mod ledger;
 mod log;
+pub mod ocsf;
 pub mod reader;
 mod recorder;
 mod recover;
@@ -112,7 +113,7 @@ impl RecordError {
         Self::Key { path: path.into(), message: message.into() }
     }
 
-    fn sqlite(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+    pub(crate) fn sqlite(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| Self::Sqlite { action, source }
     }
 }

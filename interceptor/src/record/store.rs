@@ -467,12 +467,33 @@ pub fn each_event_until(
     db: &Connection,
     number: u64,
     after: u64,
+    take: impl FnMut(&StoredEvent<'_>) -> bool,
+) -> rusqlite::Result<()> {
+    let sql = "SELECT id, ts_us, kind, body, data, hash FROM events WHERE id > ?1 AND id <= ?2 \
+               ORDER BY id";
+    each_row_until(db, sql, number, after, take)
+}
+
+/// The same without attachments, which are most of what a store holds.
+pub fn each_body_until(
+    db: &Connection,
+    number: u64,
+    after: u64,
+    take: impl FnMut(&StoredEvent<'_>) -> bool,
+) -> rusqlite::Result<()> {
+    let sql = "SELECT id, ts_us, kind, body, NULL, hash FROM events WHERE id > ?1 AND id <= ?2 \
+               ORDER BY id";
+    each_row_until(db, sql, number, after, take)
+}
+
+fn each_row_until(
+    db: &Connection,
+    sql: &str,
+    number: u64,
+    after: u64,
     mut take: impl FnMut(&StoredEvent<'_>) -> bool,
 ) -> rusqlite::Result<()> {
-    let mut s = db.prepare_cached(
-        "SELECT id, ts_us, kind, body, data, hash FROM events WHERE id > ?1 AND id <= ?2 \
-         ORDER BY id",
-    )?;
+    let mut s = db.prepare_cached(sql)?;
     let mut rows = s.query([event_id(number, after), event_id(number, MAX_SEQ)])?;
     while let Some(row) = rows.next()? {
         let more = take(&StoredEvent {

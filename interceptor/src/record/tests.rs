@@ -919,4 +919,17 @@ fn exports_are_one_json_object_per_line() {
         [(6005, 3, 1), (6005, 4, 1), (6005, 99, 2), (6005, 4, 2), (6003, 3, 1), (2004, 1, 0)]
     );
     assert_eq!(ocsf[1]["unmapped"]["rows"], 2);
+    // Where it stands in the chain: itself, and the event before it.
+    for event in &ocsf {
+        let one = &event["unmapped"]["record_integrity"]["attestation_list"][0];
+        let seq: usize =
+            event["metadata"]["uid"].as_str().unwrap().split_once(':').unwrap().1.parse().unwrap();
+        assert_eq!(one["fingerprint"]["value"], all[seq - 1]["hash"]);
+        assert_eq!(one["prev_event"]["fingerprint"]["value"], all[seq - 2]["hash"]);
+        assert_eq!(
+            (&one["chain_uid"], &one["uid"]),
+            (&all[0]["session"], &event["metadata"]["uid"])
+        );
+        assert_eq!(one["authority_uid"], r.public_key().unwrap().fingerprint_hex());
+    }
 }

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use super::caller::Caller;
 use super::{Api, Refused};
+use crate::collector::forward::{self, Forward, Standing};
 use crate::collector::{CollectorError, Peer, hosts};
 use crate::record::now_us;
 
@@ -22,7 +23,15 @@ pub async fn show(State(api): State<Api>, request: Request) -> Result<Response, 
         let (mut parts, _) = request.into_parts();
         Caller::from_request_parts(&mut parts, &api).await?;
     }
-    let text = api.0.collector.central.read(text).await?;
+    let collector = std::sync::Arc::clone(&api.0.collector);
+    let read = move |db: &Connection| {
+        let mut out = text(db)?;
+        let all = collector.config.forwards.iter();
+        let all: Vec<_> = all.map(|f| (f, collector.forwards.of(f))).collect();
+        forwards(&mut out, db, &all)?;
+        Ok::<_, CollectorError>(out)
+    };
+    let text = api.0.collector.central.read(read).await?;
     let mut answer = text.into_response();
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     answer.headers_mut().insert(CONTENT_TYPE, kind);
@@ -119,6 +128,46 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
     Ok(out)
 }
 
+/// A number of a forward, where there is one.
+type OfForward = fn(&Standing, i64) -> u64;
+
+/// How other systems are served. All metrics stand there even when there is no forward.
+fn forwards(
+    out: &mut String,
+    db: &Connection,
+    all: &[(&Forward, Standing)],
+) -> Result<(), CollectorError> {
+    let waiting: Result<Vec<i64>, _> =
+        all.iter().map(|(f, _)| forward::waiting(db, &f.name)).collect();
+    let waiting = waiting?;
+    let each: [(&str, &str, &str, OfForward); 6] = [
+        ("forward_waiting_events", "gauge", "Events that are not delivered.", |_, waiting| {
+            u64::try_from(waiting).unwrap_or(0)
+        }),
+        ("forward_behind_seconds", "gauge", "Since everything was delivered.", |s, _| {
+            s.behind_since.map_or(0, |since| since.elapsed().as_secs())
+        }),
+        ("forward_failing", "gauge", "Whether the last attempt failed.", |s, _| {
+            u64::from(s.failing)
+        }),
+        ("forward_failures_total", "counter", "Attempts that failed.", |s, _| s.failures),
+        ("forward_events_total", "counter", "OCSF events that were delivered.", |s, _| s.delivered),
+        ("forward_rejected_total", "counter", "Events that the receiver refused.", |s, _| {
+            s.rejected
+        }),
+    ];
+    for (name, kind, help, value) in each {
+        head(out, name, kind, help);
+        for ((forward, standing), waiting) in all.iter().zip(&waiting) {
+            // Names of forwards need no escapes.
+            let label = format!("{{forward=\"{}\",to=\"{}\"}}", forward.name, forward.to.word());
+            let value = i64::try_from(value(standing, *waiting)).unwrap_or(i64::MAX);
+            line(out, name, &label, value);
+        }
+    }
+    Ok(())
+}
+
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     // Writing to a String does not fail.
     let _ = writeln!(out, "# HELP interceptor_collector_{name} {help}");
@@ -134,4 +183,79 @@ fn label(host: &hosts::Listed) -> String {
     let name: String = host.name.chars().filter(|c| !c.is_control()).take(200).collect();
     let name = name.replace('\\', "\\\\").replace('"', "\\\"");
     format!("{{host=\"{name}\",id=\"{}\"}}", host.id)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::collector::Central;
+
+    const DASHBOARD: &str = include_str!("../../../../docs/grafana/interceptor.json");
+
+    /// Everything in a text that begins as our metrics do.
+    fn names(text: &str) -> BTreeSet<String> {
+        let begins = text.match_indices("interceptor_").map(|(at, _)| &text[at..]);
+        begins
+            .map(|rest| {
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                rest[..end.unwrap_or(rest.len())].to_owned()
+            })
+            .collect()
+    }
+
+    /// Every query in a dashboard.
+    fn queries<'a>(value: &'a serde_json::Value, all: &mut Vec<&'a str>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (key, value) in fields {
+                    let is_query = ["expr", "query", "definition"].contains(&key.as_str());
+                    all.extend(value.as_str().filter(|_| is_query));
+                    queries(value, all);
+                }
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|v| queries(v, all)),
+            _ => {}
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_dashboard_asks_for_metrics_that_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let central = Central::open(dir.path()).unwrap();
+        let forward: Forward = toml::from_str("name = 'siem'\nto = 'file'\npath = '/x'").unwrap();
+        let printed = central
+            .write(move |db| {
+                db.execute(
+                    "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
+                     certificate_until_us, seen_us, events) VALUES ('f', 'db1', x'00', 1, '', 1, 1, 7)",
+                    [],
+                )
+                .map_err(CollectorError::sqlite("test"))?;
+                let mut out = text(db)?;
+                forwards(&mut out, db, &[(&forward, Standing::default())])?;
+                Ok::<_, CollectorError>(out)
+            })
+            .await
+            .unwrap();
+        // Not yet begun: nothing waits.
+        let line = "interceptor_collector_forward_waiting_events{forward=\"siem\",to=\"file\"} 0";
+        assert!(printed.lines().any(|l| l == line), "{printed}");
+        let values: String = printed.lines().filter(|l| !l.starts_with('#')).collect();
+        let there = names(&values);
+        let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+        let mut all = Vec::new();
+        queries(&dashboard, &mut all);
+        let asked: BTreeSet<_> = all.iter().flat_map(|query| names(query)).collect();
+        let unknown: Vec<_> = asked.difference(&there).collect();
+        assert!(unknown.is_empty(), "the dashboard asks for {unknown:?}");
+        let unseen: Vec<_> = there.difference(&asked).collect();
+        assert!(unseen.is_empty(), "the dashboard does not show {unseen:?}");
+        // Each panel shows something of its own, and asks the chosen source.
+        for panel in dashboard["panels"].as_array().unwrap() {
+            assert_eq!(panel["datasource"]["uid"], "${source}", "{}", panel["title"]);
+        }
+    }
 }

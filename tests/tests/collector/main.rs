@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod forward;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -109,7 +111,8 @@ fn writer_child() {
         let at = rand::rng().random_range(0..open.len());
         let (log, events) = &mut open[at];
         for n in 0..rand::rng().random_range(1..20) {
-            let body = serde_json::json!({ "n": n, "verdict": "allow", "text": "select 1" });
+            let body = serde_json::json!({ "n": n, "verdict": "allow", "class": "select",
+                "text": "select 1" });
             let event = Event { ts_us: now_us(), kind: "request", body: &body, data: &[] };
             log.append(&event).unwrap();
             *events = events.saturating_sub(1);
@@ -199,6 +202,7 @@ struct Collector {
     dir: PathBuf,
     config: PathBuf,
     url: String,
+    console: u16,
     netns: Option<String>,
     process: Option<Daemon>,
 }
@@ -223,7 +227,7 @@ impl Collector {
             ),
         )?;
         let url = format!("https://127.0.0.1:{hosts}");
-        let me = Self { dir, config, url, netns, process: None };
+        let me = Self { dir, config, url, console, netns, process: None };
         me.cli(["init"])?.ok()?;
         Ok(me)
     }

@@ -11,7 +11,7 @@
 
 use serde_json::{Value, json};
 
-use super::ocsf::{Answers, Identity, base, verdict};
+use super::{Answers, Asked, Identity, SHA256, base, verdict};
 use crate::record::event::*;
 use crate::record::store::StoredEvent;
 use crate::record::summary::Summary;
@@ -19,9 +19,6 @@ use crate::record::summary::Summary;
 const SSH: (u32, u32) = (4007, 4);
 const PROCESS: (u32, u32) = (1007, 1);
 const FILE: (u32, u32) = (1001, 1);
-
-/// SHA-256 among OCSF's algorithms.
-const SHA256: u32 = 3;
 
 /// Kinds that have classes of their own here.
 pub(super) fn covers(kind: &str) -> bool {
@@ -54,8 +51,7 @@ pub(super) fn event(
             let mut line = match r.class.as_ref() {
                 "exec" | "shell" | "scp" | "rsync" | "subsystem" => {
                     let mut line = line(PROCESS, 1, severity);
-                    line["process"] = json!({ "cmd_line": r.text,
-                        "user": { "name": session.role } });
+                    line["process"] = process(session, r.n, Some(&r.text));
                     line
                 }
                 "sftp" => file(&r, |activity| line(FILE, activity, severity)),
@@ -97,6 +93,35 @@ pub(super) fn event(
         }
         _ => None,
     }
+}
+
+/// The end of what a request ran.
+pub(super) fn exit(
+    session: &Summary,
+    e: &StoredEvent<'_>,
+    asked: Option<&Asked>,
+    identity: &Identity,
+) -> Option<Value> {
+    let x: ChannelExit<'_> = serde_json::from_slice(e.body).ok()?;
+    let (class, category) = PROCESS;
+    let mut line = base(session, e, identity, class, category, 2, 1);
+    line["status_id"] = json!(match (x.status, &x.signal) {
+        (Some(0), None) => 1,
+        (None, None) => 0,
+        _ => 2,
+    });
+    line["exit_code"] = json!(x.status);
+    line["duration"] = json!(x.duration_us / 1000);
+    line["process"] = process(session, x.n, asked.map(|a| a.text.as_str()));
+    line["unmapped"] = json!({ "n": x.n, "channel": x.ch, "answer": true,
+        "class": asked.map(|a| &a.class), "signal": x.signal });
+    Some(line)
+}
+
+/// What runs for a request. Its process id is sshd's to know, so the request names it.
+fn process(session: &Summary, n: u64, command: Option<&str>) -> Value {
+    json!({ "uid": format!("{}:{n}", session.id), "cmd_line": command,
+        "user": { "name": session.role } })
 }
 
 fn open_or_refuse(verdict: &str) -> u32 {
