@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::retention::Retention;
 use crate::config::{Agent, ConfigError, SecretRef, ServerTls, Span};
 
 /// Where the configuration is looked for unless `--collector-config` says otherwise.
@@ -41,6 +42,9 @@ pub struct Config {
     /// Where holds are announced.
     #[serde(default, rename = "webhook")]
     pub webhooks: Vec<Webhook>,
+    /// How long the contents of sessions are kept; for ever when absent.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 fn state() -> PathBuf {
@@ -262,6 +266,6 @@ impl Config {
         for glob in self.approvals.iter().flat_map(|a| a.services.iter().chain(&a.rules)) {
             globset::Glob::new(glob).map_err(|e| format!("approval: {e}"))?;
         }
-        Ok(())
+        self.retention.check()
     }
 }

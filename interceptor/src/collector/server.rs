@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::error::CollectorError;
 use super::keys::Keys;
-use super::{Collector, http, link};
+use super::{Collector, http, link, retention};
 
 /// How long the listener's own certificate is good for.
 const CERTIFICATE_DAYS: i64 = 30;
@@ -70,7 +70,8 @@ impl Server {
         tasks.spawn(http::serve(listener, Some(acceptor), host_routes(&self.collector)));
         let (listener, acceptor) = self.console;
         tasks.spawn(http::serve(listener, acceptor, self.people));
-        tasks.spawn(link::run(self.collector));
+        tasks.spawn(link::run(Arc::clone(&self.collector)));
+        tasks.spawn(retention::run(self.collector));
         tasks.join_all().await;
     }
 }
