@@ -105,6 +105,41 @@ pub struct LegalHold {
     pub keeps: u64,
 }
 
+impl LegalHold {
+    /// What it is about, in words.
+    pub fn words(&self) -> String {
+        let texts = [
+            ("session", &self.session),
+            ("agent", &self.agent),
+            ("principal", &self.principal),
+            ("service", &self.service),
+            ("host", &self.host),
+        ];
+        let mut all: Vec<String> = texts
+            .iter()
+            .filter_map(|(name, text)| text.as_ref().map(|t| format!("{name} {t}")))
+            .collect();
+        for (word, us) in [("from", self.from_us), ("to", self.to_us)] {
+            all.extend(us.map(|us| format!("{word} {}", moment(us))));
+        }
+        all.join(", ")
+    }
+}
+
+/// Who it was, in a few words.
+pub fn who_words(who: &Value) -> String {
+    let inner = who.as_object().and_then(|o| o.values().next());
+    let name = inner.and_then(|v| v["name"].as_str().or_else(|| v["user"].as_str()));
+    name.or_else(|| who.as_str()).unwrap_or("?").to_owned()
+}
+
+fn moment(us: i64) -> String {
+    match jiff::Timestamp::from_microsecond(us) {
+        Ok(t) => t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        Err(_) => us.to_string(),
+    }
+}
+
 /// Why a legal hold is not placed or released.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
