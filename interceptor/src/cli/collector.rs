@@ -339,7 +339,9 @@ async fn verify(config: Config) -> anyhow::Result<ExitCode> {
         }
         Err(what) => {
             clean = false;
-            print(&format!("DELETED WITHOUT RECORD: {what}, and the audit trail does not say so\n"))?;
+            print(&format!(
+                "DELETED WITHOUT RECORD: {what}, and the audit trail does not say so\n"
+            ))?;
         }
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -237,7 +237,11 @@ pub async fn batch(
     task.await.unwrap_or_else(|_| Err(CollectorError::Stopped.into())).map(Json)
 }
 
-pub(super) async fn take(collector: &Arc<Collector>, host: &Host, frames: Bytes) -> Result<Standing, Refuse> {
+pub(super) async fn take(
+    collector: &Arc<Collector>,
+    host: &Host,
+    frames: Bytes,
+) -> Result<Standing, Refuse> {
     let mut slot = open(collector, host).await?;
     let Some(mut replica) = slot.replica.take() else { return Err(Refuse::busy()) };
     let logged = slot.logged;

@@ -105,7 +105,11 @@ pub(super) fn whole(host: &Path) -> Vec<u8> {
 }
 
 /// The same event with another body; with `rehash` as one that continues its chain.
-pub(super) fn altered(bytes: &[u8], range: &std::ops::Range<usize>, previous: Option<chain::Hash>) -> Vec<u8> {
+pub(super) fn altered(
+    bytes: &[u8],
+    range: &std::ops::Range<usize>,
+    previous: Option<chain::Hash>,
+) -> Vec<u8> {
     let Parsed::Whole(Frame::Event(e), _) = frame::parse(&bytes[range.clone()]) else { panic!() };
     let body = String::from_utf8(e.body.to_vec()).unwrap().replace("orders", "0rders");
     let hash = previous
@@ -494,7 +498,11 @@ pub(super) fn client(dir: &Path) -> reqwest::Client {
     crate::ship::client::enrolled(&identity).unwrap()
 }
 
-pub(super) async fn post(running: &Running, client: &reqwest::Client, frames: Vec<u8>) -> (u16, String) {
+pub(super) async fn post(
+    running: &Running,
+    client: &reqwest::Client,
+    frames: Vec<u8>,
+) -> (u16, String) {
     let answer = client
         .post(format!("{}/host/v1/batch", running.url))
         .header("content-type", wire::FRAMES)

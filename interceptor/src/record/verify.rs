@@ -340,8 +340,7 @@ impl Verifier<'_> {
     }
 
     fn sessions(&mut self) -> rusqlite::Result<()> {
-        self.tombstones =
-            tombstones::all(self.db)?.into_iter().map(|t| (t.number, t)).collect();
+        self.tombstones = tombstones::all(self.db)?.into_iter().map(|t| (t.number, t)).collect();
         if !self.tombstones.is_empty() {
             self.report.notes.push(format!(
                 "the collector's retention deleted the events of {} sessions: `interceptor \

@@ -144,7 +144,8 @@ fn stands(policy: &retention::Retention, s: &Standing) -> String {
         s.legal_holds
     );
     if s.pending > 0 {
-        out += &format!("pending        {} sessions are deleted and not all taken out\n", s.pending);
+        out +=
+            &format!("pending        {} sessions are deleted and not all taken out\n", s.pending);
     }
     if s.altered > 0 {
         out += &format!(
@@ -175,8 +176,7 @@ pub(super) async fn legal_hold(config: Config, verb: LegalHoldVerb) -> anyhow::R
             }
         }
         LegalHoldVerb::Release { id, reason } => {
-            let release =
-                move |db: &Connection| legal_holds::release(db, id, &reason, &operator());
+            let release = move |db: &Connection| legal_holds::release(db, id, &reason, &operator());
             collector.central.write(release).await?;
             print(&format!("Released legal hold {id}: retention counts again.\n"))?;
         }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::record::{PublicKey, day};
 use crate::record::ledger::Anchor;
 use crate::record::terminal::{Style, safe};
 use crate::record::verify::{Options, Report};
+use crate::record::{PublicKey, day};
 use crate::ship::Proved;
 
 /// Deletions that are listed.

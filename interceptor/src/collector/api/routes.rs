@@ -361,7 +361,10 @@ async fn decision(
 }
 
 /// `GET /api/v1/legal-holds`. For administrators: whom they are about is nobody else's matter.
-async fn legal_holds(State(api): State<Api>, Caller(person): Caller) -> Result<Json<Value>, Refused> {
+async fn legal_holds(
+    State(api): State<Api>,
+    Caller(person): Caller,
+) -> Result<Json<Value>, Refused> {
     legal::demand(&person)?;
     let all = api.0.collector.central.read(legal::list).await?;
     Ok(Json(json!({ "legal_holds": all })))

@@ -97,7 +97,9 @@ impl From<RecordError> for Fault {
     fn from(e: RecordError) -> Self {
         match e {
             RecordError::Contents(text) => Self::not_found(&text),
-            e @ RecordError::Deleted { .. } => Self::new(StatusCode::GONE, &sentence(&e.to_string())),
+            e @ RecordError::Deleted { .. } => {
+                Self::new(StatusCode::GONE, &sentence(&e.to_string()))
+            }
             e => inside(&e),
         }
     }

@@ -95,13 +95,16 @@ pub struct Found {
     fingerprint: String,
 }
 
-static COLUMNS: LazyLock<String> = LazyLock::new(|| format!("s.id, s.host, h.name, s.number, s.session, s.opened_us, s.closed_us, \
+static COLUMNS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "s.id, s.host, h.name, s.number, s.session, s.opened_us, s.closed_us, \
      s.service, s.protocol, s.mode, s.source, s.agent, s.principal, s.proven, s.role, \
      s.database, s.events, s.requests, s.held, s.denied, s.errors, s.masked, s.alerts, \
      s.reason, s.sealed, s.leaf, h.fingerprint, s.deleted_us, s.deleted_policy, \
      s.deleted_us IS NULL AND {}",
-    legal_holds::held()
-));
+        legal_holds::held()
+    )
+});
 
 impl Found {
     fn from_row(r: &Row<'_>) -> rusqlite::Result<Self> {

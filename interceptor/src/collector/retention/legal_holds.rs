@@ -234,7 +234,9 @@ pub fn place(db: &Connection, wanted: Wanted, by: &Who) -> Result<LegalHold, Hol
         return invalid("name either one session, or a filter");
     }
     if session.is_none() && !filtered && !timed {
-        return invalid("say what to hold: a session, an agent, a principal, a service, a host, or a time");
+        return invalid(
+            "say what to hold: a session, an agent, a principal, a service, a host, or a time",
+        );
     }
     if let (Some(from), Some(to)) = (wanted.from_us, wanted.to_us)
         && from > to
@@ -246,7 +248,9 @@ pub fn place(db: &Connection, wanted: Wanted, by: &Who) -> Result<LegalHold, Hol
         None => None,
     };
     if standing(db).map_err(CollectorError::sqlite("count legal holds"))? >= MOST {
-        return invalid(format!("{MOST} legal holds stand: use filters in place of single sessions"));
+        return invalid(format!(
+            "{MOST} legal holds stand: use filters in place of single sessions"
+        ));
     }
     let who = serde_json::to_string(by).unwrap_or_default();
     db.execute(
@@ -338,7 +342,6 @@ fn known_host(db: &Connection, name: &str) -> Result<Option<i64>, HoldError> {
 const COLUMNS: &str = "l.id, l.name, (SELECT session FROM sessions WHERE id = l.session), l.agent, \
          l.principal, l.service, l.host, l.from_us, l.to_us, l.reason, l.placed_by, l.placed_us, \
          l.released_by, l.released_us, l.release_reason";
-
 
 fn from_row(r: &Row<'_>) -> rusqlite::Result<LegalHold> {
     let who = |i: usize| -> rusqlite::Result<Option<Value>> {

@@ -53,6 +53,9 @@ pub async fn run(collector: Arc<Collector>) {
         tracing::error!(%error, "the retention policy cannot be written down: nothing is deleted");
         return std::future::pending().await;
     }
+    if let Err(error) = sweep::find_restored(&collector).await {
+        tracing::error!(%error, "whether deleted sessions came back cannot be told");
+    }
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tick.tick().await;
@@ -137,7 +140,10 @@ pub fn standing(db: &Connection) -> Result<Standing, CollectorError> {
 }
 
 /// How many sessions are marked as deleted, or what of it the audit trail does not say.
-pub fn check(db: &Connection, state: &std::path::Path) -> Result<Result<u64, String>, CollectorError> {
+pub fn check(
+    db: &Connection,
+    state: &std::path::Path,
+) -> Result<Result<u64, String>, CollectorError> {
     sweep::check(db, state)
 }
 

@@ -142,16 +142,15 @@ impl Terms {
     pub fn of(&self, subject: Subject<'_>) -> Option<Term> {
         let fitting = self.rules.iter().enumerate().filter(|(_, r)| r.fits(subject));
         // Nothing said is longest of all.
-        let longest = fitting.max_by_key(|(at, r)| {
-            (r.days.map_or(u32::MAX, |d| d), std::cmp::Reverse(*at))
-        });
+        let longest =
+            fitting.max_by_key(|(at, r)| (r.days.map_or(u32::MAX, |d| d), std::cmp::Reverse(*at)));
         match longest {
             Some((at, rule)) => rule
                 .days
                 .map(|days| Term { days, policy: format!("rule {}, {}", at + 1, count(days)) }),
-            None => self
-                .days
-                .map(|days| Term { days, policy: format!("default, {}", count(days)) }),
+            None => {
+                self.days.map(|days| Term { days, policy: format!("default, {}", count(days)) })
+            }
         }
     }
 }

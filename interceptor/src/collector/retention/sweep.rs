@@ -295,6 +295,49 @@ pub(super) async fn finish(
     Ok(())
 }
 
+/// Marks what was deleted and is back, since a replica was restored from a backup of before: it
+/// has no tombstone, so it is deleted again.
+pub(super) async fn find_restored(collector: &Arc<Collector>) -> Result<(), CollectorError> {
+    let hosts = collector.central.read(hosts::list).await?;
+    for host in hosts {
+        let dir = Replica::directory(&collector.config.state, &host.fingerprint);
+        let stones = move || -> Result<HashSet<u64>, RecordError> {
+            if !crate::record::Store::path(&dir).exists() {
+                return Ok(HashSet::new());
+            }
+            Ok(Reader::of_replica(&dir)?.tombstones()?.into_iter().map(|t| t.number).collect())
+        };
+        let stones = tokio::task::spawn_blocking(stones).await;
+        let stones = stones.map_err(|_| CollectorError::Stopped)??;
+        let again = move |db: &Connection| unsettle(db, host.id, &stones);
+        let back = collector.central.write(again).await?;
+        if back > 0 {
+            tracing::warn!(host = %host.name, sessions = back, "deleted sessions came back: was \
+                the replica restored?");
+        }
+    }
+    Ok(())
+}
+
+fn unsettle(db: &Connection, host: i64, stones: &HashSet<u64>) -> Result<usize, CollectorError> {
+    let write = || -> rusqlite::Result<usize> {
+        let settled: Vec<(i64, i64)> = db
+            .prepare("SELECT id, number FROM sessions WHERE host = ?1 AND purged_us IS NOT NULL")?
+            .query_map([host], |r| Ok((r.get(0)?, r.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut back = 0;
+        for (id, number) in settled {
+            if !stones.contains(&number.max(0).unsigned_abs()) {
+                back += db
+                    .prepare_cached("UPDATE sessions SET purged_us = NULL WHERE id = ?1")?
+                    .execute([id])?;
+            }
+        }
+        Ok(back)
+    };
+    write().map_err(CollectorError::sqlite("look for what came back"))
+}
+
 /// Steps 3 to 5 for what is marked of one host.
 async fn purge(
     collector: &Arc<Collector>,
@@ -358,8 +401,7 @@ pub(super) async fn remove(
 ) -> Result<Removed, CollectorError> {
     let mut all = Removed::default();
     while !all.finished {
-        let step =
-            |replica: &Replica| replica.store().remove_buried(STEP_EVENTS, STEP_BYTES);
+        let step = |replica: &Replica| replica.store().remove_buried(STEP_EVENTS, STEP_BYTES);
         let removed = ingest::with_replica(collector, host, step).await?;
         all.events += removed.events;
         all.bytes += removed.bytes;
@@ -423,10 +465,10 @@ async fn tell(
                     problem(db, &host, numbers)?;
                 }
             }
-            db.execute("UPDATE retention SET kept = ?1, swept_us = ?2", params![
-                i64::try_from(count).unwrap_or(i64::MAX),
-                now_us()
-            ])
+            db.execute(
+                "UPDATE retention SET kept = ?1, swept_us = ?2",
+                params![i64::try_from(count).unwrap_or(i64::MAX), now_us()],
+            )
             .map(drop)
             .map_err(CollectorError::sqlite("note a sweep"))
         })
@@ -521,10 +563,7 @@ pub fn preview(db: &Connection, policy: &Retention, now: i64) -> Result<Preview,
 
 /// Whether every deletion stands in the audit trail: each row that is marked, and each tombstone
 /// of each replica. How many sessions were deleted, or what is missing.
-pub(super) fn check(
-    db: &Connection,
-    state: &Path,
-) -> Result<Result<u64, String>, CollectorError> {
+pub(super) fn check(db: &Connection, state: &Path) -> Result<Result<u64, String>, CollectorError> {
     let sql = CollectorError::sqlite;
     let recorded = recorded(db).map_err(sql("read the audit trail"))?;
     let mut marked: HashSet<(String, u64)> = HashSet::new();

@@ -20,7 +20,7 @@ use crate::collector::ship_tests::{
 };
 use crate::collector::{Refuse, Replica, audit, ingest, log_key, prove};
 use crate::record::event::{Body, Event, IdentityProven, Opening};
-use crate::record::{End, Reader, Recorder, RecordError};
+use crate::record::{End, Reader, RecordError, Recorder};
 
 const MONTH: &str = "[retention]\ndays = 30\n";
 
@@ -166,8 +166,7 @@ fn session_of(recorder: &Recorder, service: &str, agent: &str, opened_us: i64) -
         way: None,
     };
     let body = serde_json::to_value(&proven).unwrap();
-    let event =
-        Event { ts_us: opened_us + 1, kind: IdentityProven::KIND, body: &body, data: b"" };
+    let event = Event { ts_us: opened_us + 1, kind: IdentityProven::KIND, body: &body, data: b"" };
     log.append(&event).unwrap();
     let number = log.number();
     log.seal(&End::because("client")).unwrap();
@@ -194,7 +193,9 @@ async fn only_what_is_sealed_and_old_goes_and_all_proofs_stay() {
     let id = bed.found(2).await.session.clone();
     assert_eq!(bed.sweep(29).await, Swept::default());
     let preview = bed
-        .read(|db| sweep::preview(db, &toml::from_str("days = 30").unwrap(), now_us() + 31 * DAY_US))
+        .read(|db| {
+            sweep::preview(db, &toml::from_str("days = 30").unwrap(), now_us() + 31 * DAY_US)
+        })
         .await;
     assert_eq!((preview.sessions, preview.events, preview.held), (3, 66, 0));
     assert_eq!(preview.groups[0].policy, "default, 30 days");
@@ -207,6 +208,11 @@ async fn only_what_is_sealed_and_old_goes_and_all_proofs_stay() {
     bed.is_sound().await;
     assert_eq!(bed.number("SELECT count(*) FROM sessions WHERE purged_us > 0").await, 3);
 
+    // The room is given back.
+    let db = Connection::open(bed.replica().join("records.db")).unwrap();
+    let pragma = |name| db.pragma_query_value(None, name, |r| r.get::<_, i64>(0)).unwrap();
+    assert_eq!((pragma("auto_vacuum"), pragma("freelist_count")), (2, 0));
+    drop(db);
     // Its contents are nowhere on the disk, and it says so.
     for file in ["records.db", "records.db-wal"] {
         let bytes = std::fs::read(bed.replica().join(file)).unwrap();
@@ -221,11 +227,9 @@ async fn only_what_is_sealed_and_old_goes_and_all_proofs_stay() {
     // The audit trail names each.
     let detail = bed
         .read(|db| {
-            db.query_row(
-                "SELECT detail FROM audit WHERE what = 'retention.deleted'",
-                [],
-                |r| r.get::<_, String>(0),
-            )
+            db.query_row("SELECT detail FROM audit WHERE what = 'retention.deleted'", [], |r| {
+                r.get::<_, String>(0)
+            })
             .map_err(CollectorError::sqlite("read"))
         })
         .await;
@@ -282,7 +286,9 @@ async fn what_a_legal_hold_keeps_stays_until_it_is_released() {
     let kept = bed.read(|db| legal_holds::of_session(db, (1 << 32) | 4)).await;
     assert_eq!((kept.len(), kept[0].id), (1, by_agent.id));
     let preview = bed
-        .read(|db| sweep::preview(db, &toml::from_str("days = 30").unwrap(), now_us() + 31 * DAY_US))
+        .read(|db| {
+            sweep::preview(db, &toml::from_str("days = 30").unwrap(), now_us() + 31 * DAY_US)
+        })
         .await;
     assert_eq!((preview.sessions, preview.held), (0, 3));
 
@@ -300,7 +306,9 @@ async fn what_a_legal_hold_keeps_stays_until_it_is_released() {
     assert_eq!(bed.sweep(31).await.sessions, 1);
     bed.is_sound().await;
     let told = bed
-        .number("SELECT count(*) FROM audit WHERE what LIKE 'legal_hold.%' AND detail LIKE '%case 1%'")
+        .number(
+            "SELECT count(*) FROM audit WHERE what LIKE 'legal_hold.%' AND detail LIKE '%case 1%'",
+        )
         .await;
     assert_eq!(told, 3);
     assert_eq!(bed.number("SELECT count(*) FROM audit WHERE what LIKE 'legal_hold.%'").await, 6);
@@ -415,11 +423,8 @@ async fn a_deletion_that_nobody_recorded_is_found() {
     session(&bed.recorder, 3);
     session(&bed.recorder, 3);
     bed.ship().await;
-    let burial = crate::record::tombstones::Burial {
-        number: 1,
-        deleted_us: 5,
-        policy: "mine".into(),
-    };
+    let burial =
+        crate::record::tombstones::Burial { number: 1, deleted_us: 5, policy: "mine".into() };
     let bury = move |r: &Replica| r.store().bury(&[burial]);
     ingest::with_replica(&bed.collector, &bed.host, bury).await.unwrap();
     let remove = |r: &Replica| r.store().remove_buried(100, u64::MAX);
@@ -522,6 +527,40 @@ fn altered_first(good: &[u8], range: &std::ops::Range<usize>) -> Vec<u8> {
     out.extend_from_slice(body.as_bytes());
     frame::finish_event(&mut out, 0, e.kind, e.data, &e.hash);
     out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_with_an_old_backup_of_a_replica_goes_again() {
+    let bed = Bed::new(MONTH).await;
+    session(&bed.recorder, 6);
+    session(&bed.recorder, 6);
+    bed.ship().await;
+    let backup = tempfile::tempdir().unwrap();
+    let file = backup.path().join("records.db");
+    Connection::open(bed.replica().join("records.db"))
+        .unwrap()
+        .execute("VACUUM INTO ?1", [file.to_str().unwrap()])
+        .unwrap();
+    assert_eq!(bed.sweep(31).await.sessions, 2);
+    let replica = bed.replica();
+    let bed = {
+        let Bed { dir, state, recorder, collector, more, host } = bed;
+        drop(collector);
+        for name in ["records.db", "records.db-wal", "records.db-shm"] {
+            let _ = std::fs::remove_file(replica.join(name));
+        }
+        std::fs::copy(&file, replica.join("records.db")).unwrap();
+        let collector = Collector::open(config(state.path(), &more)).unwrap();
+        Bed { dir, state, recorder, collector, more, host }
+    };
+    assert_eq!((bed.events(1), bed.events(2)), (8, 8));
+    let read = bed.found(1).await.reader(&bed.collector);
+    assert!(matches!(read, Err(RecordError::Deleted { .. })), "not shown all the same");
+    sweep::find_restored(&bed.collector).await.unwrap();
+    let swept = bed.sweep(31).await;
+    assert_eq!((swept.sessions, swept.events), (0, 16));
+    assert_eq!((bed.events(1), bed.events(2)), (0, 0));
+    bed.is_sound().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
