@@ -5,7 +5,7 @@ ALTER TABLE leaves ADD COLUMN accepted_us INTEGER;
 DROP TRIGGER leaves_stay;
 UPDATE leaves SET accepted_us = coalesce(
   (SELECT c.ts_us FROM log_checkpoints c WHERE c.size > leaves.idx ORDER BY c.size LIMIT 1),
-  CAST(unixepoch('subsec') * 1000000 AS INTEGER));
+  unixepoch() * 1000000);
 CREATE TRIGGER leaves_stay BEFORE UPDATE ON leaves
   BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 
