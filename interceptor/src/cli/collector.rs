@@ -1,6 +1,8 @@
 //! `interceptor collector`: the central service that receives records, shows them, and carries
 //! approvals.
 
+mod retention;
+
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +28,8 @@ Examples:
   interceptor collector run
   interceptor collector enrol --name db1
   interceptor collector hosts revoke db1
+  interceptor collector retention --dry-run
+  interceptor collector legal-hold place --principal eve@example.com --reason 'case 17'
   interceptor collector prove 01J9ZK > proof.json
   interceptor collector verify-proof proof.json --key collector.example.com/interceptor+…")]
 pub struct CollectorArgs {
@@ -70,6 +74,13 @@ enum Verb {
         #[command(subcommand)]
         verb: Option<HostsVerb>,
     },
+    /// How long sessions are kept, what was deleted, what would be.
+    Retention(retention::RetentionArgs),
+    /// What must not be deleted: list, place, release.
+    LegalHold {
+        #[command(subcommand)]
+        verb: retention::LegalHoldVerb,
+    },
     /// Print the proof that a sealed session stands in the log, for somebody else.
     Prove {
         /// Id of the session, or the beginning or end of it.
@@ -88,7 +99,8 @@ enum Verb {
     },
     /// Print the key of the log, for those who check proofs.
     LogKey,
-    /// Recompute the log and the audit trail; exit status 1 when something was altered.
+    /// Recompute the log and the audit trail, and whether every deletion stands in it; exit status
+    /// 1 when something was altered.
     Verify,
 }
 
@@ -118,6 +130,8 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
         Verb::VerifyProof { .. } => Ok(ExitCode::FAILURE),
         Verb::Enrol { name, valid_for, json } => enrol(config, name, valid_for, json).await,
         Verb::Hosts { json, verb } => hosts(config, verb.unwrap_or(HostsVerb::List), json).await,
+        Verb::Retention(args) => retention::show(config, args).await,
+        Verb::LegalHold { verb } => retention::legal_hold(config, verb).await,
         Verb::Prove { session } => prove(config, session).await,
         Verb::LogKey => {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;
@@ -296,9 +310,13 @@ fn verify_proof(path: &Path, key: &str, as_json: bool) -> anyhow::Result<ExitCod
 
 async fn verify(config: Config) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
-    let (log, trail) = collector
+    let state = collector.config.state.clone();
+    let (log, trail, deletions) = collector
         .central
-        .read(|db| Ok::<_, CollectorError>((prove::check_log(db)?, audit::verify(db)?)))
+        .read(move |db| {
+            let deletions = crate::collector::retention::check(db, &state)?;
+            Ok::<_, CollectorError>((prove::check_log(db)?, audit::verify(db)?, deletions))
+        })
         .await?;
     let mut clean = true;
     match log {
@@ -313,6 +331,17 @@ async fn verify(config: Config) -> anyhow::Result<ExitCode> {
         Some(id) => {
             clean = false;
             print(&format!("AUDIT TRAIL ALTERED: at step {id}\n"))?;
+        }
+    }
+    match deletions {
+        Ok(count) => {
+            print(&format!("retention: {count} sessions deleted, each in the audit trail\n"))?;
+        }
+        Err(what) => {
+            clean = false;
+            print(&format!(
+                "DELETED WITHOUT RECORD: {what}, and the audit trail does not say so\n"
+            ))?;
         }
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })

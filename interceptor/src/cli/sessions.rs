@@ -356,7 +356,7 @@ fn speed(text: &str) -> Result<f64, String> {
 }
 
 /// A moment in microseconds since the Unix epoch.
-fn moment(text: &str) -> anyhow::Result<i64> {
+pub(super) fn moment(text: &str) -> anyhow::Result<i64> {
     if let Ok(ago) = humantime::parse_duration(text) {
         return Ok(event::now_us().saturating_sub(i64::try_from(ago.as_micros())?));
     }

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("migrations/001-certificates.sql"),
     include_str!("migrations/002-forwards.sql"),
+    include_str!("migrations/003-retention.sql"),
 ];
 /// Most writes in one transaction.
 const GROUP: usize = 512;
@@ -263,5 +264,29 @@ mod tests {
         drop(central);
         let again = Central::open(dir.path()).unwrap();
         assert_eq!(again.read(count).await.unwrap(), 200);
+    }
+
+    /// Retention counts from the first signed root over a leaf, where leaves had no time yet.
+    #[test]
+    fn leaves_from_before_retention_get_the_time_of_their_root() {
+        let mut db = Connection::open_in_memory().unwrap();
+        for statements in &MIGRATIONS[..2] {
+            db.execute_batch(statements).unwrap();
+        }
+        db.execute_batch(
+            "PRAGMA user_version = 2; \
+             INSERT INTO leaves VALUES (0, 1, 1, x'00', x'00'), (1, 1, 2, x'00', x'00'), \
+             (2, 1, 3, x'00', x'00'), (3, 1, 4, x'00', x'00'); \
+             INSERT INTO log_checkpoints VALUES (2, x'00', 111, ''), (3, x'00', 222, '');",
+        )
+        .unwrap();
+        migrate(&mut db).unwrap();
+        let at = |idx: i64| -> i64 {
+            let sql = "SELECT accepted_us FROM leaves WHERE idx = ?1";
+            db.query_row(sql, [idx], |r| r.get(0)).unwrap()
+        };
+        assert_eq!((at(0), at(1), at(2)), (111, 111, 222));
+        assert!(at(3) > 1_700_000_000_000_000, "now, where no root covers it");
+        db.execute("UPDATE leaves SET accepted_us = 1", []).unwrap_err();
     }
 }

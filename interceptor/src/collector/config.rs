@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::forward::{self, Forward};
+use super::retention::Retention;
 use crate::config::{Agent, ConfigError, SecretRef, ServerTls, Span};
 
 /// Where the configuration is looked for unless `--collector-config` says otherwise.
@@ -45,6 +46,9 @@ pub struct Config {
     /// Other systems that get events.
     #[serde(default, rename = "forward")]
     pub forwards: Vec<Forward>,
+    /// How long the contents of sessions are kept; for ever when absent.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 fn state() -> PathBuf {
@@ -267,6 +271,6 @@ impl Config {
         for glob in self.approvals.iter().flat_map(|a| a.services.iter().chain(&a.rules)) {
             globset::Glob::new(glob).map_err(|e| format!("approval: {e}"))?;
         }
-        Ok(())
+        self.retention.check()
     }
 }

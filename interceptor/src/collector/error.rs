@@ -37,6 +37,9 @@ pub enum CollectorError {
     /// The database's writer has stopped.
     #[error("collector: the database takes nothing more: restart the collector and read its log")]
     Stopped,
+    /// A replica is in use for long.
+    #[error("collector: the records of host {0} are in use: it is tried again later")]
+    Busy(String),
     /// A key or certificate cannot be made or used.
     #[error("collector: {0}")]
     Key(String),

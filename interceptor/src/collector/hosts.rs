@@ -283,6 +283,13 @@ pub fn list(db: &Connection) -> Result<Vec<Listed>, CollectorError> {
     read().map_err(CollectorError::sqlite("list hosts"))
 }
 
+/// The host of a row.
+pub fn by_id(db: &Connection, id: i64) -> Result<Option<Host>, CollectorError> {
+    db.prepare_cached("SELECT id, name, fingerprint, public_key FROM hosts WHERE id = ?1")
+        .and_then(|mut s| s.query_row([id], host).optional())
+        .map_err(CollectorError::sqlite("look for a host"))
+}
+
 /// The one host with this name, or whose fingerprint begins so.
 pub fn find(db: &Connection, name: &str) -> Result<Result<Host, String>, CollectorError> {
     let found: Vec<Host> = db

@@ -86,9 +86,10 @@ fn upsert(db: &Connection, host: i64, s: &Summary) -> Result<(), CollectorError>
     db.prepare_cached(
         "INSERT INTO sessions (id, host, number, session, opened_us, closed_us, service, protocol, \
          mode, source, original_dst, agent, principal, issuer, proven, role, database, client, \
-         events, requests, allowed, held, denied, errors, rows, masked, alerts, reason, sealed) \
+         events, requests, allowed, held, denied, errors, rows, masked, alerts, reason, sealed, \
+         arrived_us) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, \
-         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29) \
+         ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30) \
          ON CONFLICT (id) DO UPDATE SET opened_us = ?5, closed_us = ?6, service = ?7, \
          protocol = ?8, mode = ?9, source = ?10, original_dst = ?11, agent = ?12, \
          principal = ?13, issuer = ?14, proven = ?15, role = ?16, database = ?17, client = ?18, \
@@ -126,6 +127,7 @@ fn upsert(db: &Connection, host: i64, s: &Summary) -> Result<(), CollectorError>
             n(s.alerts),
             s.reason,
             s.seal.map(n),
+            now_us(),
         ])
     })
     .map(drop)

@@ -24,6 +24,7 @@ use super::refuse::Refuse;
 use super::replica::{Refusal, Replica, Taken};
 use super::wire::{FRAMES, Standing};
 use super::{Change, Collector};
+use crate::record::RecordError;
 use crate::record::frame::MAX_PAYLOAD;
 
 /// Largest batch: the largest frame, with what may stand beside it.
@@ -128,6 +129,27 @@ async fn open(collector: &Arc<Collector>, host: &Host) -> Result<OwnedMutexGuard
     Ok(slot)
 }
 
+/// Does something with a host's replica between its batches.
+pub(super) async fn with_replica<T: Send + 'static>(
+    collector: &Arc<Collector>,
+    host: &Host,
+    work: impl FnOnce(&Replica) -> Result<T, RecordError> + Send + 'static,
+) -> Result<T, CollectorError> {
+    let busy = || CollectorError::Busy(host.name.clone());
+    let mut slot = open(collector, host).await.map_err(|_| busy())?;
+    let replica = slot.replica.take().ok_or_else(busy)?;
+    let (replica, result) = blocking(move || {
+        let result = work(&replica);
+        (replica, result)
+    })
+    .await?;
+    // After a failure it is opened anew, from what is on disk.
+    if result.is_ok() {
+        slot.replica = Some(replica);
+    }
+    Ok(result?)
+}
+
 /// After a crash the replica may be ahead of the index, or the index of a lost replica.
 async fn catch_up(
     collector: &Arc<Collector>,
@@ -215,7 +237,11 @@ pub async fn batch(
     task.await.unwrap_or_else(|_| Err(CollectorError::Stopped.into())).map(Json)
 }
 
-async fn take(collector: &Arc<Collector>, host: &Host, frames: Bytes) -> Result<Standing, Refuse> {
+pub(super) async fn take(
+    collector: &Arc<Collector>,
+    host: &Host,
+    frames: Bytes,
+) -> Result<Standing, Refuse> {
     let mut slot = open(collector, host).await?;
     let Some(mut replica) = slot.replica.take() else { return Err(Refuse::busy()) };
     let logged = slot.logged;

@@ -7,8 +7,8 @@
 //! collector's own authority; people at another, with tokens of their issuer.
 //!
 //! What this module must never do: acknowledge what is not on disk, accept an event that does
-//! not continue its chain, let a person decide a request of their own, or keep the exact text of
-//! a held request after its end.
+//! not continue its chain, let a person decide a request of their own, keep the exact text of a
+//! held request after its end, or delete anything that the audit trail does not name.
 
 pub mod api;
 pub mod audit;
@@ -33,6 +33,7 @@ pub mod orders;
 pub mod prove;
 mod refuse;
 pub mod replica;
+pub mod retention;
 mod routes;
 pub mod rules;
 mod server;

@@ -5,6 +5,9 @@
 //! agree with what is already here. What is here already is accepted again and stored once. A
 //! batch is taken whole or not at all, and when [`Replica::take`] returns it is on disk.
 //!
+//! Sessions that the collector's own retention deleted have left a tombstone: what comes again of
+//! them is acknowledged, and not stored.
+//!
 //! What this module must never do: store an event behind a gap, exchange one that is there, or
 //! follow a host's deletions.
 
@@ -321,8 +324,18 @@ impl Replica {
         altered(format!("{at} ({:?}) is of an epoch that has ended", e.kind))
     }
 
-    /// An event that is here already must be the very same.
+    /// An event that is here already must be the very same. Of a session that retention deleted
+    /// nothing is stored again; its beginning and its end must be what they were.
     fn again(&self, e: &EventFrame<'_>, at: &str) -> Result<(), Refusal> {
+        if let Some(stone) = self.store.tombstone(e.number)? {
+            let start = chain::start(&self.fingerprint, e.session, e.number);
+            let first = e.seq == 1;
+            let begins = || chain::step(&start, 1, e.ts_us, e.kind, e.body, e.data) == e.hash;
+            if (first && !begins()) || (e.seq == stone.events && e.hash != stone.head) {
+                return altered(format!("{at} is not the one that was accepted before"));
+            }
+            return Ok(());
+        }
         let previous = match e.seq {
             1 => Some(chain::start(&self.fingerprint, e.session, e.number)),
             seq => self.store.event_hash(e.number, seq - 1)?,
@@ -459,7 +472,12 @@ impl Replica {
                 open.seq, head.seq
             ));
         }
-        let hash = self.store.event_hash(open.number, open.seq)?;
+        // Of a deleted session only the end is known.
+        let hash = match self.store.tombstone(open.number)? {
+            Some(_) if open.seq < head.seq => unhex(&open.head),
+            Some(_) => Some(head.hash),
+            None => self.store.event_hash(open.number, open.seq)?,
+        };
         if head.id.to_string() != open.session || hash.is_none() || hash != unhex(&open.head) {
             return altered(format!("{at} is another there"));
         }

@@ -18,7 +18,7 @@ use super::refuse::Refuse;
 use super::wire::{
     AskProofs, Enrol, Enrolled, Inclusion, LogStanding, MOST_PROOFS, Renew, Renewed, Report,
 };
-use super::{Change, Collector, Peer, authority, ingest};
+use super::{Change, Collector, Peer, authority, ingest, retention};
 use crate::record::now_us;
 
 /// Most bytes of a body that is no batch.
@@ -147,7 +147,9 @@ async fn proofs(
                 let place = log::store::find(db, host.id, number)?;
                 let Some((index, _)) = place.filter(|(index, _)| *index < size) else { continue };
                 let path = log::store::inclusion(db, index, size)?;
-                found.push(Inclusion { number, index, path: log::proof::write_path(&path) });
+                let path = log::proof::write_path(&path);
+                let deleted_us = retention::deleted_us(db, host.id, number)?;
+                found.push(Inclusion { number, index, path, deleted_us });
             }
             Ok::<_, CollectorError>(found)
         })

@@ -22,11 +22,11 @@ use crate::record::verify::{Options, verify};
 use crate::record::{End, HostKey, PublicKey, Reader, Recorder, SessionLog, now_us};
 use crate::ship::{Batch, Shipper, Spool};
 
-fn open_host(dir: &Path) -> Arc<Recorder> {
+pub(super) fn open_host(dir: &Path) -> Arc<Recorder> {
     Recorder::open_with(dir, "db1", &Record::default(), 64 << 10).unwrap()
 }
 
-fn begin(recorder: &Recorder) -> SessionLog {
+pub(super) fn begin(recorder: &Recorder) -> SessionLog {
     let opening = Opening {
         id: ulid::Ulid::new(),
         ts_us: now_us(),
@@ -41,7 +41,7 @@ fn begin(recorder: &Recorder) -> SessionLog {
     recorder.begin(opening).unwrap()
 }
 
-fn fill(log: &mut SessionLog, events: u64) {
+pub(super) fn fill(log: &mut SessionLog, events: u64) {
     for n in 0..events {
         let body = json!({ "n": n, "verdict": "allow", "text": format!("select {n} from orders") });
         let event = Event { ts_us: now_us(), kind: "request", body: &body, data: b"rows" };
@@ -50,7 +50,7 @@ fn fill(log: &mut SessionLog, events: u64) {
     log.commit().unwrap().wait().unwrap();
 }
 
-fn session(recorder: &Recorder, events: u64) -> u64 {
+pub(super) fn session(recorder: &Recorder, events: u64) -> u64 {
     let mut log = begin(recorder);
     fill(&mut log, events);
     let number = log.number();
@@ -58,7 +58,7 @@ fn session(recorder: &Recorder, events: u64) -> u64 {
     number
 }
 
-fn key_of(dir: &Path) -> PublicKey {
+pub(super) fn key_of(dir: &Path) -> PublicKey {
     PublicKey::load(&dir.join("host.pub")).unwrap()
 }
 
@@ -67,7 +67,7 @@ fn replica(collector: &Path, host: &Path) -> Replica {
 }
 
 /// All that waits at a host, in batches of so many bytes.
-fn batches(host: &Path, from: &Position, bytes: usize) -> Vec<Batch> {
+pub(super) fn batches(host: &Path, from: &Position, bytes: usize) -> Vec<Batch> {
     let spool = Spool::open(host).unwrap();
     let (mut at, mut all) = (from.clone(), Vec::new());
     while let Some(batch) = spool.next(&at, bytes).unwrap() {
@@ -88,7 +88,7 @@ fn ship(host: &Path, replica: &mut Replica, bytes: usize) -> u64 {
 }
 
 /// Every frame of some bytes: where it begins and ends.
-fn frames(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+pub(super) fn frames(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let (mut at, mut all) = (0, Vec::new());
     while at < bytes.len() {
         let Parsed::Whole(_, len) = frame::parse(&bytes[at..]) else { panic!("no frame at {at}") };
@@ -98,14 +98,18 @@ fn frames(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     all
 }
 
-fn whole(host: &Path) -> Vec<u8> {
+pub(super) fn whole(host: &Path) -> Vec<u8> {
     let mut all = batches(host, &Position::default(), usize::MAX);
     assert_eq!(all.len(), 1);
     all.remove(0).frames
 }
 
 /// The same event with another body; with `rehash` as one that continues its chain.
-fn altered(bytes: &[u8], range: &std::ops::Range<usize>, previous: Option<chain::Hash>) -> Vec<u8> {
+pub(super) fn altered(
+    bytes: &[u8],
+    range: &std::ops::Range<usize>,
+    previous: Option<chain::Hash>,
+) -> Vec<u8> {
     let Parsed::Whole(Frame::Event(e), _) = frame::parse(&bytes[range.clone()]) else { panic!() };
     let body = String::from_utf8(e.body.to_vec()).unwrap().replace("orders", "0rders");
     let hash = previous
@@ -117,7 +121,7 @@ fn altered(bytes: &[u8], range: &std::ops::Range<usize>, previous: Option<chain:
     out
 }
 
-fn refused(result: Result<Taken, Refusal>) -> String {
+pub(super) fn refused(result: Result<Taken, Refusal>) -> String {
     match result {
         Err(Refusal::Altered(what)) => format!("altered: {what}"),
         Err(Refusal::Gap(what)) => format!("gap: {what}"),
@@ -125,7 +129,7 @@ fn refused(result: Result<Taken, Refusal>) -> String {
     }
 }
 
-fn is_clean(state: &Path, host: &Path) {
+pub(super) fn is_clean(state: &Path, host: &Path) {
     let dir = Replica::directory(state, &key_of(host).fingerprint_hex());
     let report = verify(&Reader::of_replica(&dir).unwrap(), &Options::default()).unwrap();
     assert!(report.is_clean(), "{:#?}", report.findings);
@@ -428,11 +432,11 @@ fn retention_waits_for_the_collector() {
 
 // ---- over the network --------------------------------------------------------------------------
 
-struct Running {
-    collector: Arc<Collector>,
-    url: String,
+pub(super) struct Running {
+    pub(super) collector: Arc<Collector>,
+    pub(super) url: String,
     task: tokio::task::JoinHandle<()>,
-    state: tempfile::TempDir,
+    pub(super) state: tempfile::TempDir,
 }
 
 impl Drop for Running {
@@ -441,56 +445,64 @@ impl Drop for Running {
     }
 }
 
-fn config(state: &Path) -> Config {
+pub(super) fn config(state: &Path, more: &str) -> Config {
     let text = format!(
         "state = {:?}\norigin = \"http://localhost:1\"\n[hosts]\nlisten = \"127.0.0.1:0\"\n\
-         names = [\"127.0.0.1\", \"localhost\"]\n[console]\nlisten = \"127.0.0.1:0\"\n",
+         names = [\"127.0.0.1\", \"localhost\"]\n[console]\nlisten = \"127.0.0.1:0\"\n{more}",
         state.display()
     );
     toml::from_str(&text).unwrap()
 }
 
-async fn run() -> Running {
+pub(super) async fn run() -> Running {
+    run_with("").await
+}
+
+pub(super) async fn run_with(more: &str) -> Running {
     let state = tempfile::tempdir().unwrap();
-    Collector::init(&config(state.path())).unwrap();
-    let collector = Collector::open(config(state.path())).unwrap();
+    Collector::init(&config(state.path(), more)).unwrap();
+    let collector = Collector::open(config(state.path(), more)).unwrap();
     let server = Server::new(Arc::clone(&collector)).await.unwrap();
     let url = format!("https://{}", server.addresses().unwrap().0);
     Running { collector, url, task: tokio::spawn(server.run()), state }
 }
 
 impl Running {
-    async fn code(&self, name: &str) -> String {
+    pub(super) async fn code(&self, name: &str) -> String {
         let (name, now) = (name.to_owned(), now_us());
         let write =
             move |db: &rusqlite::Connection| codes::make(db, &name, "t", now, now + 60_000_000);
         self.collector.central.write(write).await.unwrap()
     }
 
-    async fn host(&self, name: &str) -> Host {
+    pub(super) async fn host(&self, name: &str) -> Host {
         let name = name.to_owned();
         let find = move |db: &rusqlite::Connection| hosts::find(db, &name);
         self.collector.central.read(find).await.unwrap().unwrap()
     }
 }
 
-fn host_config(dir: &Path, url: &str) -> (crate::config::Config, Ship) {
+pub(super) fn host_config(dir: &Path, url: &str) -> (crate::config::Config, Ship) {
     let text = format!("[host]\nname = \"db1\"\n[paths]\nstate = {:?}\n", dir.display());
     (toml::from_str(&text).unwrap(), Ship::at(url.to_owned()))
 }
 
-async fn enrol(running: &Running, dir: &Path, code: &str) -> Result<String, String> {
+pub(super) async fn enrol(running: &Running, dir: &Path, code: &str) -> Result<String, String> {
     let (config, ship) = host_config(dir, &running.url);
     let pin = running.collector.keys.authority_pin();
     crate::ship::enrol(&config, &ship, code, &pin).await.map_err(|e| e.to_string())
 }
 
-fn client(dir: &Path) -> reqwest::Client {
+pub(super) fn client(dir: &Path) -> reqwest::Client {
     let identity = crate::ship::Identity::load(&dir.join("ship")).unwrap().unwrap();
     crate::ship::client::enrolled(&identity).unwrap()
 }
 
-async fn post(running: &Running, client: &reqwest::Client, frames: Vec<u8>) -> (u16, String) {
+pub(super) async fn post(
+    running: &Running,
+    client: &reqwest::Client,
+    frames: Vec<u8>,
+) -> (u16, String) {
     let answer = client
         .post(format!("{}/host/v1/batch", running.url))
         .header("content-type", wire::FRAMES)

@@ -110,6 +110,9 @@ pub struct Inclusion {
     pub index: u64,
     /// Hashes to the root, hex.
     pub path: Vec<String>,
+    /// When the collector's retention deleted its contents; microseconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_us: Option<i64>,
 }
 
 /// What a host tells of itself.

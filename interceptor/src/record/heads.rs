@@ -63,9 +63,14 @@ fn seal_of(db: &Connection, number: u64) -> Result<Option<(u64, String, Vec<u8>)
 }
 
 impl Store {
-    /// Where a session stands; `None` when it has no event.
+    /// Where a session stands; `None` when it never had an event.
     pub fn session_head(&self, number: u64) -> Result<Option<SessionHead>, RecordError> {
         let fail = RecordError::sqlite;
+        if self.keeps_deletions()
+            && let Some(head) = self.buried_head(number)?
+        {
+            return Ok(Some(head));
+        }
         let row: Option<(i64, Vec<u8>)> = self
             .db
             .prepare_cached(

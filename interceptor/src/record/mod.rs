@@ -42,9 +42,11 @@ pub mod terminal;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
+pub mod tombstones;
 pub mod verify;
 
 pub use event::{Body, End, Event, Opening, now_us};
+pub use heads::SessionHead;
 pub use journal::Pending;
 pub use keys::{HmacKey, HostKey, PublicKey};
 pub use log::{Commit, SessionLog};
@@ -53,6 +55,7 @@ pub(crate) use recorder::lock_store;
 pub use recorder::{Health, Recorder};
 pub use store::{Store, StoredEvent};
 pub use summary::Summary;
+pub use tombstones::Tombstone;
 
 use std::path::{Path, PathBuf};
 
@@ -102,6 +105,22 @@ pub enum RecordError {
     /// The store's contents are not what this version understands.
     #[error("record: {0}")]
     Contents(String),
+    /// Retention deleted the events of this session; its row and its proofs are there.
+    #[error("the content of this session was deleted by retention on {} ({policy})", day(*.deleted_us))]
+    Deleted {
+        /// When; microseconds since the Unix epoch.
+        deleted_us: i64,
+        /// By which rule.
+        policy: String,
+    },
+}
+
+/// The day of a moment, UTC: `2026-01-31`.
+pub fn day(us: i64) -> String {
+    match jiff::Timestamp::from_microsecond(us) {
+        Ok(t) => t.strftime("%Y-%m-%d").to_string(),
+        Err(_) => "a day that cannot be told".into(),
+    }
 }
 
 impl RecordError {

@@ -25,6 +25,8 @@ pub struct Checked {
     pub sealed_us: Option<i64>,
     /// What the seal itself says is missing.
     pub lost_tail: Option<String>,
+    /// The host itself sealed it as broken, so its end may differ from the seal.
+    pub reported: bool,
     /// What is not as it was signed; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -75,6 +77,7 @@ pub fn session(
                 let words = format!("{} events were sealed, {seq} are there", seal.events);
                 out.find(format!("it does not end as it was sealed: {words}"));
             }
+            out.reported = seal.problem.is_some();
             if let Some(problem) = seal.problem {
                 out.find(format!("it was found altered on the host: {problem}"));
             }

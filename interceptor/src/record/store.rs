@@ -83,8 +83,20 @@ impl Store {
 
     /// Opens the copy of another host's store: every commit is on disk when it returns, and
     /// that host's deletions are kept in mind but not followed.
+    ///
+    /// A new one can give room back to the file system; that is decided before its first table.
     pub fn open_replica(state: &Path) -> Result<Self, RecordError> {
-        Ok(Self { replica: true, ..Self::open(state, Durability::Disk)? })
+        let path = Self::path(state);
+        if !path.exists() {
+            let sql = RecordError::sqlite;
+            let db = Connection::open(&path).map_err(sql("open records.db"))?;
+            private(&path)?;
+            db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;")
+                .map_err(sql("configure records.db"))?;
+        }
+        let store = Self { replica: true, ..Self::open(state, Durability::Disk)? };
+        store.prepare_tombstones()?;
+        Ok(store)
     }
 
     /// Begins a batch.
@@ -245,6 +257,11 @@ impl Store {
                 Ok(slot.insert(known.unwrap_or_else(|| Summary::new(number, id))))
             }
         }
+    }
+
+    /// Whether it is a replica, where deleted sessions leave a tombstone.
+    pub(super) fn keeps_deletions(&self) -> bool {
+        self.replica
     }
 
     /// Whether this batch, or one before, holds the row of a session that is not sealed.

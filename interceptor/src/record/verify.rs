@@ -20,6 +20,7 @@ use super::ledger::{self, Anchor, Checkpoint, Deletion, Entry, Head, Placed, Sea
 use super::reader::Reader;
 use super::store::{self, event_id, hash_of};
 use super::summary::Summary;
+use super::tombstones::{self, Tombstone};
 
 /// Findings beyond this are counted, not listed.
 const MOST_FINDINGS: usize = 1000;
@@ -94,6 +95,8 @@ struct Verifier<'a> {
     report: Report,
     seals: HashMap<u64, (u64, Seal)>,
     deletions: Vec<Deletion>,
+    /// Of a replica: sessions that the collector's retention deleted.
+    tombstones: HashMap<u64, Tombstone>,
     checkpoints: Vec<Believed>,
     ledger: Head,
     epoch: u64,
@@ -114,6 +117,7 @@ pub fn verify(reader: &Reader, options: &Options) -> Result<Report, RecordError>
         report: Report::default(),
         seals: HashMap::new(),
         deletions: Vec::new(),
+        tombstones: HashMap::new(),
         checkpoints: Vec::new(),
         ledger: Head::start(&key),
         epoch: 0,
@@ -336,6 +340,14 @@ impl Verifier<'_> {
     }
 
     fn sessions(&mut self) -> rusqlite::Result<()> {
+        self.tombstones = tombstones::all(self.db)?.into_iter().map(|t| (t.number, t)).collect();
+        if !self.tombstones.is_empty() {
+            self.report.notes.push(format!(
+                "the collector's retention deleted the events of {} sessions: `interceptor \
+                 collector verify` says whether all of it was recorded",
+                self.tombstones.len()
+            ));
+        }
         let mut heads: HashMap<u64, Vec<(u64, String, String)>> = HashMap::new();
         for b in &self.checkpoints {
             for o in &b.checkpoint.open {
@@ -353,6 +365,10 @@ impl Verifier<'_> {
                 self.absent(number)?;
                 continue;
             };
+            if let Some(stone) = self.tombstones.remove(&number) {
+                self.buried(&summary, &stone);
+                continue;
+            }
             let events = self.session(&summary, heads.remove(&number).unwrap_or_default())?;
             if !self.seals.contains_key(&number) {
                 self.report.open += 1;
@@ -385,6 +401,22 @@ impl Verifier<'_> {
             self.report.deleted += 1;
         }
         Ok(())
+    }
+
+    /// A session of which the collector kept the row and the seal: its end must be the seal's.
+    fn buried(&mut self, row: &Summary, stone: &Tombstone) {
+        self.report.deleted += 1;
+        let Some((idx, seal)) = self.seals.get(&row.number) else {
+            self.report.find(Some(row.number), "was deleted by retention and has no seal");
+            return;
+        };
+        let ends = seal.events == stone.events && seal.head == hex(&stone.head);
+        if seal.session != row.id || row.seal != Some(*idx) || row.events != stone.events {
+            self.report.find(Some(row.number), "was deleted by retention and its row was altered");
+        } else if !ends && seal.problem.is_none() {
+            let words = "was deleted by retention and did not end as it was sealed";
+            self.report.find(Some(row.number), words);
+        }
     }
 
     /// Recomputes one session; how many events it has.

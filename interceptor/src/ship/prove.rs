@@ -23,11 +23,24 @@ pub struct Proved {
     pub sessions: u64,
     /// Sessions that the collector does not have yet.
     pub waiting: u64,
+    /// Of those that stand: the contents of so many were deleted by the collector's retention.
+    pub deleted: u64,
+    /// Which, and when; the first thousand.
+    pub deletions: Vec<Deletion>,
     /// Empty when all is well.
     pub findings: Vec<String>,
 }
 
-/// Findings beyond this are not listed.
+/// A session whose contents the collector's retention deleted, as the collector says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Deletion {
+    /// Number of the session.
+    pub number: u64,
+    /// When; microseconds since the Unix epoch.
+    pub deleted_us: i64,
+}
+
+/// Findings and deletions beyond this are not listed.
 const MOST_FINDINGS: usize = 1000;
 
 /// Proves it for all sealed sessions in the store of a reader.
@@ -65,7 +78,10 @@ pub async fn prove(config: &Config, ship: &Ship, reader: &Reader) -> Result<Prov
         for (idx, number, body) in &seals {
             let inclusion = found.iter().find(|i| i.number == *number);
             match inclusion {
-                Some(i) if stands(host, *number, body, i, &log) => proved.sessions += 1,
+                Some(i) if stands(host, *number, body, i, &log) => {
+                    proved.sessions += 1;
+                    deletion(&mut proved, i);
+                }
                 Some(_) => find(
                     &mut proved,
                     format!("session {number} stands in the log otherwise than it was sealed here"),
@@ -80,6 +96,14 @@ pub async fn prove(config: &Config, ship: &Ship, reader: &Reader) -> Result<Prov
     }
     memory.saw_log(&SeenLog { size: log.size, root: hex(&log.root), note: standing.checkpoint })?;
     Ok(proved)
+}
+
+fn deletion(proved: &mut Proved, inclusion: &Inclusion) {
+    let Some(deleted_us) = inclusion.deleted_us else { return };
+    proved.deleted += 1;
+    if proved.deletions.len() < MOST_FINDINGS {
+        proved.deletions.push(Deletion { number: inclusion.number, deleted_us });
+    }
 }
 
 fn find(proved: &mut Proved, what: String) {

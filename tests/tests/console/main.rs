@@ -12,3 +12,4 @@ mod holds;
 mod pages;
 mod real;
 mod records;
+mod retention;

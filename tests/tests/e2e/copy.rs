@@ -57,8 +57,10 @@ fn copy_in_arrives_whole_and_can_fail_without_losing_the_connection() -> Result<
     let sum = "SELECT count(*), sum(total) FROM orders WHERE status = 'copied'";
     assert_eq!(bed.db().admin(sum)?.trim(), "20000|199995000.00");
     let shown = bed.interceptor()?.session(&session_that(&bed, "marker")?)?.to_string();
-    let digest = blake3::hash(rows.as_bytes()).to_hex();
-    assert!(shown.contains(digest.as_str()) && shown.contains("copy.end"), "{shown:.2000}");
+    // Older psqls send the end marker too.
+    let digests = [rows.clone(), format!("{rows}\\.\n")].map(|data| blake3::hash(data.as_bytes()));
+    let there = digests.iter().any(|digest| shown.contains(digest.to_hex().as_str()));
+    assert!(there && shown.contains("copy.end"), "{shown:.2000}");
 
     let mut psql = bed.live_psql(&bed.login("app_rw")?)?;
     psql.send("COPY orders (customer_id, total) FROM STDIN;\n1\tnot a number\n2\t3\n\\.")?;

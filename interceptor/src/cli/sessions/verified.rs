@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::record::PublicKey;
 use crate::record::ledger::Anchor;
 use crate::record::terminal::{Style, safe};
 use crate::record::verify::{Options, Report};
+use crate::record::{PublicKey, day};
 use crate::ship::Proved;
+
+/// Deletions that are listed.
+const LISTED: usize = 20;
 
 /// What to compare with.
 pub(super) fn options(anchors: &[PathBuf], key: Option<&Path>) -> anyhow::Result<Options> {
@@ -69,6 +72,19 @@ pub(super) fn report(
 fn proved(proved: &Proved, style: Style, out: &mut impl Write) -> anyhow::Result<()> {
     for finding in &proved.findings {
         writeln!(out, "{} {}", style.red("finding:"), safe(finding))?;
+    }
+    for gone in proved.deletions.iter().take(LISTED) {
+        writeln!(
+            out,
+            "{} session {}: deleted by retention on {} at the collector",
+            style.yellow("note:"),
+            gone.number,
+            day(gone.deleted_us)
+        )?;
+    }
+    if proved.deleted > LISTED as u64 {
+        let more = proved.deleted - LISTED as u64;
+        writeln!(out, "{} {more} more were deleted by retention", style.yellow("note:"))?;
     }
     let Proved { size, before, sessions, waiting, .. } = proved;
     writeln!(

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use super::caller::Caller;
 use super::{Api, Refused};
 use crate::collector::forward::{self, Forward, Standing};
-use crate::collector::{CollectorError, Peer, hosts};
+use crate::collector::{CollectorError, Peer, hosts, retention};
 use crate::record::now_us;
 
 /// A number of a host at a time (microseconds since the Unix epoch), where there is one.
@@ -102,6 +102,7 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
         line(&mut out, name, "", value);
     }
     let now = now_us();
+    retention(&mut out, &retention::standing(db)?, now);
     let each: [(&str, &str, &str, OfHost); 5] = [
         ("host_up", "gauge", "Whether a host was heard of lately.", |h, now| {
             Some(i64::from(h.state(now) == "up"))
@@ -166,6 +167,32 @@ fn forwards(
         }
     }
     Ok(())
+}
+
+/// What retention did.
+fn retention(out: &mut String, s: &retention::Standing, now: i64) {
+    let seconds = |us: i64| now.saturating_sub(us).max(0) / 1_000_000;
+    let all = [
+        ("retention_sessions_total", "counter", "Sessions that were deleted.", Some(s.sessions)),
+        ("retention_events_total", "counter", "Events of them.", Some(s.events)),
+        ("retention_bytes_total", "counter", "Bytes of these events.", Some(s.bytes)),
+        ("retention_pending", "gauge", "Deleted, and not all taken out yet.", Some(s.pending)),
+        ("retention_altered", "gauge", "Old, and not as they were sealed.", Some(s.altered)),
+        ("retention_swept_seconds", "gauge", "Since the last sweep.", s.swept_us.map(seconds)),
+        (
+            "retention_oldest_seconds",
+            "gauge",
+            "Since the oldest session that is kept was sealed.",
+            Some(s.oldest_us.map_or(0, seconds)),
+        ),
+        ("legal_holds", "gauge", "Legal holds that stand.", Some(s.legal_holds)),
+    ];
+    for (name, kind, help, value) in all {
+        if let Some(value) = value {
+            head(out, name, kind, help);
+            line(out, name, "", value);
+        }
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

@@ -32,6 +32,9 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/holds"),
     ("GET", "/api/v1/holds/{id}"),
     ("POST", "/api/v1/holds/{id}/decision"),
+    ("GET", "/api/v1/legal-holds"),
+    ("POST", "/api/v1/legal-holds"),
+    ("POST", "/api/v1/legal-holds/{id}/release"),
 ];
 
 /// What all routes share.

@@ -1,5 +1,6 @@
 //! The routes and what they answer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
@@ -16,6 +17,7 @@ use super::caller::Caller;
 use super::{Api, Refused, metrics};
 use crate::collector::console::find::{self, Cursor, Found, One, Wanted};
 use crate::collector::decisions::{self, Choice, DecisionError};
+use crate::collector::retention::legal_holds::{self as legal, HoldError, LegalHold};
 use crate::collector::{CollectorError, Role, hosts};
 use crate::record::export::plain;
 use crate::record::{RecordError, now_us};
@@ -31,9 +33,10 @@ const BYTES: usize = 8 << 20;
 
 pub fn all(api: Api) -> Router {
     let mut router: Router<Api> = Router::new();
-    for (_, path) in super::ROUTES {
+    // A path with two methods is one route.
+    let paths: BTreeSet<&str> = super::ROUTES.iter().map(|(_, path)| *path).collect();
+    for path in paths {
         if let Some(methods) = route(path) {
-            // A path with two methods would stand in one of these.
             router = router.route(path, methods);
         }
     }
@@ -57,6 +60,8 @@ pub(super) fn route(path: &str) -> Option<MethodRouter<Api>> {
         "/api/v1/holds" => get(holds),
         "/api/v1/holds/{id}" => get(hold),
         "/api/v1/holds/{id}/decision" => post(decision),
+        "/api/v1/legal-holds" => get(legal_holds).post(place),
+        "/api/v1/legal-holds/{id}/release" => post(release),
         _ => return None,
     })
 }
@@ -71,7 +76,22 @@ impl From<RecordError> for Refused {
     fn from(e: RecordError) -> Self {
         match e {
             RecordError::Contents(text) => Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", text),
+            e @ RecordError::Deleted { .. } => {
+                Self::new(StatusCode::GONE, "DELETED", e.to_string())
+            }
             e => inside(&e),
+        }
+    }
+}
+
+impl From<HoldError> for Refused {
+    fn from(e: HoldError) -> Self {
+        match e {
+            HoldError::Store(e) => e.into(),
+            e => {
+                let status = StatusCode::from_u16(e.status()).unwrap_or(StatusCode::BAD_REQUEST);
+                Self::new(status, e.code(), e.to_string())
+            }
         }
     }
 }
@@ -338,4 +358,51 @@ async fn decision(
 ) -> Result<Response, Refused> {
     let Json(choice) = body.map_err(bad_body)?;
     Ok(Json(decisions::decide(&api.0.collector, &person, &id, choice).await?).into_response())
+}
+
+/// `GET /api/v1/legal-holds`. For administrators: whom they are about is nobody else's matter.
+async fn legal_holds(
+    State(api): State<Api>,
+    Caller(person): Caller,
+) -> Result<Json<Value>, Refused> {
+    legal::demand(&person)?;
+    let all = api.0.collector.central.read(legal::list).await?;
+    Ok(Json(json!({ "legal_holds": all })))
+}
+
+/// `POST /api/v1/legal-holds`.
+async fn place(
+    State(api): State<Api>,
+    Caller(person): Caller,
+    body: Result<Json<legal::Wanted>, JsonRejection>,
+) -> Result<(StatusCode, Json<LegalHold>), Refused> {
+    legal::demand(&person)?;
+    let Json(wanted) = body.map_err(bad_body)?;
+    let who = person.who();
+    let hold = api.0.collector.central.write(move |db| legal::place(db, wanted, &who)).await?;
+    Ok((StatusCode::CREATED, Json(hold)))
+}
+
+/// Why a legal hold is released.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    reason: String,
+}
+
+/// `POST /api/v1/legal-holds/{id}/release`.
+async fn release(
+    State(api): State<Api>,
+    Caller(person): Caller,
+    Path(id): Path<String>,
+    body: Result<Json<Release>, JsonRejection>,
+) -> Result<Json<LegalHold>, Refused> {
+    legal::demand(&person)?;
+    let Json(Release { reason }) = body.map_err(bad_body)?;
+    let unknown = "there is no such legal hold: see /api/v1/legal-holds";
+    let unknown = || Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", unknown);
+    let id: i64 = id.parse().map_err(|_| unknown())?;
+    let who = person.who();
+    let write = move |db: &rusqlite::Connection| legal::release(db, id, &reason, &who);
+    Ok(Json(api.0.collector.central.write(write).await?))
 }

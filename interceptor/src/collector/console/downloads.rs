@@ -18,8 +18,8 @@ use super::find::Found;
 use super::guard::Viewer;
 use super::session::find_one;
 use super::{Console, blocking};
-use crate::collector::Collector;
 use crate::collector::audit::{self, Entry};
+use crate::record::Reader;
 use crate::record::export::{self, Format};
 
 /// Bytes that wait for a slow reader.
@@ -50,6 +50,18 @@ pub async fn session(
         return Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, text).of(&login));
     };
     let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let collector = Arc::clone(console.collector());
+    // Whether there is anything to give is known before the first byte, and it is read as it
+    // stood then: what retention deletes meanwhile is whole here.
+    let (found, records) = blocking(move || {
+        if format == Format::Asciicast && found.protocol != "ssh" {
+            return Err(Fault::not_found("This session has no terminal: take jsonl."));
+        }
+        let records = found.reader(&collector)?;
+        Ok((found, records))
+    })
+    .await
+    .map_err(|f| f.of(&login))?;
     let file = format!("{}.{end}", found.session.replace(|c: char| !c.is_ascii_alphanumeric(), ""));
     let (who, target) = (login.person.who(), found.session.clone());
     let detail = serde_json::json!({ "format": end, "host": found.host_name });
@@ -60,22 +72,11 @@ pub async fn session(
         )
     };
     console.collector().central.write(note).await?;
-    let collector = Arc::clone(console.collector());
-    // Whether there is anything to give is known before the first byte.
-    let found = blocking(move || {
-        if format == Format::Asciicast && found.protocol != "ssh" {
-            return Err(Fault::not_found("This session has no terminal: take jsonl."));
-        }
-        found.reader(&collector)?;
-        Ok(found)
-    })
-    .await
-    .map_err(|f| f.of(&login))?;
     let (writer, reader) = tokio::io::duplex(WINDOW);
-    let (collector, handle) = (Arc::clone(console.collector()), Handle::current());
+    let handle = Handle::current();
     tokio::task::spawn_blocking(move || {
         let mut out = Pipe { writer, handle };
-        if let Err(error) = write(&collector, &found, format, which.channel, &mut out) {
+        if let Err(error) = write(&records, &found, format, which.channel, &mut out) {
             tracing::info!(%error, session = %found.session, "a download ended early");
         }
         drop(place);
@@ -91,16 +92,15 @@ pub async fn session(
 }
 
 fn write(
-    collector: &Collector,
+    reader: &Reader,
     found: &Found,
     format: Format,
     channel: Option<u32>,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let reader = found.reader(collector)?;
     let session = reader.find(&found.number.to_string())?;
     let mut out = io::BufWriter::with_capacity(64 * 1024, out);
-    export::session(&reader, &session, format, channel, &mut out)?;
+    export::session(reader, &session, format, channel, &mut out)?;
     Ok(out.flush()?)
 }
 

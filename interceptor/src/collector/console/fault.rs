@@ -9,6 +9,7 @@ use super::logins::Login;
 use super::text::Shown;
 use crate::collector::CollectorError;
 use crate::collector::decisions::DecisionError;
+use crate::collector::retention::legal_holds::HoldError;
 use crate::record::RecordError;
 
 /// A page that says what is wrong and what to do.
@@ -43,6 +44,11 @@ impl Fault {
         Self::new(StatusCode::BAD_REQUEST, text)
     }
 
+    /// Whether retention deleted what was asked for.
+    pub fn is_gone(&self) -> bool {
+        self.status == StatusCode::GONE
+    }
+
     /// Inside the console of somebody who is logged in.
     pub fn of(mut self, login: &Login) -> Self {
         self.frame = Frame::new(title(self.status), "", login);
@@ -56,6 +62,7 @@ fn title(status: StatusCode) -> &'static str {
         403 => "Not allowed",
         404 => "Not here",
         409 => "Too late",
+        410 => "Deleted",
         429 | 503 => "Not now",
         400 | 413 | 421 | 422 => "Not understood",
         _ => "Something failed",
@@ -90,6 +97,9 @@ impl From<RecordError> for Fault {
     fn from(e: RecordError) -> Self {
         match e {
             RecordError::Contents(text) => Self::not_found(&text),
+            e @ RecordError::Deleted { .. } => {
+                Self::new(StatusCode::GONE, &sentence(&e.to_string()))
+            }
             e => inside(&e),
         }
     }
@@ -112,6 +122,18 @@ fn sentence(words: &str) -> String {
     let mut chars = words.chars();
     let first: String = chars.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
     format!("{first}{}.", chars.as_str().trim_end_matches('.'))
+}
+
+impl From<HoldError> for Fault {
+    fn from(e: HoldError) -> Self {
+        match e {
+            HoldError::Store(e) => e.into(),
+            e => {
+                let status = StatusCode::from_u16(e.status()).unwrap_or(StatusCode::BAD_REQUEST);
+                Self::new(status, &sentence(&e.to_string()))
+            }
+        }
+    }
 }
 
 impl From<askama::Error> for Fault {

@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use tokio::sync::Semaphore;
 
+use crate::collector::retention::legal_holds;
 use crate::collector::{Collector, CollectorError};
 use crate::record::reader::Hit;
 use crate::record::{Reader, RecordError};
@@ -81,6 +82,12 @@ pub struct Found {
     pub sealed: Option<i64>,
     /// Its leaf in the collector's log.
     pub leaf: Option<i64>,
+    /// When retention deleted its contents; microseconds since the Unix epoch.
+    pub deleted_us: Option<i64>,
+    /// By which rule.
+    pub deleted_policy: Option<String>,
+    /// A legal hold keeps it.
+    pub legal_hold: bool,
     /// Where a searched text stands.
     pub hit: Option<Hit>,
     /// The host's fingerprint: names its replica.
@@ -88,10 +95,16 @@ pub struct Found {
     fingerprint: String,
 }
 
-const COLUMNS: &str = "s.id, s.host, h.name, s.number, s.session, s.opened_us, s.closed_us, \
+static COLUMNS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "s.id, s.host, h.name, s.number, s.session, s.opened_us, s.closed_us, \
      s.service, s.protocol, s.mode, s.source, s.agent, s.principal, s.proven, s.role, \
      s.database, s.events, s.requests, s.held, s.denied, s.errors, s.masked, s.alerts, \
-     s.reason, s.sealed, s.leaf, h.fingerprint";
+     s.reason, s.sealed, s.leaf, h.fingerprint, s.deleted_us, s.deleted_policy, \
+     s.deleted_us IS NULL AND {}",
+        legal_holds::held()
+    )
+});
 
 impl Found {
     fn from_row(r: &Row<'_>) -> rusqlite::Result<Self> {
@@ -125,6 +138,9 @@ impl Found {
             leaf: r.get(25)?,
             hit: None,
             fingerprint: r.get(26)?,
+            deleted_us: r.get(27)?,
+            deleted_policy: r.get(28)?,
+            legal_hold: r.get(29)?,
         })
     }
 
@@ -133,8 +149,22 @@ impl Found {
         self.closed_us.is_none() && self.sealed.is_none()
     }
 
-    /// Opens the replica it is in.
+    /// Opens the replica it is in, to read this session as it stands now: whole, or, where
+    /// retention deleted it, not at all.
     pub fn reader(&self, collector: &Collector) -> Result<Reader, RecordError> {
+        if let (Some(deleted_us), policy) = (self.deleted_us, &self.deleted_policy) {
+            let policy = policy.clone().unwrap_or_default();
+            return Err(RecordError::Deleted { deleted_us, policy });
+        }
+        let reader = self.replica(collector)?;
+        reader.pin()?;
+        match reader.tombstone(self.number)? {
+            None => Ok(reader),
+            Some(t) => Err(RecordError::Deleted { deleted_us: t.deleted_us, policy: t.policy }),
+        }
+    }
+
+    fn replica(&self, collector: &Collector) -> Result<Reader, RecordError> {
         Reader::of_replica(&replica(collector, &self.fingerprint))
     }
 }
@@ -252,8 +282,9 @@ impl Wanted {
             clause.push_str(&format!(" AND (s.opened_us, s.id) < (?{}, ?{n})", n - 1));
         }
         let sql = format!(
-            "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host WHERE {clause} \
-             ORDER BY s.opened_us DESC, s.id DESC LIMIT {limit}"
+            "SELECT {} FROM sessions s JOIN hosts h ON h.id = s.host WHERE {clause} \
+             ORDER BY s.opened_us DESC, s.id DESC LIMIT {limit}",
+            *COLUMNS
         );
         (sql, values)
     }
@@ -339,7 +370,10 @@ fn scan(
             return Ok(true);
         }
         page.next = Some(Cursor::behind(&found));
-        let reader = readers.entry(found.host).or_insert_with(|| found.reader(collector).ok());
+        if found.deleted_us.is_some() {
+            continue;
+        }
+        let reader = readers.entry(found.host).or_insert_with(|| found.replica(collector).ok());
         let Some(reader) = reader else { continue };
         if let Some(hit) = reader.first_hit(found.number, text)? {
             found.hit = Some(hit);
@@ -354,7 +388,8 @@ pub fn one(db: &Connection, name: &str) -> Result<One, CollectorError> {
     let fail = CollectorError::sqlite;
     if let Ok(id) = name.parse::<i64>() {
         let sql = format!(
-            "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host WHERE s.id = ?1"
+            "SELECT {} FROM sessions s JOIN hosts h ON h.id = s.host WHERE s.id = ?1",
+            *COLUMNS
         );
         let found = db
             .prepare_cached(&sql)
@@ -366,8 +401,9 @@ pub fn one(db: &Connection, name: &str) -> Result<One, CollectorError> {
         return Ok(One::None);
     }
     let sql = format!(
-        "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host \
-         WHERE s.session = ?1 ORDER BY s.id LIMIT 2"
+        "SELECT {} FROM sessions s JOIN hosts h ON h.id = s.host \
+         WHERE s.session = ?1 ORDER BY s.id LIMIT 2",
+        *COLUMNS
     );
     let mut all: Vec<Found> = db
         .prepare_cached(&sql)

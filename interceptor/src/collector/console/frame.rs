@@ -17,6 +17,8 @@ pub struct Frame {
     pub person: Option<Shown>,
     /// Their roles in words.
     pub roles: String,
+    /// They see what is for administrators alone.
+    pub admin: bool,
     /// Goes into every form.
     pub csrf: String,
     /// What this page wants to hear of; empty for nothing.
@@ -38,6 +40,7 @@ impl Frame {
             section,
             person: Some(Shown::short(&login.person.name, 60)),
             roles: roles.collect::<Vec<_>>().join(", "),
+            admin: login.person.is(Role::Admin),
             csrf: login.csrf.clone(),
             live: "",
             told: 0,

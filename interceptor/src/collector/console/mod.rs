@@ -18,6 +18,7 @@ pub(crate) mod find;
 mod frame;
 pub(crate) mod guard;
 pub(crate) mod hosts;
+mod legal;
 mod live;
 mod login;
 mod logins;
@@ -117,6 +118,8 @@ pub fn routes(collector: &Arc<Collector>) -> Result<Router, CollectorError> {
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show).post(approvals::decide))
         .route("/hosts", get(hosts::list))
+        .route("/legal-holds", get(legal::list).post(legal::place))
+        .route("/legal-holds/{id}/release", post(legal::release))
         .route("/live/{kind}", get(live::changes))
         .route("/assets/{name}", get(assets::serve))
         .fallback(|| async { Fault::not_found("There is no such page.") })
@@ -176,6 +179,8 @@ mod tests {
         "hold.tag",
         "hold.until_ms",
         "id",
+        "l.id",
+        "l.placed.exact",
         "last",
         "line.opened.exact",
         "m.seq",
@@ -198,6 +203,7 @@ mod tests {
         "until.exact",
         "v.when.exact",
         "verified.state",
+        "when.exact",
     ];
 
     #[test]

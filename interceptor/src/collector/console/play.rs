@@ -93,13 +93,15 @@ pub async fn show(
     let line = Line::new(&found, now_us());
     let id = href(&found).trim_start_matches("/sessions/").to_owned();
     if found.protocol != "ssh" {
-        let (marks, more) = blocking(move || marks(&collector, &found)).await?;
+        let read = blocking(move || marks(&collector, &found)).await;
+        let (marks, more) = read.map_err(|f| f.of(&login))?;
         let total = marks.iter().map(|m| m.end_us).max().unwrap_or(0);
         let total = duration(u64::try_from(total).unwrap_or(0));
         let page = Database { frame, line, id, marks, total, more };
         return Ok(Html(page.render()?).into_response());
     }
-    let channels = blocking(move || channels(&collector, &found, which.channel)).await?;
+    let channels = blocking(move || channels(&collector, &found, which.channel)).await;
+    let channels = channels.map_err(|f| f.of(&login))?;
     let cast = match which.channel {
         Some(ch) => format!("/sessions/{id}/download/asciicast?channel={ch}"),
         None => format!("/sessions/{id}/download/asciicast"),

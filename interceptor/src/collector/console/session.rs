@@ -17,10 +17,11 @@ use super::guard::{Signed, Viewer, demand};
 use super::sessions::{Line, href};
 use super::text::{Shown, When, count};
 use super::timeline::{Entry, Item, Timeline};
-use super::{Console, blocking};
+use super::{Console, blocking, legal};
+use crate::collector::retention::legal_holds;
 use crate::collector::{Collector, CollectorError, Role, decisions};
 use crate::record::event::IdentityProven;
-use crate::record::{Body, PublicKey, Reader, now_us, sealed};
+use crate::record::{Body, PublicKey, Reader, day, now_us, sealed};
 use crate::session::Target;
 
 /// Most entries of a page.
@@ -55,6 +56,13 @@ struct Page {
     id: String,
     may_end: bool,
     end_asked: bool,
+    /// Its content is not there any more.
+    gone: bool,
+    /// A legal hold keeps it.
+    kept: bool,
+    /// Those that do, for administrators, who may place one as well.
+    legal: Vec<legal::Line>,
+    may_hold: bool,
 }
 
 /// New entries of a session that is followed.
@@ -66,13 +74,14 @@ pub struct Fragment {
 
 /// What is known of the session's integrity.
 struct Verified {
-    /// `good`, `bad`, `open`, `unasked`.
+    /// `good`, `bad`, `open`, `unasked`, `gone`.
     state: &'static str,
     title: &'static str,
     lines: Vec<Shown>,
 }
 
 /// Everything of a session that is read in one go.
+#[derive(Default)]
 struct Looked {
     claims: Option<Value>,
     labels: Vec<Shown>,
@@ -108,13 +117,25 @@ pub async fn show(
     let key = console.collector().central.read(known).await?;
     let collector = Arc::clone(console.collector());
     let check = part.verify == "yes" || found.events <= CHECK_AT_ONCE;
-    let after = part.after;
-    let (found, looked) = blocking(move || {
-        let looked = look(&collector, &found, key, after, check)?;
-        Ok((found, looked))
-    })
-    .await
-    .map_err(|f| f.of(&login))?;
+    let (after, row) = (part.after, found.clone());
+    let looked = blocking(move || look(&collector, &row, key, after, check)).await;
+    // Deleted, perhaps since it was found.
+    let gone = looked.as_ref().is_err_and(Fault::is_gone);
+    let (found, looked) = if gone {
+        let again = find_one(&console, found.id.to_string()).await;
+        (again.map_err(|f| f.of(&login))?, Looked::default())
+    } else {
+        (found, looked.map_err(|f| f.of(&login))?)
+    };
+    let admin = login.person.is(Role::Admin);
+    let legal = match admin && found.legal_hold {
+        true => {
+            let id = found.id;
+            let read = move |db: &rusqlite::Connection| legal_holds::of_session(db, id);
+            console.collector().central.read(read).await?
+        }
+        false => Vec::new(),
+    };
     let live = found.live();
     let title = format!("{} on {}", found.agent.as_deref().unwrap_or("unknown"), found.host_name);
     let html = Page {
@@ -126,13 +147,17 @@ pub async fn show(
         entries: looked.entries,
         after,
         next: looked.next,
-        verified: verified(&found, looked.checked),
+        verified: if gone { deleted(&found) } else { verified(&found, looked.checked) },
         live: live && looked.next.is_none(),
         last: looked.last,
         ssh: found.protocol == "ssh",
         id: href(&found).trim_start_matches("/sessions/").to_owned(),
-        may_end: live && login.person.is(Role::Admin),
+        may_end: live && admin,
         end_asked: part.ended == "asked",
+        gone,
+        kept: found.legal_hold,
+        legal: legal.iter().map(legal::Line::new).collect(),
+        may_hold: admin && !gone,
     };
     Ok(Html(html.render()?))
 }
@@ -261,6 +286,24 @@ pub fn claims(all: Option<&Value>) -> Vec<(Shown, Shown)> {
         }
     }
     out
+}
+
+/// What stands of a session whose content is gone.
+fn deleted(found: &Found) -> Verified {
+    let Some(at) = found.deleted_us else {
+        let words = "Its events were taken out of the replica, and no deletion of it is recorded";
+        return Verified { state: "bad", title: "Altered", lines: vec![Shown::line(words)] };
+    };
+    let policy = found.deleted_policy.as_deref().unwrap_or_default();
+    let mut lines = vec![
+        Shown::line(&format!("Deleted on {} ({policy}); the audit trail says so", day(at))),
+        Shown::line(&format!("{} events were sealed as recorded", count(found.events))),
+    ];
+    if let Some(leaf) = found.leaf {
+        let words = format!("Its seal stays: leaf {leaf} of the collector's log");
+        lines.push(Shown::line(&words));
+    }
+    Verified { state: "gone", title: "Deleted by retention", lines }
 }
 
 fn verified(found: &Found, checked: Option<sealed::Checked>) -> Verified {

@@ -184,6 +184,7 @@ impl Line {
             _ => String::new(),
         };
         let state = match (&s.reason, s.live()) {
+            _ if s.deleted_us.is_some() => "content deleted",
             (_, true) => "live",
             (Some(reason), _) => ended(reason),
             (None, _) => "ended",

@@ -44,7 +44,7 @@ pub fn node(db: &Connection, level: u32, index: u64) -> Result<Hash> {
     })
 }
 
-/// Appends a leaf; its index. The same session twice is the same leaf, or an error when it is
+/// Appends a leaf; its index. Retention counts from now on. The same session twice is the same leaf, or an error when it is
 /// another one.
 pub fn append(db: &Connection, host: i64, leaf: &Leaf) -> Result<u64> {
     let known: Option<(i64, Vec<u8>)> = db
@@ -68,9 +68,13 @@ pub fn append(db: &Connection, host: i64, leaf: &Leaf) -> Result<u64> {
     let index = size(db)?;
     let mut hash = leaf.hash();
     db.prepare_cached(
-        "INSERT INTO leaves (idx, host, number, entry, hash) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO leaves (idx, host, number, entry, hash, accepted_us) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )
-    .and_then(|mut s| s.execute(params![index as i64, host, leaf.number as i64, entry, &hash[..]]))
+    .and_then(|mut s| {
+        let number = leaf.number as i64;
+        s.execute(params![index as i64, host, number, entry, &hash[..], now_us()])
+    })
     .map_err(sql("append to the log"))?;
     // Every subtree that this leaf completes.
     let (mut level, mut at) = (0, index);
