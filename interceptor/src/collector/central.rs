@@ -16,8 +16,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::error::CollectorError;
 
 /// Statements that bring a database from version `i` to `i + 1`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("migrations/001-certificates.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("migrations/001-certificates.sql"),
+    include_str!("migrations/004-policies.sql"),
+];
 /// Most writes in one transaction.
 const GROUP: usize = 512;
 /// Writes that may wait before further writers do.
