@@ -1,6 +1,8 @@
 //! `interceptor collector`: the central service that receives records, shows them, and carries
 //! approvals.
 
+mod policies;
+
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ Examples:
   interceptor collector run
   interceptor collector enrol --name db1
   interceptor collector hosts revoke db1
+  interceptor collector policies publish ./policies --note 'hold changes of orders'
   interceptor collector prove 01J9ZK > proof.json
   interceptor collector verify-proof proof.json --key collector.example.com/interceptor+…")]
 pub struct CollectorArgs {
@@ -69,6 +72,14 @@ enum Verb {
         json: bool,
         #[command(subcommand)]
         verb: Option<HostsVerb>,
+    },
+    /// The policies that hosts may take from here.
+    Policies {
+        /// JSON instead of text.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        verb: policies::PoliciesVerb,
     },
     /// Print the proof that a sealed session stands in the log, for somebody else.
     Prove {
@@ -118,6 +129,7 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
         Verb::VerifyProof { .. } => Ok(ExitCode::FAILURE),
         Verb::Enrol { name, valid_for, json } => enrol(config, name, valid_for, json).await,
         Verb::Hosts { json, verb } => hosts(config, verb.unwrap_or(HostsVerb::List), json).await,
+        Verb::Policies { json, verb } => policies::run(config, verb, json).await,
         Verb::Prove { session } => prove(config, session).await,
         Verb::LogKey => {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;

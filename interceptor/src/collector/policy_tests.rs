@@ -44,9 +44,8 @@ async fn published(bed: &Bed, files: &[(&str, &str)]) -> Version {
 async fn published_above(bed: &Bed, files: &[(&str, &str)], above: u64) -> Version {
     let checked = given(files).check(None).unwrap();
     let this = Arc::clone(&bed.collector);
-    let write = move |db: &rusqlite::Connection| {
-        publish(db, &this.keys, &How { above, ..how() }, checked)
-    };
+    let write =
+        move |db: &rusqlite::Connection| publish(db, &this.keys, &How { above, ..how() }, checked);
     bed.collector.central.write(write).await.unwrap()
 }
 
@@ -132,7 +131,10 @@ async fn what_is_published_is_in_force_on_hosts_that_take_it_and_denies_of_their
     let first = published(&bed, &[("open.toml", OPEN)]).await;
     assert_eq!((first.version, first.rules, first.by_words().as_str()), (1, 1, "ann"));
     let shown = until(&bed, &a, "version 1", |p| p.version == 1).await;
-    assert_eq!((shown.words().as_str(), shown.sha256.as_str()), ("version 1", first.sha256.as_str()));
+    assert_eq!(
+        (shown.words().as_str(), shown.sha256.as_str()),
+        ("version 1", first.sha256.as_str())
+    );
     assert!(shown.in_force && shown.since_us.is_some() && shown.error.is_none());
     let verdict = judge(&bed, &mut a, "orders");
     assert_eq!(verdict.effect, Effect::Allow);
@@ -172,7 +174,8 @@ async fn a_broken_bundle_changes_nothing_and_is_told_with_its_place() {
     let _running = a.connect(&bed, true).await;
     published(&bed, &[("open.toml", OPEN)]).await;
     until(&bed, &a, "version 1", |p| p.version == 1).await;
-    offered(&bed, 2, "[[rule]]\nname='x'\neffect='allow'\n\n[[rule]]\nname='y'\nefect='deny'\n").await;
+    offered(&bed, 2, "[[rule]]\nname='x'\neffect='allow'\n\n[[rule]]\nname='y'\nefect='deny'\n")
+        .await;
     let shown = until(&bed, &a, "an error", |p| p.error.is_some()).await;
     assert_eq!((shown.version, shown.in_force, shown.refused), (1, true, Some(2)));
     let error = shown.error.unwrap();
@@ -210,11 +213,9 @@ async fn forged_altered_and_foreign_bundles_are_refused() {
         let before = on_host(&bed, &a).await.reported_us;
         insert(&bed, version, body.clone(), signature).await;
         let audited = move |db: &rusqlite::Connection| {
-            db.query_row(
-                "SELECT count(*) FROM audit WHERE what = 'policies.refused'",
-                [],
-                |r| r.get::<_, i64>(0),
-            )
+            db.query_row("SELECT count(*) FROM audit WHERE what = 'policies.refused'", [], |r| {
+                r.get::<_, i64>(0)
+            })
             .map_err(CollectorError::sqlite("count"))
         };
         let shown = until(&bed, &a, "a refusal", |p| p.reported_us > before).await;
@@ -289,8 +290,8 @@ async fn a_collector_that_was_put_back_says_so_and_is_told_how_to_go_on() {
     assert_eq!(shown.error, None);
 }
 
-#[tokio::test]
-async fn files_with_errors_or_tests_that_fail_are_not_published() {
+#[test]
+fn files_with_errors_or_tests_that_fail_are_not_published() {
     let test = "[[case]]\nname='reads'\nstatement='SELECT 1'\nexpect='deny'\n";
     let connect = "[[rule]]\nname='in'\neffect='allow'\non='connect'\n";
     let bad = |files: &[(&str, &str)]| given(files).check(None).unwrap_err().to_string();
@@ -301,10 +302,17 @@ async fn files_with_errors_or_tests_that_fail_are_not_published() {
     let error = bad(&[("a.toml", "[[rule]]\nname='x'\neffect='allow'\nrequest='shell'\n")]);
     assert!(error.starts_with("dir/a.toml:1") && error.contains("own file"), "{error}");
     assert!(matches!(given(&[]).check(None), Err(CheckError::Files(_))));
-    let good = given(&[("a.toml", OPEN), ("c.toml", connect), ("a.test.toml", &test.replace("deny", "allow"))]);
+    let good = given(&[
+        ("a.toml", OPEN),
+        ("c.toml", connect),
+        ("a.test.toml", &test.replace("deny", "allow")),
+    ]);
     let checked = good.check(None).unwrap();
     assert_eq!((checked.rules, checked.passed, checked.files.len()), (2, 1, 2));
+}
 
+#[tokio::test]
+async fn versions_are_kept_and_nothing_is_published_that_changes_nothing() {
     let bed = Bed::new("").await;
     published(&bed, &[("a.toml", OPEN)]).await;
     let this = Arc::clone(&bed.collector);

@@ -24,6 +24,7 @@ mod logins;
 mod oidc;
 mod output;
 mod play;
+mod policies;
 mod session;
 mod sessions;
 mod table;
@@ -117,6 +118,8 @@ pub fn routes(collector: &Arc<Collector>) -> Result<Router, CollectorError> {
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show).post(approvals::decide))
         .route("/hosts", get(hosts::list))
+        .route("/policies", get(policies::list))
+        .route("/policies/{version}", get(policies::show))
         .route("/live/{kind}", get(live::changes))
         .route("/assets/{name}", get(assets::serve))
         .fallback(|| async { Fault::not_found("There is no such page.") })
@@ -192,12 +195,15 @@ mod tests {
         "s.opened.exact",
         "script",
         "session",
+        "since.exact",
         "start",
         "state",
         "style",
         "until.exact",
+        "v.number",
         "v.when.exact",
         "verified.state",
+        "version.when.exact",
     ];
 
     #[test]

@@ -4,9 +4,7 @@
 use std::path::Path;
 
 use crate::policy::testing::{Outcome, SqlClassifier, TestFile};
-use crate::policy::{
-    PolicyErrors, PolicySet, Source, Warning, read_directory, read_source,
-};
+use crate::policy::{PolicyErrors, PolicySet, Source, Warning, read_directory, read_source};
 use crate::ship::bundle::{File, check_files};
 
 const TEST: &str = ".test.toml";
@@ -94,8 +92,7 @@ impl Given {
             outcomes.extend(TestFile::read(test)?.run(&set, &classifier));
         }
         let passed = outcomes.iter().filter(|o| o.failure.is_none()).count();
-        let failed: Vec<Outcome> =
-            outcomes.into_iter().filter(|o| o.failure.is_some()).collect();
+        let failed: Vec<Outcome> = outcomes.into_iter().filter(|o| o.failure.is_some()).collect();
         if !failed.is_empty() {
             return Err(CheckError::Tests(failed));
         }

@@ -39,8 +39,7 @@ pub struct OnHost {
 
 impl OnHost {
     /// Columns of [`OnHost::read`].
-    pub const COLUMNS: &str =
-        "p.takes, p.version, p.in_force, p.sha256, p.rules, p.since_us, p.error, p.refused, \
+    pub const COLUMNS: &str = "p.takes, p.version, p.in_force, p.sha256, p.rules, p.since_us, p.error, p.refused, \
          p.reported_us";
 
     /// From a row that may have none.

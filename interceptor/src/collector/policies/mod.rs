@@ -50,13 +50,20 @@ pub struct Version {
 impl Version {
     /// Who published it, in words.
     pub fn by_words(&self) -> String {
-        let text = |key: &str| self.by.get(key).and_then(|v| v.as_str()).unwrap_or_default();
-        match (text("name"), text("user")) {
-            ("", "") => self.by.to_string(),
-            ("", user) => user.to_owned(),
-            (name, _) => name.to_owned(),
+        let kind = self.by.as_object().and_then(|by| by.values().next());
+        let text = |key| kind.and_then(|who| who.get(key)).and_then(|v| v.as_str());
+        match text("name").or_else(|| text("user")) {
+            Some(name) => name.to_owned(),
+            None => self.by.to_string(),
         }
     }
+}
+
+/// One version with its files, as JSON.
+pub fn described(version: &Version, files: Option<&[File]>) -> serde_json::Value {
+    let mut all = serde_json::to_value(version).unwrap_or_default();
+    all["files"] = json!(files);
+    all
 }
 
 /// Why nothing is published. Shown to the person.
@@ -114,8 +121,7 @@ fn version(r: &Row<'_>) -> rusqlite::Result<Version> {
     })
 }
 
-const COLUMNS: &str =
-    "version, published_us, published_by, what, content_of, note, sha256, rules";
+const COLUMNS: &str = "version, published_us, published_by, what, content_of, note, sha256, rules";
 
 /// All versions, newest first.
 pub fn list(db: &Connection) -> Result<Vec<Version>, CollectorError> {
@@ -251,7 +257,16 @@ fn append(db: &Connection, keys: &Keys, how: &How, step: Step) -> Result<Version
     )
     .and_then(|mut s| {
         s.execute(params![
-            row, now, who, step.what, of, how.note, bundle.sha256, rules, body, &signature[..]
+            row,
+            now,
+            who,
+            step.what,
+            of,
+            how.note,
+            bundle.sha256,
+            rules,
+            body,
+            &signature[..]
         ])
     })
     .map_err(CollectorError::sqlite("publish policies"))?;
@@ -276,7 +291,7 @@ fn append(db: &Connection, keys: &Keys, how: &How, step: Step) -> Result<Version
 
 impl Collector {
     /// A version was published: hosts that wait are told to look.
-    pub(super) fn published(&self) {
+    pub(in crate::collector) fn published(&self) {
         self.bells.ring_all();
         self.hub.tell(super::Change::Policies);
     }
