@@ -2,19 +2,22 @@
 //!
 //! Both sets judge together, as one. What makes that safe is that a rule which is added never
 //! makes a verdict laxer than the rules that were there demand: what denies, holds, masks or
-//! limits goes on doing so, and all that an allow can lift is `default-deny`. Four things would
+//! limits goes on doing so, and all that an allow can lift is `default-deny`. Five things would
 //! break this, and none of them may come from the centre:
 //!
 //! * letting through what cannot be seen (`unseen = true`, shells, subsystems and their like):
 //!   a deny of this host about what is in there would not see it either;
+//! * calling whatever functions there are, since one may read any table: rules of the centre
+//!   call those that reach nothing but their arguments, and others by their exact names;
 //! * `binary = true`: masks of this host would not be applied to that output;
 //! * a name or a number that is already taken: names are unique, and rules counted, within each
 //!   of the two sets, so that neither can keep the other from being loaded;
 //! * a place of honour: where both deny, hold or speak, this host's rule comes first.
 
-use super::facts::{SshClass, StatementClass};
+use super::facts::{Name, SshClass, StatementClass};
 use super::load::{PolicySet, Source};
-use super::model::Rule;
+use super::model::{Matchers, Rule};
+use super::sql;
 use super::text::{PolicyError, PolicyErrors};
 use super::verdict::Effect;
 
@@ -117,4 +120,14 @@ fn opaque_class(rule: &Rule) -> Option<(&'static str, &'static str)> {
 /// and opens nothing.
 pub(super) fn is_opaque(rule: &Rule) -> bool {
     rule.when.unseen == Some(true) || opaque_class(rule).is_some()
+}
+
+/// Whether a rule of the centre may let a function through that fits what it says: one that
+/// reaches nothing but its arguments, or one that the rule names and that a deny can name too.
+pub(super) fn may_call(m: &Matchers, name: &Name) -> bool {
+    let named = || {
+        let patterns = m.functions.iter().flatten();
+        patterns.filter(|p| p.exact().is_some()).any(|p| p.must_match(name))
+    };
+    sql::is_listed(name) || named()
 }

@@ -102,7 +102,15 @@ impl Kept {
         let dir = ship.state(&config.paths);
         match Identity::load(&dir)? {
             Some(identity) => Self::open(&dir, identity.collector_key()?).map(Some),
-            None => Ok(None),
+            None => {
+                if dir.join(FILE).exists() {
+                    tracing::warn!(
+                        "policies of the centre are kept here and not in force: this host is not \
+                         enrolled"
+                    );
+                }
+                Ok(None)
+            }
         }
     }
 

@@ -89,6 +89,30 @@ fn what_no_deny_of_a_host_could_see_is_not_for_the_centre_to_open() {
 }
 
 #[test]
+fn functions_that_could_read_anything_are_for_the_centre_to_name() {
+    let host = set("[[rule]]\nname='no-secrets'\neffect='deny'\ntables='secrets'\n");
+    for (body, request, passes) in [
+        ("", "select f:pg_catalog.lower", true),
+        ("", "select f:pg_catalog.query_to_xml", false),
+        ("", "select f:shop.refresh", false),
+        ("", "select f:.refresh", false),
+        ("functions='pg_catalog.*'", "select f:pg_catalog.query_to_xml", false),
+        ("functions='shop.*'", "select f:shop.refresh", false),
+        ("functions='shop.refresh'", "select f:shop.refresh", true),
+        ("functions='refresh'", "select f:shop.refresh", true),
+        ("functions='shop.refresh'", "select f:.refresh", false),
+    ] {
+        let text = format!("[[rule]]\nname='a'\neffect='allow'\nstatement='select'\n{body}\n");
+        let verdict = judged(&host.with_central(&central(&text)), request);
+        assert_eq!(verdict.effect == Effect::Allow, passes, "{body} {request}: {:?}", verdict.rules);
+    }
+    // What the host's own rules call they call as before.
+    let own = set("[[rule]]\nname='own'\neffect='allow'\nstatement='select'\n");
+    let both = own.with_central(&central("[[rule]]\nname='a'\neffect='allow'\n"));
+    assert_eq!(judged(&both, "select f:shop.refresh").effect, Effect::Allow);
+}
+
+#[test]
 fn the_stricter_mask_wins_whoever_wrote_it() {
     let mask =
         |method: &str| format!("[[rule]]\nname='m'\nmasks=[{{columns='c.e',method={method}}}]\n");
