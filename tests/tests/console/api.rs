@@ -92,7 +92,7 @@ async fn sessions_events_and_hosts_come_as_described() {
 }
 
 /// Every member that came is described, and every one that must be there is.
-fn conforms(described: &Value, name: &str, value: &Value) {
+pub fn conforms(described: &Value, name: &str, value: &Value) {
     let schema = &described["components"]["schemas"][name];
     let value = value.as_object().unwrap();
     for member in value.keys() {

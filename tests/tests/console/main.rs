@@ -10,5 +10,6 @@ mod browser;
 mod ground;
 mod holds;
 mod pages;
+mod policies;
 mod real;
 mod records;
