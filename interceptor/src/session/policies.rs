@@ -83,3 +83,41 @@ impl Policies {
         *self.central.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::policy::Source;
+
+    fn central(version: u64, text: &str) -> PolicySet {
+        PolicySet::central(version, &[Source { name: "c.toml".into(), text: text.into() }]).unwrap()
+    }
+
+    #[test]
+    fn each_part_changes_by_itself_and_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("own.toml");
+        let rule = |name: &str| format!("[[rule]]\nname='{name}'\neffect='deny'\n");
+        std::fs::write(&own, rule("a")).unwrap();
+        let policies = Policies::open(dir.path().to_owned()).unwrap();
+        let alone = policies.running().version().to_owned();
+        policies.set_central(Some(central(1, &rule("a"))));
+        assert_eq!(policies.running().version(), format!("{alone}+central.1"));
+        assert_eq!(policies.running().len(), 2);
+
+        // Files that are being edited come into force by a reload alone.
+        std::fs::write(&own, "[[rule]]\nname='half").unwrap();
+        policies.set_central(Some(central(2, &rule("b"))));
+        assert_eq!(policies.running().version(), format!("{alone}+central.2"));
+        assert!(policies.reload().is_err());
+        assert_eq!(policies.running().version(), format!("{alone}+central.2"));
+
+        // A name that the centre has too is no reason against it.
+        std::fs::write(&own, rule("b") + &rule("c")).unwrap();
+        assert_eq!(policies.reload().unwrap().len(), 3);
+        policies.set_central(None);
+        assert_eq!(policies.running().len(), 2);
+        assert!(!policies.running().version().contains("central"));
+    }
+}

@@ -192,3 +192,66 @@ fn write(path: &Path, disk: &OnDisk) -> Result<(), ShipError> {
     };
     write().map_err(|e| ShipError::io("write", path, e))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::super::bundle::File as Rules;
+    use super::*;
+    use crate::record::HostKey;
+
+    fn signed(key: &HostKey, version: u64, text: &str) -> SignedBundle {
+        let files = vec![Rules { name: "a.toml".into(), text: text.into() }];
+        let body = serde_json::to_string(&Bundle::new(version, 1, Some(files))).unwrap();
+        let signature = STANDARD.encode(key.sign(&Bundle::message(&body)));
+        SignedBundle { body, signature }
+    }
+
+    #[test]
+    fn what_was_seen_counts_after_a_restart_though_it_was_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = HostKey::open(dir.path()).unwrap();
+        let open = || Kept::open(dir.path(), *key.public()).unwrap();
+        let (mut kept, in_force) = open();
+        assert!(in_force.is_none());
+        let first = signed(&key, 1, "");
+        let checked = kept.check(&first).unwrap();
+        kept.take(&first, &checked).unwrap();
+        let broken = signed(&key, 3, "[[rule]]");
+        assert!(matches!(kept.check(&broken), Err((Some(3), BundleError::Policies(_)))));
+        kept.note_seen().unwrap();
+
+        let (mut kept, in_force) = open();
+        assert_eq!(in_force.unwrap().bundle.version, 1, "what was in force stays");
+        let held_back = kept.check(&signed(&key, 2, "")).unwrap_err();
+        assert_eq!(held_back, (Some(2), BundleError::Old { version: 2, seen: 3 }));
+        // The refused one may be taken by a newer program that understands it.
+        assert!(matches!(kept.check(&broken), Err((Some(3), BundleError::Policies(_)))));
+        let mended = signed(&key, 4, "");
+        let checked = kept.check(&mended).unwrap();
+        kept.take(&mended, &checked).unwrap();
+        assert_eq!(open().0.taken(), 4);
+    }
+
+    #[test]
+    fn nothing_is_in_force_that_the_disk_does_not_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = HostKey::open(dir.path()).unwrap();
+        let (mut kept, _) = Kept::open(dir.path(), *key.public()).unwrap();
+        kept.path = dir.path().join("missing/policies.json");
+        let first = signed(&key, 1, "");
+        let checked = kept.check(&first).unwrap();
+        assert!(matches!(kept.take(&first, &checked), Err(ShipError::Io { .. })));
+        assert_eq!(kept.taken(), 0);
+        // Nor is anything believed that others could have written.
+        let path = dir.path().join(FILE);
+        fs::write(&path, "{}").unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        fs::set_permissions(&path, open).unwrap();
+        let error = Kept::open(dir.path(), *key.public()).unwrap_err().to_string();
+        assert!(error.contains("chmod 0600"), "{error}");
+    }
+}

@@ -104,8 +104,11 @@ async fn administrators_publish_and_everybody_sees_which_host_has_what() {
     conforms(&described, "PoliciesOnHost", &listed["hosts"][0]["policies"]);
     assert_eq!(listed["hosts"][0]["policies"]["version"], 1);
     let (_, one) = ask("GET", "/api/v1/policies/1", &viewer, None);
-    assert_eq!((one["files"][0]["name"].as_str(), one["files"].as_array().map(Vec::len)),
-        (Some("fleet.toml"), Some(1)), "tests stay out of the bundle");
+    assert_eq!(
+        (one["files"][0]["name"].as_str(), one["files"].as_array().map(Vec::len)),
+        (Some("fleet.toml"), Some(1)),
+        "tests stay out of the bundle"
+    );
 
     let mut vera = ground.log_in("00u-vera");
     for (path, says) in [

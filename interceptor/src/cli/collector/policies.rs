@@ -213,7 +213,7 @@ async fn shown(config: Config, number: u64, as_json: bool) -> anyhow::Result<Exi
         text.push_str(&format!("# {}\n", safe(note)));
     }
     for file in files.iter().flatten() {
-        let lines: Vec<String> = file.text.lines().map(|l| safe(l)).collect();
+        let lines: Vec<String> = file.text.lines().map(safe).collect();
         text.push_str(&format!("\n# ---- {}\n{}\n", file.name, lines.join("\n")));
     }
     print(&text)?;

@@ -80,7 +80,7 @@ fn row(v: &Version) -> Row {
         by: Shown::short(&v.by_words(), 60),
         what: Shown::line(&what),
         rules: v.rules,
-        sha256: Shown::short(&v.sha256, 16),
+        sha256: Shown::line(&v.sha256.chars().take(16).collect::<String>()),
         note: Shown::line(v.note.as_deref().unwrap_or_default()),
     }
 }

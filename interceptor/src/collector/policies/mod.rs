@@ -130,11 +130,11 @@ pub fn list(db: &Connection) -> Result<Vec<Version>, CollectorError> {
         .map_err(CollectorError::sqlite("list versions of policies"))
 }
 
-/// One version with its files; `None` for the files of a withdrawal.
-pub fn show(
-    db: &Connection,
-    number: u64,
-) -> Result<Option<(Version, Option<Vec<File>>)>, CollectorError> {
+/// A version and its files; none in a withdrawal.
+pub type WithFiles = (Version, Option<Vec<File>>);
+
+/// One version with its files.
+pub fn show(db: &Connection, number: u64) -> Result<Option<WithFiles>, CollectorError> {
     let sql = format!("SELECT {COLUMNS}, body FROM policy_versions WHERE version = ?1");
     let found: Option<(Version, String)> = db
         .prepare_cached(&sql)

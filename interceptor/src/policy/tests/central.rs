@@ -104,7 +104,12 @@ fn functions_that_could_read_anything_are_for_the_centre_to_name() {
     ] {
         let text = format!("[[rule]]\nname='a'\neffect='allow'\nstatement='select'\n{body}\n");
         let verdict = judged(&host.with_central(&central(&text)), request);
-        assert_eq!(verdict.effect == Effect::Allow, passes, "{body} {request}: {:?}", verdict.rules);
+        assert_eq!(
+            verdict.effect == Effect::Allow,
+            passes,
+            "{body} {request}: {:?}",
+            verdict.rules
+        );
     }
     // What the host's own rules call they call as before.
     let own = set("[[rule]]\nname='own'\neffect='allow'\nstatement='select'\n");
