@@ -452,12 +452,12 @@ fn a_hold_is_seen_and_a_decision_done_at_once() -> Result<()> {
 }
 
 /// Publishes a file of rules as a person at the collector's machine does: by another process.
-fn publish(fleet: &Fleet, bed: &Bed, verb: &[&str]) -> Result<()> {
+fn publish(fleet: &Fleet, bed: &Bed, verb: &[&str]) -> Result<String> {
     let file = fleet._dir.path().join("collector.toml");
     let file = file.to_str().context("a path")?;
     let args = ["collector", "--collector-config", file, "policies"];
-    bed.interceptor()?.cli(args.iter().chain(verb).copied()).ok()?;
-    Ok(())
+    let out = bed.interceptor()?.cli(args.iter().chain(verb).copied()).ok()?;
+    Ok(out.to_string())
 }
 
 /// Waits until the daemon says that it has a version.
@@ -521,6 +521,15 @@ fn policies_of_the_centre_are_in_force_beside_the_hosts_own() -> Result<()> {
     let _way = fleet.way(&bed)?;
     publish(&fleet, &bed, &["withdraw"])?;
     assert_eq!(has_version(&bed, 2)?["in_force"], false);
+    // And back, under a new number.
+    publish(&fleet, &bed, &["rollback", "1", "--note", "it was right"])?;
+    assert_eq!(has_version(&bed, 3)?["in_force"], true);
+    let shown = publish(&fleet, &bed, &["show", "3"])?;
+    assert!(shown.contains("no-payments") && shown.contains("it was right"), "{shown}");
+    let listed = publish(&fleet, &bed, &["list"])?;
+    for wanted in ["rolled-back to 1", "withdrawn", "a test", "version 3"] {
+        assert!(listed.contains(wanted), "{wanted} in\n{listed}");
+    }
     Ok(())
 }
 

@@ -47,12 +47,14 @@ pub(super) enum PoliciesVerb {
     /// One version with its files.
     Show {
         /// Its number.
-        version: u64,
+        #[arg(value_name = "VERSION")]
+        number: u64,
     },
     /// Publish the content of an old version again, under a new number.
     Rollback {
         /// The old number.
-        version: u64,
+        #[arg(value_name = "VERSION")]
+        number: u64,
         /// Why.
         #[arg(long)]
         note: Option<String>,
@@ -74,7 +76,7 @@ pub(super) async fn run(
     let how = |note: Option<String>, above| How { who: operator(), note, above };
     let published = match verb {
         PoliciesVerb::List => return listed(config, as_json).await,
-        PoliciesVerb::Show { version } => return shown(config, version, as_json).await,
+        PoliciesVerb::Show { number } => return shown(config, number, as_json).await,
         PoliciesVerb::Publish { paths, note, beside, above, dry_run } => {
             // The analysis of statements blocks on threads of its own.
             let look = move || -> anyhow::Result<_> {
@@ -94,9 +96,9 @@ pub(super) async fn run(
             let how = how(note, above);
             write(config, move |db, keys| publish(db, keys, &how, checked)).await?
         }
-        PoliciesVerb::Rollback { version, note } => {
+        PoliciesVerb::Rollback { number, note } => {
             let how = how(note, 0);
-            write(config, move |db, keys| roll_back(db, keys, &how, version)).await?
+            write(config, move |db, keys| roll_back(db, keys, &how, number)).await?
         }
         PoliciesVerb::Withdraw { note } => {
             let how = how(note, 0);

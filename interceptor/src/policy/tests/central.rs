@@ -93,6 +93,7 @@ fn functions_that_could_read_anything_are_for_the_centre_to_name() {
     let host = set("[[rule]]\nname='no-secrets'\neffect='deny'\ntables='secrets'\n");
     for (body, request, passes) in [
         ("", "select f:pg_catalog.lower", true),
+        ("", "select f:pg_catalog.set_config", true),
         ("", "select f:pg_catalog.query_to_xml", false),
         ("", "select f:shop.refresh", false),
         ("", "select f:.refresh", false),
