@@ -49,7 +49,7 @@ pub enum BundleError {
         seen: u64,
     },
     /// What it says cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Policies(#[from] PolicyErrors),
 }
 

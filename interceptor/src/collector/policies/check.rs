@@ -38,7 +38,7 @@ pub enum CheckError {
     #[error("{0}")]
     Files(String),
     /// They cannot be loaded.
-    #[error("{0}")]
+    #[error(transparent)]
     Policies(#[from] PolicyErrors),
     /// Their tests fail.
     #[error("{}", told(.0))]

@@ -88,7 +88,7 @@ pub enum PublishError {
     #[error("a note is a plain text of at most {MAX_NOTE} characters")]
     Note,
     /// Old content that this version of the program does not load.
-    #[error("{0}")]
+    #[error(transparent)]
     Policies(#[from] PolicyErrors),
     /// The database.
     #[error(transparent)]
