@@ -31,7 +31,7 @@ document.addEventListener("keydown", (event) => {
     if (search) search.focus();
     else location.assign("/sessions");
   }
-  const page = { s: "/sessions", a: "/approvals", h: "/hosts" }[event.key];
+  const page = { s: "/sessions", a: "/approvals", h: "/hosts", p: "/policies" }[event.key];
   if (before === "g" && page) location.assign(page);
   before = event.key;
 });

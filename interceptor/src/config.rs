@@ -105,6 +105,9 @@ pub struct Ship {
     /// Approvers of this host may decide while the collector cannot be reached.
     #[serde(default)]
     pub local_approvers: bool,
+    /// Policies that the collector publishes are in force here, beside this host's own.
+    #[serde(default)]
+    pub central_policies: bool,
 }
 
 /// What becomes of a token that the collector does not answer for in time.
@@ -121,7 +124,13 @@ pub enum OnTimeout {
 impl Ship {
     /// A collector, and everything else as it is by default.
     pub fn at(collector: String) -> Self {
-        Self { collector, state: None, on_timeout: OnTimeout::default(), local_approvers: false }
+        Self {
+            collector,
+            state: None,
+            on_timeout: OnTimeout::default(),
+            local_approvers: false,
+            central_policies: false,
+        }
     }
 
     /// The same, when its address can be one.

@@ -450,3 +450,92 @@ fn a_hold_is_seen_and_a_decision_done_at_once() -> Result<()> {
     assert!(seen95 < 200.0 && done95 < 200.0, "{seen95} {done95}");
     Ok(())
 }
+
+/// Publishes a file of rules as a person at the collector's machine does: by another process.
+fn publish(fleet: &Fleet, bed: &Bed, verb: &[&str]) -> Result<String> {
+    let file = fleet._dir.path().join("collector.toml");
+    let file = file.to_str().context("a path")?;
+    let args = ["collector", "--collector-config", file, "policies"];
+    let out = bed.interceptor()?.cli(args.iter().chain(verb).copied()).ok()?;
+    Ok(out.to_string())
+}
+
+/// Waits until the daemon says that it has a version.
+fn has_version(bed: &Bed, version: u64) -> Result<serde_json::Value> {
+    wait_for("a version of the centre", SOON, || {
+        let status = bed.interceptor()?.json(["status"])?;
+        let central = status["policy"]["central"].clone();
+        Ok((central["version"] == version).then_some(central))
+    })
+}
+
+#[test]
+fn policies_of_the_centre_are_in_force_beside_the_hosts_own() -> Result<()> {
+    skip_unless_possible!();
+    let fleet = Fleet::start()?;
+    let (mut bed, way) = fleet.host("a", "central_policies = true", "")?;
+    let mut psql = psql(&bed)?;
+    psql_says(&mut psql, "CREATE TABLE made_here (i int);", "default-deny")?;
+
+    let dir = fleet._dir.path().join("fleet");
+    std::fs::create_dir(&dir)?;
+    std::fs::write(
+        dir.join("fleet.toml"),
+        "[[rule]]\nname = \"all\"\neffect = \"allow\"\nstatement = \"any\"\n\n\
+         [[rule]]\nname = \"no-payments\"\neffect = \"deny\"\ntables = \"payments\"\n",
+    )?;
+    let test = "[[case]]\nname = \"payments\"\nfacts = { class = \"select\", tables_read = \
+                [{ schema = \"public\", name = \"payments\" }] }\nexpect = \"deny\"\n";
+    std::fs::write(dir.join("fleet.test.toml"), test)?;
+    let shown = dir.to_str().context("a path")?;
+    publish(&fleet, &bed, &["publish", shown, "--note", "a test"])?;
+    assert_eq!(has_version(&bed, 1)?["in_force"], true);
+    // The session that runs follows at its next statement; what the host denies stays denied.
+    psql.send("CREATE TABLE made_here (i int);")?;
+    psql.expect("CREATE TABLE", SOON)?;
+    psql_says(&mut psql, "DROP TABLE made_here;", "never-drop")?;
+    psql_says(&mut psql, "SELECT count(*) FROM payments;", "no-payments")?;
+    let interceptor = bed.interceptor()?;
+    let explain = ["policy", "explain", "--service", "orders-db", "--role", "app_rw"];
+    let ask = |statement: &'static str| {
+        let args = explain.into_iter().chain(["--database", "shop", "--statement", statement]);
+        interceptor.cli(args).run().map(|out| out.all())
+    };
+    let told = ask("DELETE FROM payments")?;
+    assert!(told.contains("deny, by no-payments of central:1/fleet.toml"), "{told}");
+    assert!(told.contains("central:1/fleet.toml:6"), "{told}");
+    let told = ask("UPDATE orders SET total = 1 WHERE id = 1")?;
+    assert!(told.contains("hold, by ask-before-orders-change"), "{told}");
+    let check = interceptor.cli(["policy", "check"]).run()?.all();
+    assert!(check.contains("from the centre: version 1 with 2 rules"), "{check}");
+
+    // It is in force without the collector, after a restart too.
+    drop(way);
+    bed.interceptor_mut()?.stop();
+    bed.interceptor_mut()?.start()?;
+    assert_eq!(has_version(&bed, 1)?["rules"], 2);
+    let told = bed.interceptor()?.cli(["status"]).run()?.all();
+    assert!(told.contains("central    version 1, 2 rules"), "{told}");
+
+    // Withdrawn, the host's own rules are alone again.
+    let _way = fleet.way(&bed)?;
+    publish(&fleet, &bed, &["withdraw"])?;
+    assert_eq!(has_version(&bed, 2)?["in_force"], false);
+    // And back, under a new number.
+    publish(&fleet, &bed, &["rollback", "1", "--note", "it was right"])?;
+    assert_eq!(has_version(&bed, 3)?["in_force"], true);
+    let shown = publish(&fleet, &bed, &["show", "3"])?;
+    assert!(shown.contains("no-payments") && shown.contains("it was right"), "{shown}");
+    let listed = publish(&fleet, &bed, &["list"])?;
+    for wanted in ["rolled-back to 1", "withdrawn", "a test", "version 3"] {
+        assert!(listed.contains(wanted), "{wanted} in\n{listed}");
+    }
+    Ok(())
+}
+
+/// A statement that is refused with some words.
+fn psql_says(psql: &mut Live, sql: &str, words: &str) -> Result<()> {
+    psql.send(sql)?;
+    psql.expect("ERROR", SOON)?;
+    psql.expect(words, SOON).map(drop)
+}

@@ -1,6 +1,7 @@
 //! `interceptor collector`: the central service that receives records, shows them, and carries
 //! approvals.
 
+mod policies;
 mod retention;
 
 use std::io::Read as _;
@@ -30,6 +31,7 @@ Examples:
   interceptor collector hosts revoke db1
   interceptor collector retention --dry-run
   interceptor collector legal-hold place --principal eve@example.com --reason 'case 17'
+  interceptor collector policies publish ./policies --note 'hold changes of orders'
   interceptor collector prove 01J9ZK > proof.json
   interceptor collector verify-proof proof.json --key collector.example.com/interceptor+…")]
 pub struct CollectorArgs {
@@ -80,6 +82,14 @@ enum Verb {
     LegalHold {
         #[command(subcommand)]
         verb: retention::LegalHoldVerb,
+    },
+    /// The policies that hosts may take from here.
+    Policies {
+        /// JSON instead of text.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        verb: policies::PoliciesVerb,
     },
     /// Print the proof that a sealed session stands in the log, for somebody else.
     Prove {
@@ -132,6 +142,7 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
         Verb::Hosts { json, verb } => hosts(config, verb.unwrap_or(HostsVerb::List), json).await,
         Verb::Retention(args) => retention::show(config, args).await,
         Verb::LegalHold { verb } => retention::legal_hold(config, verb).await,
+        Verb::Policies { json, verb } => policies::run(config, verb, json).await,
         Verb::Prove { session } => prove(config, session).await,
         Verb::LogKey => {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;

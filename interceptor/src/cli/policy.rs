@@ -26,6 +26,7 @@ use crate::policy::testing::{
 use crate::policy::{
     Ask, Effect, Explanation, PolicySet, SshFacts, Stream, Subject, Warning, read_source,
 };
+use crate::ship::kept::{InForce, Kept};
 use crate::sshd::{Account, login_shell as login_shell_of};
 
 /// Policies: check, test, explain, reload.
@@ -184,9 +185,46 @@ fn directory(given: Option<PathBuf>, config: Option<&Config>) -> PathBuf {
     })
 }
 
+/// What is in force beside the files: policies that this host took from the centre. A directory
+/// that was named is looked at by itself.
+fn central(named: bool, config: Option<&Config>) -> anyhow::Result<Option<InForce>> {
+    let Some(config) = config.filter(|_| !named) else { return Ok(None) };
+    let kept = Kept::of(config).context(
+        "policies of the centre are in force here too: run this as root, or name a directory to \
+         look at its files alone",
+    )?;
+    Ok(kept.and_then(|(_, in_force)| in_force))
+}
+
+/// Files and what came from the centre, as one.
+fn joined(local: PolicySet, central: Option<&InForce>) -> PolicySet {
+    match central.and_then(|c| c.policies.as_ref()) {
+        Some(central) => local.with_central(central),
+        None => local,
+    }
+}
+
+/// What came from the centre, in a few words.
+fn origin(central: &InForce) -> String {
+    let version = central.bundle.version;
+    match &central.policies {
+        Some(policies) => format!(
+            "version {version} with {} rules, SHA-256 {:.16}…, taken {}",
+            policies.len(),
+            central.bundle.sha256,
+            crate::record::terminal::local_time(central.since_us)
+        ),
+        None => format!("withdrawn by version {version}"),
+    }
+}
+
 #[derive(Serialize)]
 struct Checked {
     version: Option<String>,
+    /// Version of the centre whose rules are among these.
+    central: Option<u64>,
+    #[serde(skip)]
+    centre: Option<String>,
     rules: usize,
     errors: Vec<String>,
     warnings: Vec<Warning>,
@@ -199,11 +237,26 @@ fn check(
     as_json: bool,
 ) -> anyhow::Result<ExitCode> {
     let config = optional_config(config)?;
+    let central = central(given.is_some(), config.as_ref());
     let directory = directory(given, config.as_ref());
-    let mut checked = Checked { version: None, rules: 0, errors: vec![], warnings: vec![] };
+    let mut checked = Checked {
+        version: None,
+        central: None,
+        centre: None,
+        rules: 0,
+        errors: vec![],
+        warnings: vec![],
+    };
+    let central = central.unwrap_or_else(|error| {
+        checked.errors.push(format!("{error:#}"));
+        None
+    });
     match PolicySet::load(&directory) {
-        Err(errors) => checked.errors = errors.0.iter().map(ToString::to_string).collect(),
-        Ok(set) => {
+        Err(errors) => checked.errors.extend(errors.0.iter().map(ToString::to_string)),
+        Ok(local) => {
+            let set = joined(local, central.as_ref());
+            checked.central = set.central_version();
+            checked.centre = central.as_ref().map(origin);
             let (services, agents) = names(config.as_ref());
             checked.version = Some(set.version().to_owned());
             checked.rules = set.len();
@@ -238,6 +291,9 @@ fn told(checked: &Checked, directory: &Path, paint: Paint) -> String {
             checked.warnings.len()
         )),
         _ => out.push_str(&format!("{}: cannot be used\n", directory.display())),
+    }
+    if let Some(centre) = &checked.centre {
+        out.push_str(&format!("from the centre: {centre}\n"));
     }
     out
 }
@@ -290,7 +346,9 @@ struct Explained {
 
 fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
     let config = optional_config(config)?;
-    let set = PolicySet::load(&directory(args.policies.clone(), config.as_ref()))?;
+    let central = central(args.policies.is_some(), config.as_ref())?;
+    let local = PolicySet::load(&directory(args.policies.clone(), config.as_ref()))?;
+    let set = joined(local, central.as_ref());
     let now = args.at.unwrap_or_else(Timestamp::now);
     let subject = subject(&args, config.as_ref(), now)?;
     let mut all = Vec::new();
@@ -335,6 +393,9 @@ fn explain(args: ExplainArgs, config: &Path) -> anyhow::Result<ExitCode> {
     } else {
         for one in &all {
             print(&shown(one, Paint::stdout()))?;
+        }
+        if let Some(central) = &central {
+            print(&format!("from the centre: {}\n", origin(central)))?;
         }
     }
     let denied = all.iter().any(|e| e.explanation.verdict.effect == Effect::Deny);
@@ -422,6 +483,9 @@ fn shown(one: &Explained, paint: Paint) -> String {
     };
     out.push_str(&format!("{effect}, by {}", verdict.deciding_rule()));
     if let Some(hit) = verdict.rules.first() {
+        if !hit.file.is_empty() {
+            out.push_str(&format!(" of {}", safe(&hit.file)));
+        }
         out.push_str(&format!(": {}", safe(&hit.why)));
     }
     out.push('\n');
@@ -443,10 +507,11 @@ fn shown(one: &Explained, paint: Paint) -> String {
         let kinds = mask.kinds.iter().map(|k| format!("{k} found in text"));
         let what: Vec<_> = columns.chain(kinds).collect();
         out.push_str(&safe(&format!(
-            "mask: {} by {} ({})",
+            "mask: {} by {} ({}, {})",
             what.join(", "),
             mask.method,
-            mask.rule
+            mask.rule,
+            mask.file
         )));
         out.push('\n');
     }

@@ -13,7 +13,8 @@ use super::capture::places::Places;
 use super::table::{Paint, Table, bytes, json, print, safe, span};
 use crate::config::Config;
 use crate::control::protocol::Op;
-use crate::control::{Client, RecordStatus, Status};
+use crate::control::{CentralStatus, Client, RecordStatus, Status};
+use crate::record::terminal::local_time;
 
 /// The state of the running daemon at one glance.
 #[derive(Debug, Args)]
@@ -77,6 +78,9 @@ fn render(s: &Status, paint: Paint) -> String {
         s.live_sessions, s.held, s.grants
     );
     let _ = writeln!(out, "policy     {}, {} rules", safe(&s.policy.version), s.policy.rules);
+    if let Some(central) = &s.policy.central {
+        let _ = writeln!(out, "central    {}", from_centre(central));
+    }
     let _ = writeln!(out, "record     {}", record(&s.record));
     if let Some(ship) = &s.ship {
         let _ = writeln!(out, "collector  {}", super::ship::line(ship));
@@ -107,6 +111,20 @@ fn render(s: &Status, paint: Paint) -> String {
     }
     out.push('\n');
     out + &table.render(paint)
+}
+
+/// Policies of the centre.
+fn from_centre(c: &CentralStatus) -> String {
+    let since = c.since_us.map(|us| format!(", since {}", local_time(us))).unwrap_or_default();
+    match (c.version, c.in_force) {
+        (0, _) => "no version yet: this host's own policies alone".into(),
+        (version, false) => {
+            format!("withdrawn by version {version}{since}: this host's own policies alone")
+        }
+        (version, true) => {
+            format!("version {version}, {} rules, SHA-256 {:.16}…{since}", c.rules, safe(&c.sha256))
+        }
+    }
 }
 
 fn record(r: &RecordStatus) -> String {
@@ -143,6 +161,14 @@ fn alarms(s: &Status) -> Vec<String> {
     }
     if let Some(why) = &s.policy.reload_error {
         all.push(format!("POLICY RELOAD FAILED, the rules before it stay in force: {why}"));
+    }
+    if let Some((central, why)) =
+        s.policy.central.as_ref().and_then(|c| Some((c, c.error.as_ref()?)))
+    {
+        let which = central.refused.map(|v| format!(" (version {v})")).unwrap_or_default();
+        all.push(format!(
+            "POLICIES OF THE CENTRE{which} ARE NOT IN FORCE, what was before stays: {why}"
+        ));
     }
     let r = &s.record;
     if r.refusing.is_none()
@@ -213,7 +239,7 @@ mod tests {
     #[test]
     fn observe_mode_a_refusing_store_and_a_missing_listener_are_loud() {
         type Change = fn(&mut Status);
-        let cases: [(Change, &str, bool); 7] = [
+        let cases: [(Change, &str, bool); 8] = [
             (|s| s.services[0].mode = "observe".into(), "IN OBSERVE MODE", true),
             (|s| s.services[0].listening = false, "HAS NO LISTENER", false),
             (
@@ -224,6 +250,15 @@ mod tests {
             (|s| s.record.bytes = 80, "80 % full", true),
             (|s| s.policy.reload_error = Some("a.toml:3".into()), "a.toml:3", true),
             (|s| s.issuers[0].error = Some("timeout".into()), "issuer okta", true),
+            (
+                |s| {
+                    let error = Some("central:8/a.toml:3: no".into());
+                    let central = CentralStatus { error, refused: Some(8), ..Default::default() };
+                    s.policy.central = Some(central);
+                },
+                "POLICIES OF THE CENTRE (version 8) ARE NOT IN FORCE",
+                true,
+            ),
             (
                 |s| {
                     let problem = Some("revoked".into());

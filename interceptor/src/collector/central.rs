@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/001-certificates.sql"),
     include_str!("migrations/002-forwards.sql"),
     include_str!("migrations/003-retention.sql"),
+    include_str!("migrations/004-policies.sql"),
 ];
 /// Most writes in one transaction.
 const GROUP: usize = 512;

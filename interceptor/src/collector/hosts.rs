@@ -16,6 +16,7 @@ use super::audit::{self, Who};
 use super::authority::{self, Issued};
 use super::error::CollectorError;
 use super::http::Peer;
+use super::policies::hosts::OnHost;
 use super::refuse::Refuse;
 use super::wire::{self, ENROL_DOMAIN};
 use super::{Change, Collector, codes};
@@ -73,6 +74,8 @@ pub struct Listed {
     pub status: Option<serde_json::Value>,
     /// Sessions of it that run.
     pub live: i64,
+    /// Policies from here, as it said last.
+    pub policies: OnHost,
 }
 
 impl Listed {
@@ -254,12 +257,14 @@ pub(super) fn keep(db: &Connection, host: i64, issued: &Issued) -> Result<(), Co
 /// All hosts by name, those that are revoked last.
 pub fn list(db: &Connection) -> Result<Vec<Listed>, CollectorError> {
     let read = || -> rusqlite::Result<Vec<Listed>> {
-        db.prepare_cached(
-            "SELECT id, name, fingerprint, enrolled_us, revoked_us, certificate_until_us, \
-             seen_us, version, ledger_idx, events, problem, status, (SELECT count(*) FROM \
-             sessions s WHERE s.host = h.id AND s.closed_us IS NULL AND s.sealed IS NULL) \
-             FROM hosts h ORDER BY revoked_us IS NOT NULL, name, id",
-        )?
+        db.prepare_cached(&format!(
+            "SELECT h.id, h.name, h.fingerprint, h.enrolled_us, h.revoked_us, \
+             h.certificate_until_us, h.seen_us, h.version, h.ledger_idx, h.events, h.problem, \
+             h.status, (SELECT count(*) FROM sessions s WHERE s.host = h.id AND s.closed_us IS \
+             NULL AND s.sealed IS NULL), {} FROM hosts h LEFT JOIN host_policies p \
+             ON p.host = h.id ORDER BY h.revoked_us IS NOT NULL, h.name, h.id",
+            OnHost::COLUMNS
+        ))?
         .query_map([], |r| {
             let status: Option<String> = r.get(11)?;
             Ok(Listed {
@@ -276,6 +281,7 @@ pub fn list(db: &Connection) -> Result<Vec<Listed>, CollectorError> {
                 problem: r.get(10)?,
                 status: status.and_then(|s| serde_json::from_str(&s).ok()),
                 live: r.get(12)?,
+                policies: OnHost::read(r, 13)?,
             })
         })?
         .collect()

@@ -19,6 +19,8 @@ pub enum Change {
     Host(i64),
     /// There is an order for a host.
     Order(i64),
+    /// A version of policies was published.
+    Policies,
 }
 
 /// Where changes are told.

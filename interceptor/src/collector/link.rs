@@ -18,6 +18,7 @@ use super::error::CollectorError;
 use super::holds::{self, HoldsError};
 use super::hosts::Known;
 use super::orders::{self, HostId};
+use super::policies;
 use super::tokens::{self, ReserveError};
 use crate::approval::MAX_HELD_BYTES;
 use crate::ship::wire::{Done, Orders, Raise, ReserveAnswer, ReserveToken, Withdrawal};
@@ -37,6 +38,7 @@ pub fn routes(collector: &Arc<Collector>) -> Router {
         .route("/host/v1/orders/{seq}/done", post(done))
         .route("/host/v1/holds/{id}", delete(withdraw))
         .route("/host/v1/tokens/reserve", post(reserve))
+        .merge(policies::offer::routes())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .merge(
             Router::new()
@@ -68,6 +70,7 @@ pub async fn run(collector: Arc<Collector>) {
     tokio::join!(
         holds::expire(Arc::clone(&collector)),
         super::webhooks::deliver(Arc::clone(&collector)),
+        policies::offer::watch(Arc::clone(&collector)),
         sweep
     );
 }
@@ -118,7 +121,7 @@ impl IntoResponse for No {
     }
 }
 
-fn host_id(known: Known) -> HostId {
+pub(super) fn host_id(known: Known) -> HostId {
     let Known(host) = known;
     HostId { id: host.id, fingerprint: host.fingerprint, name: host.name }
 }
@@ -162,13 +165,15 @@ struct After {
     /// The start of the collector that the host knows; another is told at once.
     #[serde(default)]
     instance: String,
+    /// The newest version of policies that a host knows which takes them.
+    policies: Option<u64>,
 }
 
 /// Answers at once when there is something, else when there is, or after a while.
 async fn poll(
     State(collector): State<Arc<Collector>>,
     known: Known,
-    Query(After { after, boot, instance }): Query<After>,
+    Query(After { after, boot, instance, policies: seen }): Query<After>,
 ) -> Result<Json<Orders>, No> {
     let host = host_id(known);
     let id = host.id;
@@ -177,10 +182,15 @@ async fn poll(
     holds::new_boot(&collector, host, &boot).await?;
     let until = Instant::now() + POLL;
     loop {
-        let orders = collector.central.read(move |db| orders::after(db, id, after)).await?;
+        let look = move |db: &_| {
+            let newest = seen.map(|_| policies::newest(db)).transpose()?;
+            Ok::<_, CollectorError>((orders::after(db, id, after)?, newest))
+        };
+        let (orders, newest) = collector.central.read(look).await?;
         let over = Instant::now() >= until || instance != collector.held.instance;
-        if !orders.is_empty() || over {
-            return Ok(Json(Orders { instance: collector.held.instance.clone(), orders }));
+        if !orders.is_empty() || over || newest > seen {
+            let instance = collector.held.instance.clone();
+            return Ok(Json(Orders { instance, orders, policies: newest }));
         }
         let _ = timeout_at(until, bell.changed()).await;
     }

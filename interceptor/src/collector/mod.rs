@@ -30,6 +30,7 @@ mod keys;
 pub mod link;
 pub mod log;
 pub mod orders;
+pub mod policies;
 pub mod prove;
 mod refuse;
 pub mod replica;
@@ -45,6 +46,8 @@ pub mod wire;
 mod decision_tests;
 #[cfg(test)]
 mod link_tests;
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod ship_tests;

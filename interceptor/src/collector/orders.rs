@@ -87,6 +87,12 @@ impl Bells {
         all.entry(host).or_insert_with(|| watch::channel(0).0).subscribe()
     }
 
+    /// There may be something for everybody.
+    pub(super) fn ring_all(&self) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().for_each(|bell| bell.send_modify(|n| *n += 1));
+    }
+
     fn ring(&self, host: i64) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bell) = all.get(&host) {

@@ -17,9 +17,13 @@ use super::orders::HostId;
 use super::wire::{ENROL_DOMAIN, Enrol};
 use super::{Collector, Person, Role, Server, codes, holds, hosts};
 use crate::approval::{Approvals, HoldAsk, HoldSummary};
+use crate::control::CentralStatus;
 use crate::identity::Identity;
-use crate::record::{HostKey, now_us};
+use crate::record::{HostKey, PublicKey, now_us};
 use crate::session::live::Registry;
+use crate::session::policies::Policies;
+use crate::ship::centre::{Centre, apply};
+use crate::ship::kept::Kept;
 use crate::ship::line::Line;
 use crate::ship::link::Link;
 use crate::ship::orders::OrderBook;
@@ -135,7 +139,7 @@ impl Bed {
         let (host, issued) = hosts::enrol(&self.collector, request).await.unwrap();
         let pem = issued.pem + &tls.serialize_pem();
         let id = HostId { id: host.id, fingerprint: host.fingerprint, name: host.name };
-        Host { id, dir, pem, link: JoinSet::new(), parts: None }
+        Host { id, dir, pem, link: JoinSet::new(), parts: None, takes: false, running: None }
     }
 }
 
@@ -146,6 +150,8 @@ pub struct Host {
     pem: String,
     link: JoinSet<()>,
     parts: Option<Arc<Remote>>,
+    takes: bool,
+    running: Option<Arc<Policies>>,
 }
 
 const HOST: &str = "[[issuer]]\nname = 'okta'\nurl = 'https://e.okta.com/oauth2/default'\n";
@@ -182,11 +188,59 @@ impl Host {
             config: Arc::new(config),
         });
         self.parts = Some(Arc::clone(&remote));
-        let link = Link::new(self.line(bed), Arc::clone(&remote), local_approvers);
         let public = *bed.collector.keys.public();
+        let (policies, kept) = self.policies(public);
+        let line = self.line(bed);
+        let takes = kept.is_some();
+        let centre = Centre::new(Arc::clone(&line), policies, takes, Box::new(|_| {}));
+        let link = Link::new(line, Arc::clone(&remote), centre, local_approvers);
         let book = OrderBook::open(&self.dir, public, &self.id.fingerprint).unwrap();
-        self.link.spawn(link.run(book));
+        self.link.spawn(link.run(book, kept));
         remote
+    }
+
+    /// Its own rules are these from the next start on, and it takes those of the centre.
+    pub fn takes(&mut self, rules: &str) {
+        let dir = self.dir.join("policies");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("own.toml"), rules).unwrap();
+        self.takes = true;
+    }
+
+    /// Its policies as they are after a start: with what is kept on disk.
+    fn policies(&mut self, key: PublicKey) -> (Arc<Policies>, Option<Kept>) {
+        let dir = self.dir.join("policies");
+        std::fs::create_dir_all(&dir).unwrap();
+        let policies = Arc::new(Policies::open(dir).unwrap());
+        let kept = self.takes.then(|| Kept::open(&self.dir, key).unwrap());
+        let kept = kept.map(|(kept, in_force)| {
+            policies.note_central(CentralStatus::default());
+            if let Some(in_force) = in_force {
+                apply(&policies, &in_force);
+            }
+            kept
+        });
+        self.running = Some(Arc::clone(&policies));
+        (policies, kept)
+    }
+
+    /// The policies in force; those of a start without a collector where none was connected.
+    pub fn running(&mut self, bed: &Bed) -> Arc<Policies> {
+        if self.running.is_none() {
+            self.policies(*bed.collector.keys.public());
+        }
+        Arc::clone(self.running.as_ref().unwrap())
+    }
+
+    /// The daemon stops; what is on disk stays.
+    pub fn stop(&mut self) {
+        self.link = JoinSet::new();
+        (self.parts, self.running) = (None, None);
+    }
+
+    /// Where it keeps what came from the collector.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
     }
 }
 

@@ -13,8 +13,8 @@ mod server;
 
 pub use client::{Client, ClientError};
 pub use protocol::{
-    Answer, ControlError, Drained, IssuerStatus, LiveSession, PolicyStatus, RecordStatus,
-    ServiceStatus, ShipStatus, Status,
+    Answer, CentralStatus, ControlError, Drained, IssuerStatus, LiveSession, PolicyStatus,
+    RecordStatus, ServiceStatus, ShipStatus, Status,
 };
 pub use server::{ControlHandler, Server, ServerError};
 

@@ -279,6 +279,29 @@ pub struct PolicyStatus {
     pub loaded_us: i64,
     /// Why the newest files are not in force, when the last reload failed.
     pub reload_error: Option<String>,
+    /// What the centre has to do with it; absent where this host takes nothing from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub central: Option<CentralStatus>,
+}
+
+/// Policies from the centre on a host that takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CentralStatus {
+    /// The newest version that was taken; 0 before the first.
+    pub version: u64,
+    /// Its rules are in force; false before the first version and after a withdrawal.
+    pub in_force: bool,
+    /// Digest of its files, hex.
+    pub sha256: String,
+    /// How many rules it has.
+    pub rules: u64,
+    /// When this host took it, microseconds since the Unix epoch.
+    pub since_us: Option<i64>,
+    /// Why a newer version is not in force.
+    pub error: Option<String>,
+    /// That newer version, where it is known.
+    pub refused: Option<u64>,
 }
 
 /// One issuer in [`Status`].

@@ -69,8 +69,27 @@ impl PolicySet {
             say_unsafe(rule, &mut say);
         }
         self.nobody_connects(&mut found);
+        self.same_names(&mut found);
         found.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         found
+    }
+
+    /// A name that stands here and in the centre: allowed, since neither side may keep the other
+    /// from being loaded, but hard to read in a record.
+    fn same_names(&self, found: &mut Vec<Warning>) {
+        let of_host = |name: &str| self.rules.iter().find(|r| !r.central && r.name == name);
+        for rule in self.rules.iter().filter(|r| r.central) {
+            let Some(own) = of_host(&rule.name) else { continue };
+            found.push(Warning {
+                file: own.file.to_string(),
+                line: own.line,
+                rule: own.name.clone(),
+                message: format!(
+                    "{}:{} from the centre has the same name; both are in force",
+                    rule.file, rule.line
+                ),
+            });
+        }
     }
 
     fn nobody_connects(&self, found: &mut Vec<Warning>) {

@@ -5,6 +5,7 @@
 //! rules may share the work, because each covers only what a request it allows alone could do:
 //! a table that is written must be covered by one rule that also covers the way it is written.
 
+use super::central;
 use super::facts::{ColumnName, Name, SqlFacts, StatementClass};
 use super::model::{Classes, DML, Matchers, NAMED_ONLY, Rule};
 use super::pattern::NamePattern;
@@ -72,7 +73,8 @@ impl<'a> Coverage<'a> {
         let m = &rule.when;
         let covers = m.statement.unwrap_or(Classes::ANY).covers(f);
         let content = content(self.bits) | self.reading | self.planned;
-        let way = Way { m, f, covers, bits: self.bits, content, writing: self.writing };
+        let central = rule.central;
+        let way = Way { m, f, covers, bits: self.bits, content, writing: self.writing, central };
         let reads: Vec<bool> = f.tables_read.iter().map(|t| way.reads(t)).collect();
         let writes: Vec<bool> = f.tables_written.iter().map(|t| way.writes(t)).collect();
         let columns: Vec<bool> = f.columns_read.iter().map(|c| way.column(c, false)).collect();
@@ -239,6 +241,8 @@ struct Way<'a> {
     /// The classes that read and call.
     content: u32,
     writing: u32,
+    /// Whether the rule came from the centre.
+    central: bool,
 }
 
 impl Way<'_> {
@@ -295,7 +299,9 @@ impl Way<'_> {
     }
 
     fn function(&self, name: &Name) -> bool {
-        self.covers & self.content != 0 && fits(self.m.functions.as_ref(), name)
+        self.covers & self.content != 0
+            && fits(self.m.functions.as_ref(), name)
+            && (!self.central || central::may_call(self.m, name))
     }
 }
 

@@ -48,7 +48,8 @@ impl PolicySet {
         };
         let mut rules: Vec<RuleNote> = Vec::new();
         for hit in verdict.rules.iter().filter(|h| h.rule != DEFAULT_DENY) {
-            let line = self.rules.iter().find(|r| r.name == hit.rule).map_or(0, |r| r.line);
+            let is = |r: &&Rule| r.name == hit.rule && *r.file == *hit.file;
+            let line = self.rules.iter().find(is).map_or(0, |r| r.line);
             rules.push(RuleNote {
                 rule: hit.rule.clone(),
                 file: hit.file.clone(),
@@ -59,7 +60,7 @@ impl PolicySet {
             });
         }
         for rule in self.rules.iter().filter(|r| r.on == on) {
-            if rules.iter().any(|n| n.rule == rule.name) {
+            if rules.iter().any(|n| n.rule == rule.name && *n.file == *rule.file) {
                 continue;
             }
             rules.push(RuleNote {

@@ -28,6 +28,7 @@ pub struct PolicySet {
     request: Index,
     connect: Index,
     version: String,
+    central: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -104,12 +105,28 @@ impl PolicySet {
         }
         // Names are unique, so the order of files is forgotten here.
         rules.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self {
+        Ok(Self::joined(rules, version(sources), None))
+    }
+
+    /// A set of rules that were read.
+    pub(super) fn joined(rules: Vec<Rule>, version: String, central: Option<u64>) -> Self {
+        Self {
             request: Index::of(&rules, On::Request),
             connect: Index::of(&rules, On::Connect),
-            version: version(sources),
+            version,
+            central,
             rules,
-        })
+        }
+    }
+
+    /// The same as a version of the centre.
+    pub(super) fn numbered(self, version: u64) -> Self {
+        Self { central: Some(version), ..self }
+    }
+
+    /// The version of the centre whose rules are in it.
+    pub fn central_version(&self) -> Option<u64> {
+        self.central
     }
 
     /// A short digest of what the files say.

@@ -5,6 +5,7 @@
 //! never matters, and what no rule allows is denied. This module reads files and judges; it
 //! must never reach for a connection, a clock of its own or a store.
 
+mod central;
 mod check;
 mod classify;
 mod condition;
@@ -24,6 +25,7 @@ mod text;
 mod time;
 pub mod verdict;
 
+pub use central::source_name;
 pub use check::Warning;
 pub use explain::{Explanation, RuleNote};
 pub use facts::{Ask, ColumnName, Name, SqlFacts, SshClass, SshFacts, StatementClass, Subject};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::Regex;
 
+use super::central;
 use super::condition::Condition;
 use super::facts::{SqlFacts, StatementClass};
 use super::pattern::{ColumnPattern, NamePattern, Pattern};
@@ -45,6 +46,8 @@ pub(super) struct Rule {
     pub about: About,
     /// Marks what it lets through as no text.
     pub binary: bool,
+    /// It came from the centre, not from a file of this host.
+    pub central: bool,
 }
 
 impl Rule {
@@ -54,9 +57,12 @@ impl Rule {
     }
 
     /// Whether it can let a request through, with or without a human. Nested actors never
-    /// open a way, so a rule that looks at them cannot.
+    /// open a way, so a rule that looks at them cannot; nor can one from the centre about what
+    /// this host's rules could not see into.
     pub fn can_cover(&self) -> bool {
-        matches!(self.effect, Some(Effect::Allow | Effect::Hold)) && self.when.actors.is_none()
+        matches!(self.effect, Some(Effect::Allow | Effect::Hold))
+            && self.when.actors.is_none()
+            && !(self.central && central::is_opaque(self))
     }
 }
 

@@ -88,7 +88,8 @@ pub(super) fn read(file: &Arc<str>, mut fields: Fields<'_>) -> Read<Rule> {
     let rule = Rule {
         about: about(&fields, &when, &not)?,
         binary: fields.get("binary").map(|n| n.bool()).transpose()?.unwrap_or_default(),
-        masks: masks(&name, &fields)?,
+        masks: masks(&name, file, &fields)?,
+        central: false,
         name,
         file: file.clone(),
         line,
@@ -179,7 +180,7 @@ fn timeout(fields: &Fields<'_>) -> Read<Option<std::time::Duration>> {
         .map_err(|_| node.err("a length of time such as \"5m\""))
 }
 
-fn masks(rule: &str, fields: &Fields<'_>) -> Read<Vec<Arc<MaskRule>>> {
+fn masks(rule: &str, file: &Arc<str>, fields: &Fields<'_>) -> Read<Vec<Arc<MaskRule>>> {
     let Some(node) = fields.get("masks") else { return Ok(Vec::new()) };
     node.list()
         .iter()
@@ -209,7 +210,14 @@ fn masks(rule: &str, fields: &Fields<'_>) -> Read<Vec<Arc<MaskRule>>> {
                     _ => return Err(node.err("\"deny\" or \"hold\"")),
                 },
             };
-            Ok(Arc::new(MaskRule { rule: rule.to_owned(), columns, kinds, method, binary }))
+            Ok(Arc::new(MaskRule {
+                rule: rule.to_owned(),
+                file: Arc::clone(file),
+                columns,
+                kinds,
+                method,
+                binary,
+            }))
         })
         .collect()
 }

@@ -9,6 +9,8 @@ use serde_json::json;
 use super::testing::{SqlClassifier, claims_from, plain_agent, read_tests};
 use super::*;
 
+mod central;
+
 fn source(name: &str, text: &str) -> Source {
     Source { name: name.into(), text: text.into() }
 }

@@ -146,6 +146,8 @@ impl Stream {
 pub struct MaskRule {
     /// The rule's name.
     pub rule: String,
+    /// The file it stands in.
+    pub file: Arc<str>,
     /// The columns it names.
     pub columns: Vec<ColumnPattern>,
     /// The kinds of data it has looked for in results.
@@ -260,11 +262,6 @@ impl Verdict {
         self.effect = Effect::Deny;
         self.message = None;
         self.hold = None;
-    }
-
-    /// The file of a rule that took part.
-    pub(super) fn file_of(&self, rule: &str) -> String {
-        self.rules.iter().find(|h| h.rule == rule).map_or_else(String::new, |h| h.file.clone())
     }
 
     /// Name of the rule that decided, for messages to the agent.

@@ -68,6 +68,11 @@ fn sql(action: &'static str) -> impl FnOnce(rusqlite::Error) -> RecordError {
     RecordError::sqlite(action)
 }
 
+/// Whether a session of a replica was deleted; asked of any connection to it.
+pub(crate) fn is_buried(db: &Connection, number: u64) -> rusqlite::Result<bool> {
+    tombstone(db, number).map(|stone| stone.is_some())
+}
+
 /// The tombstone of a session. Replicas that were never opened by this version have none.
 fn tombstone(db: &Connection, number: u64) -> rusqlite::Result<Option<Tombstone>> {
     if !has_table(db)? {

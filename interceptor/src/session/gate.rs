@@ -2,11 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use ulid::Ulid;
 
 use crate::approval::Approvals;
@@ -19,11 +17,15 @@ use crate::policy::sql::Analyzer;
 use crate::present::Presented;
 use crate::record::event::Opening;
 use crate::record::{HmacKey, Recorder, now_us};
+use crate::ship::centre;
+use crate::ship::kept::Kept;
 
 use super::catalogs::Catalogs;
 use super::live::Registry;
 use super::log::Log;
 use super::metrics::Metrics;
+use super::policies::Policies;
+use super::sql::warn_of_missing_columns;
 use super::{Arrived, Refused, RefusedKind, Session};
 
 /// What all sessions share.
@@ -34,7 +36,8 @@ pub struct Gate {
     pub(super) identity: Arc<Identity>,
     /// Tokens that were presented beforehand, and tickets.
     pub presented: Arc<Presented>,
-    policies: ArcSwap<PolicySet>,
+    /// The policies in force and where they come from.
+    pub policies: Arc<Policies>,
     pub(super) analyzer: Arc<Analyzer>,
     /// The store.
     pub recorder: Arc<Recorder>,
@@ -68,7 +71,7 @@ impl Gate {
         std::fs::create_dir_all(state)?;
         let hash_key = Arc::new(HashKey::open(state)?);
         let hmac = Arc::new(HmacKey::open(state)?);
-        let policies = PolicySet::load(&config.paths.policies)?;
+        let policies = open_policies(&config)?;
         let recorder = Recorder::open(&config)?;
         let identity = Identity::open(&config).await?;
         let approvals = Approvals::new(&config);
@@ -80,7 +83,7 @@ impl Gate {
             services,
             identity,
             presented: Arc::default(),
-            policies: ArcSwap::from_pointee(policies),
+            policies,
             analyzer: Arc::new(Analyzer::new(2)),
             recorder,
             approvals,
@@ -103,20 +106,14 @@ impl Gate {
 
     /// The policies in force.
     pub fn policies(&self) -> Arc<PolicySet> {
-        self.policies.load_full()
+        self.policies.running()
     }
 
-    /// Where the policies come from.
-    pub fn policy_dir(&self) -> &PathBuf {
-        &self.config.paths.policies
-    }
-
-    /// Reads the policies anew: all or nothing. Running sessions follow at their next request.
-    pub fn reload_policies(&self) -> Result<String, crate::policy::PolicyErrors> {
-        let loaded = PolicySet::load(&self.config.paths.policies)?;
-        let version = loaded.version().to_owned();
-        self.policies.store(Arc::new(loaded));
-        Ok(version)
+    /// Logs what masks of a set that came into force miss in the catalogs that are known.
+    pub fn look_at_masks(&self, policies: &PolicySet) {
+        for ((service, database), snapshot) in self.catalogs.all() {
+            warn_of_missing_columns(policies, &service, &database, &snapshot.catalog);
+        }
     }
 
     /// Gives the gate the opened pins, once, for connections of the daemon's own.
@@ -193,4 +190,20 @@ impl Gate {
             state: Arrived,
         })
     }
+}
+
+/// This host's policies, and those of the centre that it took last where it takes any.
+fn open_policies(config: &Config) -> anyhow::Result<Arc<Policies>> {
+    let directory = config.paths.policies.clone();
+    let takes = config.ship.as_ref().is_some_and(|s| s.central_policies);
+    let kept = Kept::of(config)?.and_then(|(_, in_force)| in_force);
+    let policies = Policies::open(directory)?;
+    if takes {
+        policies.note_central(crate::control::CentralStatus::default());
+    }
+    if let Some(in_force) = kept {
+        centre::apply(&policies, &in_force);
+        tracing::info!(version = in_force.bundle.version, "policies of the centre, as kept");
+    }
+    Ok(Arc::new(policies))
 }

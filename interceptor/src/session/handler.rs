@@ -14,7 +14,6 @@ use crate::control::protocol::{
 use crate::record::now_us;
 use crate::ship::Shipping;
 
-use super::sql::warn_of_missing_columns;
 use super::{Ending, Gate, Target};
 
 /// Answers for a gate.
@@ -43,18 +42,15 @@ impl Handler {
 
     /// Reads the policies anew; on an error the old ones stay in force.
     pub fn reload(&self) -> Result<PolicyStatus, String> {
-        let outcome = self.gate.reload_policies();
+        let outcome = self.gate.policies.reload();
         let mut error = self.reload_error.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok(version) => {
+            Ok(policies) => {
                 *error = None;
                 drop(error);
                 self.loaded_us.store(now_us(), Ordering::Relaxed);
-                tracing::info!(version, "policies loaded");
-                let policies = self.gate.policies();
-                for ((service, database), snapshot) in self.gate.catalogs.all() {
-                    warn_of_missing_columns(&policies, &service, &database, &snapshot.catalog);
-                }
+                tracing::info!(version = policies.version(), "policies loaded");
+                self.gate.look_at_masks(&policies);
                 Ok(self.policy())
             }
             Err(errors) => {
@@ -73,6 +69,7 @@ impl Handler {
             rules: policies.len() as u64,
             loaded_us: self.loaded_us.load(Ordering::Relaxed),
             reload_error: self.reload_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            central: self.gate.policies.central(),
         }
     }
 

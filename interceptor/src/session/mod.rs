@@ -13,6 +13,7 @@ pub mod hold;
 pub mod live;
 pub mod log;
 pub mod metrics;
+pub mod policies;
 mod prove;
 pub mod sql;
 pub mod ssh;

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::identity::https::chain;
 
 /// Largest answer that is read.
-const MAX_ANSWER: usize = 8 << 20;
+pub(super) const MAX_ANSWER: usize = 8 << 20;
 
 /// Why the collector gave no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

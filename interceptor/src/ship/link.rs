@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
+use super::centre::Centre;
+use super::kept::Kept;
 use super::line::{Line, LineError};
 use super::orders::{OrderBook, OrderError};
 use super::remote::Remote;
@@ -57,6 +59,7 @@ struct Contact {
 pub struct Link {
     line: Arc<Line>,
     remote: Arc<Remote>,
+    centre: Arc<Centre>,
     collector: String,
     local_approvers: bool,
     /// Drawn anew at every start: what an earlier start raised does not wait any more.
@@ -68,12 +71,18 @@ pub struct Link {
 
 impl Link {
     /// A line that is not up yet. Until it is known to be down, the collector decides.
-    pub fn new(line: Arc<Line>, remote: Arc<Remote>, local_approvers: bool) -> Arc<Self> {
+    pub fn new(
+        line: Arc<Line>,
+        remote: Arc<Remote>,
+        centre: Arc<Centre>,
+        local_approvers: bool,
+    ) -> Arc<Self> {
         let collector = line.collector().to_owned();
         remote.approvals.set_authority(Authority::Collector { collector: collector.clone() });
         Arc::new(Self {
             line,
             remote,
+            centre,
             collector,
             local_approvers,
             boot: ulid::Ulid::new().to_string(),
@@ -83,13 +92,14 @@ impl Link {
     }
 
     /// Keeps the line up for as long as the daemon runs; never returns.
-    pub async fn run(self: Arc<Self>, book: OrderBook) {
+    pub async fn run(self: Arc<Self>, book: OrderBook, kept: Option<Kept>) {
         let (done, results) = mpsc::channel(1024);
         tokio::join!(
             self.orders(book, done),
             self.report(results),
             self.holds(),
-            self.watch_line()
+            self.watch_line(),
+            self.centre.run(kept, self.instance.subscribe())
         );
     }
 
@@ -157,8 +167,11 @@ impl Link {
         let mut after = book.last();
         loop {
             let instance = self.instance.borrow().clone();
-            let path =
+            let mut path =
                 format!("/host/v1/orders?after={after}&boot={}&instance={instance}", self.boot);
+            if let Some(newest) = self.centre.newest() {
+                path.push_str(&format!("&policies={newest}"));
+            }
             match self.line.get_json::<Orders>(&path, POLL).await {
                 Ok(answer) => {
                     pause = FIRST_PAUSE;
@@ -168,6 +181,9 @@ impl Link {
                         known.clone_from(&answer.instance);
                         new
                     });
+                    if let Some(newest) = answer.policies {
+                        self.centre.hint(newest);
+                    }
                     for signed in &answer.orders {
                         after = after.max(signed.seq);
                         // Its number goes to the disk, which may take a moment.

@@ -5,9 +5,12 @@
 //! not acknowledged, or act on an order whose signature, host, age or number is wrong.
 
 mod acknowledged;
+pub mod bundle;
+pub mod centre;
 pub mod client;
 mod enrol;
 mod identity;
+pub mod kept;
 pub mod line;
 pub mod link;
 pub mod orders;

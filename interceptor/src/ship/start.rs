@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::centre::Centre;
 use super::client;
 use super::identity::Identity;
+use super::kept::Kept;
 use super::line::{Line, LineError};
 use super::link::Link;
 use super::orders::OrderBook;
@@ -30,11 +32,14 @@ pub struct Starting {
     remote: Arc<Remote>,
     open: mpsc::Receiver<ReserveToken>,
     fingerprint: String,
+    /// Whether policies of the centre are taken.
+    takes: bool,
+    gate: Arc<Gate>,
 }
 
 /// Prepares the line of a daemon; `None` where no collector is configured. From here on tokens
 /// are reserved and requests decided at the collector, whether it answers or not.
-pub fn prepare(gate: &Gate) -> Option<Starting> {
+pub fn prepare(gate: &Arc<Gate>) -> Option<Starting> {
     let config = &gate.config;
     let ship = config.ship.as_ref()?;
     let line = Arc::new(Line::new(&ship.collector));
@@ -50,16 +55,21 @@ pub fn prepare(gate: &Gate) -> Option<Starting> {
     };
     let (fleet, open) = Fleet::new(Arc::clone(&line), config, default);
     gate.identity().reserve_at(fleet);
-    let link = Link::new(Arc::clone(&line), Arc::clone(&remote), ship.local_approvers);
+    let takes = ship.central_policies;
+    let seen = Arc::clone(gate);
+    let applied = Box::new(move |policies: &_| seen.look_at_masks(policies));
+    let centre = Centre::new(Arc::clone(&line), Arc::clone(&gate.policies), takes, applied);
+    let link = Link::new(Arc::clone(&line), Arc::clone(&remote), centre, ship.local_approvers);
     let fingerprint = gate.recorder.public_key().fingerprint_hex();
     let dir = ship.state(&config.paths);
-    Some(Starting { dir, line, link, remote, open, fingerprint })
+    let gate = Arc::clone(gate);
+    Some(Starting { dir, line, link, remote, open, fingerprint, takes, gate })
 }
 
 impl Starting {
     /// Keeps the line up for as long as the daemon runs; never returns.
     pub async fn run(self) {
-        let Self { dir, line, link, remote, open, fingerprint } = self;
+        let Self { dir, line, link, remote, open, fingerprint, takes, gate } = self;
         let settling = tokio::spawn(settle(Arc::clone(&line), remote, open));
         let identity = enrolled(&dir, &line, &link).await;
         let book = loop {
@@ -75,7 +85,8 @@ impl Starting {
                 }
             }
         };
-        tokio::join!(link.run(book), renewed(&dir, &line, identity.life.1));
+        let kept = if takes { keeping(&dir, &identity, &gate) } else { None };
+        tokio::join!(link.run(book, kept), renewed(&dir, &line, identity.life.1));
         settling.abort();
     }
 }
@@ -111,6 +122,27 @@ async fn renewed(dir: &std::path::Path, line: &Line, mut until: SystemTime) {
             },
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "the certificate for the collector"),
+        }
+    }
+}
+
+/// What is kept of the centre's policies. A host that was enrolled after its start brings it
+/// into force here.
+fn keeping(dir: &std::path::Path, identity: &Identity, gate: &Gate) -> Option<Kept> {
+    let opened = identity.collector_key().and_then(|key| Kept::open(dir, key));
+    match opened {
+        Ok((kept, in_force)) => {
+            if let Some(in_force) = in_force {
+                super::centre::apply(&gate.policies, &in_force);
+            }
+            Some(kept)
+        }
+        Err(error) => {
+            tracing::error!(%error, "ALERT: no policies of the centre are taken");
+            let error = Some(error.to_string());
+            let status = gate.policies.central().unwrap_or_default();
+            gate.policies.note_central(crate::control::CentralStatus { error, ..status });
+            None
         }
     }
 }

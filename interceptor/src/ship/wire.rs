@@ -180,6 +180,9 @@ pub struct Orders {
     pub instance: String,
     /// What is new, oldest first.
     pub orders: Vec<SignedOrder>,
+    /// The newest version of the policies of the centre, for a host that takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<u64>,
 }
 
 /// What became of an order.

@@ -221,6 +221,7 @@ async function withoutScript() {
   for (const [path, selector] of [
     ['/sessions', '.list tbody tr'], [`/sessions/${asked.database}`, '.entries .stmt'],
     [`/sessions/${asked.terminal}`, '.entries .out'], ['/hosts', '.host dl'], ['/approvals', 'h1'],
+    ['/policies', '.list tbody tr'], ['/policies/1', 'pre'],
   ]) {
     where = `${path} without script`;
     await page.goto(asked.origin + path);
@@ -234,6 +235,7 @@ try {
     ['sessions', '/sessions'], ['session', `/sessions/${asked.database}`],
     ['terminal', `/sessions/${asked.terminal}`], ['play', `/sessions/${asked.terminal}/play`],
     ['play-db', `/sessions/${asked.database}/play`], ['hosts', '/hosts'], ['approvals', '/approvals'],
+    ['policies', '/policies'], ['policy', '/policies/1'],
     ...(asked.holds || []).slice(0, 1).map((id) => ['approval', `/approvals/${encodeURIComponent(id)}`]),
     ['missing', MISSING], ['nothing', '/sessions?q=nowhere-to-be-found&agent=billing-bot'],
   ];

@@ -139,7 +139,7 @@ async fn nothing_recorded_acts_on_a_page() {
 }
 
 /// Every attribute of every tag is one that our templates write.
-fn only_our_markup(path: &str, text: &str) {
+pub fn only_our_markup(path: &str, text: &str) {
     for tag in text.split('<').skip(1) {
         let tag = tag.split('>').next().unwrap();
         for attribute in tag.split_whitespace().skip(1) {
@@ -242,7 +242,10 @@ async fn without_a_role_and_without_a_login_nothing_is_seen() {
         format!("/sessions/{id}/download/jsonl"),
         "/hosts".into(),
         "/approvals".into(),
+        "/policies".into(),
+        "/policies/1".into(),
         "/live/sessions".into(),
+        "/live/policies".into(),
     ] {
         let answer = nobody.get(&ground.url(&path)).unwrap();
         assert_eq!(answer.status, 403, "{path}");

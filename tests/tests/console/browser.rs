@@ -45,6 +45,7 @@ async fn a_person_with_a_browser_does_everything() {
                 WHERE id IN (7, 8, 9) AND due < '2026-11-01'";
     let holds = [ground.raise("h-one", long).await, ground.raise("h-two", long).await];
     ground.other_hosts().await;
+    ground.publish().await;
     let shots = std::env::var_os("INTERCEPTOR_SHOTS").map(std::path::PathBuf::from);
     if let Some(dir) = &shots {
         std::fs::create_dir_all(dir).unwrap();

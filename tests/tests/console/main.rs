@@ -10,6 +10,7 @@ mod browser;
 mod ground;
 mod holds;
 mod pages;
+mod policies;
 mod real;
 mod records;
 mod retention;

@@ -60,7 +60,7 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
     let one = |sql: &str| -> rusqlite::Result<i64> {
         db.prepare_cached(sql)?.query_row([], |r| r.get(0))
     };
-    let counts = || -> rusqlite::Result<[(&str, &str, &str, i64); 6]> {
+    let counts = || -> rusqlite::Result<[(&str, &str, &str, i64); 7]> {
         Ok([
             (
                 "sessions_live",
@@ -93,6 +93,12 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
                 "Entries of the audit trail.",
                 one("SELECT coalesce(max(id), 0) FROM audit")?,
             ),
+            (
+                "policy_version",
+                "gauge",
+                "Newest version of policies that hosts may take.",
+                one("SELECT coalesce(max(version), 0) FROM policy_versions")?,
+            ),
         ])
     };
     let counts = counts().map_err(CollectorError::sqlite("count for metrics"))?;
@@ -103,7 +109,7 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
     }
     let now = now_us();
     retention(&mut out, &retention::standing(db)?, now);
-    let each: [(&str, &str, &str, OfHost); 5] = [
+    let each: [(&str, &str, &str, OfHost); 7] = [
         ("host_up", "gauge", "Whether a host was heard of lately.", |h, now| {
             Some(i64::from(h.state(now) == "up"))
         }),
@@ -116,6 +122,12 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
         }),
         ("host_certificate_seconds", "gauge", "Until a host's certificate ends.", |h, now| {
             Some(h.certificate_until_us.saturating_sub(now) / 1_000_000)
+        }),
+        ("host_policy_version", "gauge", "Version of policies that a host took.", |h, _| {
+            h.policies.takes.then(|| i64::try_from(h.policies.version).unwrap_or(i64::MAX))
+        }),
+        ("host_policy_refused", "gauge", "Whether a host refuses a newer version.", |h, _| {
+            h.policies.takes.then_some(i64::from(h.policies.error.is_some()))
         }),
     ];
     for (name, kind, help, value) in each {

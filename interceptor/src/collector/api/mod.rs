@@ -6,6 +6,7 @@
 
 mod caller;
 mod metrics;
+mod policies;
 mod routes;
 
 use std::sync::Arc;
@@ -29,6 +30,11 @@ pub const ROUTES: &[(&str, &str)] = &[
     ("GET", "/api/v1/grants"),
     ("POST", "/api/v1/grants/{id}/revoke"),
     ("GET", "/api/v1/hosts"),
+    ("GET", "/api/v1/policies"),
+    ("POST", "/api/v1/policies"),
+    ("GET", "/api/v1/policies/{version}"),
+    ("POST", "/api/v1/policies/{version}/rollback"),
+    ("POST", "/api/v1/policies/withdraw"),
     ("GET", "/api/v1/holds"),
     ("GET", "/api/v1/holds/{id}"),
     ("POST", "/api/v1/holds/{id}/decision"),

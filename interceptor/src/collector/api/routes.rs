@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::caller::Caller;
-use super::{Api, Refused, metrics};
+use super::{Api, Refused, metrics, policies};
 use crate::collector::console::find::{self, Cursor, Found, One, Wanted};
 use crate::collector::decisions::{self, Choice, DecisionError};
 use crate::collector::retention::legal_holds::{self as legal, HoldError, LegalHold};
@@ -57,6 +57,10 @@ pub(super) fn route(path: &str) -> Option<MethodRouter<Api>> {
         "/api/v1/grants" => get(grants),
         "/api/v1/grants/{id}/revoke" => post(revoke),
         "/api/v1/hosts" => get(all_hosts),
+        "/api/v1/policies" => get(policies::list).merge(policies::publishing()),
+        "/api/v1/policies/{version}" => get(policies::show),
+        "/api/v1/policies/{version}/rollback" => post(policies::roll_back),
+        "/api/v1/policies/withdraw" => post(policies::withdraw),
         "/api/v1/holds" => get(holds),
         "/api/v1/holds/{id}" => get(hold),
         "/api/v1/holds/{id}/decision" => post(decision),
@@ -109,7 +113,7 @@ impl From<DecisionError> for Refused {
 }
 
 /// What failed inside is for the log.
-fn inside(e: &dyn std::error::Error) -> Refused {
+pub(super) fn inside(e: &dyn std::error::Error) -> Refused {
     tracing::error!(error = %e, "the API failed");
     let text = "the collector could not read its data: its log says why";
     Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "FAILED", text)
@@ -318,7 +322,7 @@ async fn revoke(
     Ok((StatusCode::ACCEPTED, Json(json!({ "told": id }))))
 }
 
-fn bad_body(e: JsonRejection) -> Refused {
+pub(super) fn bad_body(e: JsonRejection) -> Refused {
     Refused::new(e.status(), "BAD_BODY", e.body_text())
 }
 

@@ -78,6 +78,7 @@ fn card(h: &Listed, now: i64) -> Card {
     let lag = report.as_ref().map(|r| r.lag_events);
     let status = report.map(|r| r.status).unwrap_or_default();
     let mut facts = vec![("version", Shown::or_dash(h.version.as_deref()))];
+    facts.push(("from the centre", Shown::line(&h.policies.words())));
     if said.is_some() {
         let policy = &status.policy;
         let words = format!("{} ({} rules)", policy.version, policy.rules);
@@ -163,6 +164,11 @@ fn problems(h: &Listed, status: &Status, now: i64) -> Vec<Shown> {
     }
     if let Some(why) = &status.policy.reload_error {
         all.push(Shown::line(&format!("Its newest policies are not in force: {why}")));
+    }
+    if let Some(why) = &h.policies.error {
+        let which = h.policies.refused.map(|v| format!(" (version {v})")).unwrap_or_default();
+        let words = format!("Policies from here{which} are not in force there: {why}");
+        all.push(Shown::line(&words));
     }
     for issuer in &status.issuers {
         if let Some(why) = &issuer.error {

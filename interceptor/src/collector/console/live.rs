@@ -73,7 +73,8 @@ pub async fn changes(
         "sessions" => |c| matches!(c, Change::Session(_)),
         "approvals" => |c| matches!(c, Change::Hold(_)),
         "hosts" => |c| matches!(c, Change::Host(_)),
-        _ => return Err(Fault::not_found("There are sessions, approvals and hosts.")),
+        "policies" => |c| matches!(c, Change::Host(_) | Change::Policies),
+        _ => return Err(Fault::not_found("There are sessions, approvals, hosts and policies.")),
     };
     let place = place(&console)?;
     let hub = console.collector().hub.listen();

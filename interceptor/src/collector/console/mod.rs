@@ -25,6 +25,7 @@ mod logins;
 mod oidc;
 mod output;
 mod play;
+mod policies;
 mod session;
 mod sessions;
 mod table;
@@ -120,6 +121,8 @@ pub fn routes(collector: &Arc<Collector>) -> Result<Router, CollectorError> {
         .route("/hosts", get(hosts::list))
         .route("/legal-holds", get(legal::list).post(legal::place))
         .route("/legal-holds/{id}/release", post(legal::release))
+        .route("/policies", get(policies::list))
+        .route("/policies/{version}", get(policies::show))
         .route("/live/{kind}", get(live::changes))
         .route("/assets/{name}", get(assets::serve))
         .fallback(|| async { Fault::not_found("There is no such page.") })
@@ -197,12 +200,15 @@ mod tests {
         "s.opened.exact",
         "script",
         "session",
+        "since.exact",
         "start",
         "state",
         "style",
         "until.exact",
+        "v.number",
         "v.when.exact",
         "verified.state",
+        "version.when.exact",
         "when.exact",
     ];
 

@@ -20,6 +20,7 @@ use crate::record::event::{Admission, Body, IdentityProven, Opening};
 use crate::record::frame::EventFrame;
 use crate::record::ocsf::{self, Answers, Asked, Identity, Link};
 use crate::record::store::{self, MAX_SEQ, StoredEvent, each_body_until, event_id, seq_of};
+use crate::record::tombstones::is_buried;
 use crate::record::{RecordError, Store, Summary};
 
 /// Most lines of a batch.
@@ -169,7 +170,17 @@ impl Source {
                 break;
             }
             let before = cursor.events(candidate.number);
-            if before < candidate.events {
+            let buried = is_buried(&db, candidate.number).map_err(fail("look for a tombstone"))?;
+            if before < candidate.events && buried {
+                let lost = candidate.events - before;
+                tracing::warn!(
+                    host = fingerprint,
+                    session = candidate.number,
+                    events = lost,
+                    "retention deleted what was not forwarded yet"
+                );
+                cursor.advance(candidate.number, candidate.events);
+            } else if before < candidate.events {
                 self.session(&db, batch, host, fingerprint, candidate.number, &mut cursor)?;
             }
             let now = cursor.events(candidate.number);

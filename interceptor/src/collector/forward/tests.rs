@@ -208,6 +208,32 @@ async fn a_new_forward_begins_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_retention_deleted_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ocsf.jsonl");
+    let bed = Bed::new("").await;
+    let a = Shipping::new(&bed, "a").await;
+    a.session(3);
+    a.session(1);
+    a.ship(&bed).await;
+    // As retention leaves it: the row, the seal and a tombstone.
+    let replicas = std::fs::read_dir(bed.collector.config.state.join("hosts")).unwrap();
+    for replica in replicas {
+        let store = Store::path(&replica.unwrap().path());
+        let db = rusqlite::Connection::open(store).unwrap();
+        db.execute_batch(
+            "INSERT INTO tombstones (number, deleted_us, policy, events, head)
+             SELECT number, 1, 'old', events, x'00' FROM sessions WHERE number = 1;
+             DELETE FROM events WHERE id < (2 << 32);",
+        )
+        .unwrap();
+    }
+    let bed = bed.restarted(&archive(&path, "from = 'start'")).await;
+    soon("the cursor", async || left(&bed, "archive").await == 0).await;
+    assert_eq!(seen(&path).by_uid.len(), expected(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_newer_host_wrote_is_no_silent_hole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ocsf.jsonl");

@@ -62,6 +62,14 @@ pub(super) fn column_hidden(column: &ColumnName) -> bool {
     hidden.is_some_and(|h| h.contains(&column.column.as_str()))
 }
 
+/// Whether a function is on the list of those that reach nothing but their arguments.
+pub(in crate::policy) fn is_listed(name: &Name) -> bool {
+    match name.schema.as_str() {
+        "pg_catalog" => LISTS.functions.contains_key(name.name.as_str()),
+        schema => LISTS.functions.contains_key(format!("{schema}.{}", name.name).as_str()),
+    }
+}
+
 /// The name columns of a function in FROM, if it has several.
 pub(super) fn columns(written: &[String]) -> Option<&'static [&'static str]> {
     let key = match written {

@@ -32,6 +32,7 @@ mod utility;
 mod visit;
 
 pub use catalog::{Catalog, CatalogError, CatalogQuery};
+pub(super) use functions::is_listed;
 pub use masked::MaskedColumns;
 pub use parse::{MAX_DEPTH, MAX_TEXT};
 pub use pool::{Analyzer, Context, deep_thread, on_deep_stack};

@@ -237,6 +237,7 @@ pub fn rules() -> Vec<Arc<MaskRule>> {
     let rule = |columns: &[&str], method: Method| {
         Arc::new(MaskRule {
             rule: "mask".to_owned(),
+            file: "mask.toml".into(),
             columns: columns.iter().map(|c| ColumnPattern::new(c).unwrap()).collect(),
             kinds: Vec::new(),
             method,

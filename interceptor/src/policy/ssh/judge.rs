@@ -100,7 +100,8 @@ fn streamed(mut verdict: Verdict, facts: &SshFacts, binary: bool) -> Verdict {
         BinaryMask::Deny => (Effect::Deny, masks.iter().find(|m| m.binary == strictest)),
         BinaryMask::Hold => (Effect::Hold, Some(first)),
     };
-    let rule = mask.unwrap_or(first).rule.clone();
+    let mask = mask.unwrap_or(first);
+    let (rule, file) = (mask.rule.clone(), mask.file.to_string());
     let why = format!(
         "masks of rule {rule:?} apply and its output is no text, which masking would corrupt"
     );
@@ -108,9 +109,8 @@ fn streamed(mut verdict: Verdict, facts: &SshFacts, binary: bool) -> Verdict {
     if verdict.effect == Effect::Deny {
         return verdict;
     }
-    let hit =
-        RuleHit { rule: rule.clone(), file: verdict.file_of(&rule), effect: Some(effect), why };
-    verdict.rules.retain(|h| h.rule != rule || h.effect.is_some());
+    verdict.rules.retain(|h| h.rule != rule || h.file != file || h.effect.is_some());
+    let hit = RuleHit { rule, file, effect: Some(effect), why };
     if effect > verdict.effect || verdict.rules.is_empty() {
         verdict.message = None;
         verdict.rules.insert(0, hit);

@@ -1,0 +1,70 @@
+//! What hosts ask about policies, and the look-out for versions that were published by another
+//! process (`interceptor collector policies`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::{Json, Router, routing::get};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::hosts;
+use crate::collector::hosts::Known;
+use crate::collector::refuse::Refuse;
+use crate::collector::{Change, Collector};
+use crate::ship::bundle::{Offer, Report};
+
+/// How often is looked for a version that somebody published.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The routes of this part.
+pub fn routes() -> Router<Arc<Collector>> {
+    Router::new().route("/host/v1/policies", get(offer).post(report))
+}
+
+#[derive(Debug, Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn offer(
+    State(collector): State<Arc<Collector>>,
+    _: Known,
+    Query(After { after }): Query<After>,
+) -> Result<Json<Offer>, Refuse> {
+    let offer = collector.central.read(move |db| super::offer(db, after)).await?;
+    Ok(Json(offer))
+}
+
+async fn report(
+    State(collector): State<Arc<Collector>>,
+    known: Known,
+    Json(said): Json<Report>,
+) -> Result<Json<Value>, Refuse> {
+    let host = crate::collector::link::host_id(known);
+    let id = host.id;
+    if collector.central.write(move |db| hosts::report(db, &host, said)).await? {
+        collector.hub.tell(Change::Host(id));
+    }
+    Ok(Json(json!({})))
+}
+
+/// Tells hosts of versions that another process published; never returns.
+pub async fn watch(collector: Arc<Collector>) {
+    let mut known = None;
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        match collector.central.read(super::newest).await {
+            Ok(newest) => {
+                if known.is_some_and(|k| k != newest) {
+                    collector.published();
+                }
+                known = Some(newest);
+            }
+            Err(error) => tracing::error!(%error, "the newest policies cannot be looked for"),
+        }
+    }
+}
