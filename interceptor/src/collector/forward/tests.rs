@@ -219,7 +219,7 @@ async fn what_retention_deleted_holds_up_nothing() {
     // As retention leaves it: the row, the seal and a tombstone.
     let replicas = std::fs::read_dir(bed.collector.config.state.join("hosts")).unwrap();
     for replica in replicas {
-        let store = Store::path(&replica.unwrap().path());
+        let store = crate::record::Store::path(&replica.unwrap().path());
         let db = rusqlite::Connection::open(store).unwrap();
         db.execute_batch(
             "INSERT INTO tombstones (number, deleted_us, policy, events, head)

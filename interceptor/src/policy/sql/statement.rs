@@ -228,6 +228,9 @@ impl<'a> Draft<'a> {
         for written in &self.mentions.functions {
             functions.insert(functions::function(written, self.text.context).0);
         }
+        if let Some(runner) = functions.iter().find(|f| runs_text(&f.name)) {
+            self.unseen.get_or_insert_with(|| format!("the SQL that {}() runs", runner.name));
+        }
         self.also.append(&mut self.found.classes);
         let mut also = Vec::new();
         for class in self.also.iter().filter(|c| **c != self.class) {
@@ -559,6 +562,29 @@ impl Draft<'_> {
         self.class = StatementClass::Unknown;
         self.found.problem(format!("statement {}, which is not known", self.command));
     }
+}
+
+/// Functions that run SQL which they are given as text, or read tables named in it, in whatever
+/// schema: `*` at the end stands for anything. What they touch is in no list of tables.
+const RUN_TEXT: [&str; 11] = [
+    "query_to_xml*",
+    "table_to_xml*",
+    "schema_to_xml*",
+    "database_to_xml*",
+    "cursor_to_xml*",
+    "ts_stat",
+    "ts_rewrite",
+    "crosstab*",
+    "connectby*",
+    "xpath_table",
+    "dblink*",
+];
+
+fn runs_text(function: &str) -> bool {
+    RUN_TEXT.iter().any(|known| match known.strip_suffix('*') {
+        Some(start) => function.starts_with(start),
+        None => function == *known,
+    })
 }
 
 /// Operators that constructs use without naming them: `IN`, `BETWEEN`, `CASE`, `USING`, `ORDER BY`.

@@ -327,6 +327,9 @@ fn facts_say_what_a_statement_is_and_does() {
 #[test]
 fn what_cannot_be_seen_says_so() {
     for (sql, unseen) in [
+        ("SELECT query_to_xml('SELECT 1 FROM secrets', true, true, '')", true),
+        ("SELECT * FROM ts_stat('SELECT v FROM secrets')", true),
+        ("SELECT table_to_xml('secrets'::regclass, true, true, '')", true),
         ("DO $$ BEGIN EXECUTE 'drop table x'; END $$", true),
         ("DO $$ BEGIN PERFORM 1; END $$", false),
         ("DO LANGUAGE plperl 'x'", true),
