@@ -218,7 +218,7 @@ impl<'a> Draft<'a> {
             literals,
             params,
             max_param: self.mentions.max_param,
-            lookups: lookups(&self.mentions),
+            lookups: lookups(self.mentions),
         })
     }
 
