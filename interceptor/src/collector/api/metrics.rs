@@ -267,10 +267,12 @@ mod tests {
         let forward: Forward = toml::from_str("name = 'siem'\nto = 'file'\npath = '/x'").unwrap();
         let printed = central
             .write(move |db| {
-                db.execute(
+                db.execute_batch(
                     "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
-                     certificate_until_us, seen_us, events) VALUES ('f', 'db1', x'00', 1, '', 1, 1, 7)",
-                    [],
+                     certificate_until_us, seen_us, events) VALUES ('f', 'db1', x'00', 1, '', 1, 1, 7); \
+                     INSERT INTO host_policies (host, reported_us, takes, version, in_force, sha256, rules) \
+                     SELECT id, 1, 1, 3, 1, '', 2 FROM hosts; \
+                     UPDATE retention SET swept_us = 1;",
                 )
                 .map_err(CollectorError::sqlite("test"))?;
                 let mut out = text(db)?;
