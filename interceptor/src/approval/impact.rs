@@ -61,6 +61,7 @@ impl fmt::Debug for Impact {
 impl Zeroize for Impact {
     fn zeroize(&mut self) {
         self.plan.zeroize();
+        self.remark.zeroize();
     }
 }
 

@@ -254,6 +254,7 @@ pub async fn raise(
     let conditions = conditions(&collector.config, &raise);
     let summary = raise.hold.clone();
     // In memory first: whoever hears of the hold can look at it.
+    let new = collector.held.get(&id).is_none();
     collector.held.put(&id, raise, boot)?;
     let (this, row) = (Arc::clone(collector), id.clone());
     let taken = collector
@@ -266,7 +267,10 @@ pub async fn raise(
             Ok(id)
         }
         Err(error) => {
-            collector.held.wipe(&id);
+            // Raised anew it may be there already: then its text stays for those who decide.
+            if new || matches!(error, HoldsError::Ended(_)) {
+                collector.held.wipe(&id);
+            }
             Err(error)
         }
     }

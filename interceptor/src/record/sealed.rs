@@ -27,6 +27,9 @@ pub struct Checked {
     pub lost_tail: Option<String>,
     /// The host itself sealed it as broken, so its end may differ from the seal.
     pub reported: bool,
+    /// Events are missing, or were altered, added or moved: by whoever keeps them.
+    #[serde(skip)]
+    pub broken: bool,
     /// What is not as it was signed; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -54,11 +57,13 @@ pub fn session(
     let mut seq = 0;
     reader.events(session.number, 0, |e| {
         if e.seq != seq + 1 {
+            out.broken = true;
             out.find(format!("events {} to {} are missing", seq + 1, e.seq.saturating_sub(1)));
         }
         seq = e.seq;
         head = chain::step(&head, e.seq, e.ts_us, e.kind, e.body, e.data);
         if hash_of(e.hash) != Some(head) {
+            out.broken = true;
             out.find(format!("event {seq} was altered, added or moved"));
             head = hash_of(e.hash).unwrap_or(head);
         }

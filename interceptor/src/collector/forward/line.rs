@@ -52,7 +52,23 @@ fn text(mut value: Value, most: usize) -> String {
         value["unmapped"]["shortened"] = json!(true);
         text = ascii(&value);
     }
+    if text.len() > most {
+        text = ascii(&least(&value));
+    }
     text
+}
+
+/// What is left of an event that no cut makes small enough: names of its members can be long or
+/// many too. It says that it happened, and where.
+fn least(value: &Value) -> Value {
+    let mut kept = json!({ "unmapped": { "shortened": true } });
+    for key in ["class_uid", "category_uid", "activity_id", "type_uid", "severity_id", "time"] {
+        kept[key] = value[key].clone();
+    }
+    for key in ["uid", "version", "correlation_uid"] {
+        kept["metadata"][key] = value["metadata"][key].clone();
+    }
+    kept
 }
 
 /// Cuts every text to so many bytes, and every list to a number of elements that goes with it.
@@ -100,6 +116,18 @@ mod tests {
         let line = text(value.clone(), 1 << 20);
         assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line}");
         assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
+    }
+
+    #[test]
+    fn what_no_cut_makes_small_still_says_that_it_happened() {
+        let many: serde_json::Map<String, Value> =
+            (0..9000).map(|n| (format!("{n:060}"), json!(1))).collect();
+        let value =
+            json!({ "class_uid": 6005, "time": 7, "metadata": { "uid": "s:1" }, "unmapped": many });
+        let line: Value = serde_json::from_str(&text(value, 4096)).unwrap();
+        assert_eq!((&line["class_uid"], &line["time"]), (&json!(6005), &json!(7)));
+        assert_eq!(line["metadata"]["uid"], "s:1");
+        assert_eq!(line["unmapped"]["shortened"], true);
     }
 
     #[test]

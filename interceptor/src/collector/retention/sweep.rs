@@ -131,8 +131,15 @@ pub async fn sweep(collector: &Arc<Collector>, now: i64) -> Result<Swept, Collec
         after = last.leaf;
         for (host, old) in old_by_host(candidates, &terms, now) {
             for batch in old.chunks(BATCH) {
-                let bad = one_batch(collector, host, batch, now, &mut swept).await?;
-                altered.entry(host).or_default().extend(bad);
+                // One host whose replica cannot be read must not keep the others.
+                match one_batch(collector, host, batch, now, &mut swept).await {
+                    Ok(bad) => altered.entry(host).or_default().extend(bad),
+                    Err(CollectorError::Stopped) => return Err(CollectorError::Stopped),
+                    Err(error) => {
+                        tracing::error!(%error, host, "what is old there cannot be looked at");
+                        break;
+                    }
+                }
             }
         }
     }
@@ -188,13 +195,18 @@ fn unaltered(
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for one in batch {
         let number = one.0.number;
+        if reader.tombstone(number)?.is_some() {
+            // The central database is older than its deletion: `collector verify` tells it.
+            tracing::error!(host = %host.name, number, "deleted here, and nothing here says why");
+            continue;
+        }
         let as_sealed = match reader.find(&number.to_string()) {
             Ok(summary) => {
                 let checked = sealed::session(&reader, &host.key, &summary)?;
                 // What the host itself sealed as broken is known to be so for good.
                 summary.id == one.0.session
                     && checked.seal.is_some()
-                    && (checked.problems.is_empty() || checked.reported)
+                    && (checked.problems.is_empty() || (checked.reported && !checked.broken))
             }
             Err(RecordError::Contents(_)) => false,
             Err(e) => return Err(e.into()),
@@ -308,7 +320,13 @@ pub(super) async fn find_restored(collector: &Arc<Collector>) -> Result<(), Coll
             Ok(Reader::of_replica(&dir)?.tombstones()?.into_iter().map(|t| t.number).collect())
         };
         let stones = tokio::task::spawn_blocking(stones).await;
-        let stones = stones.map_err(|_| CollectorError::Stopped)??;
+        let stones = match stones.map_err(|_| CollectorError::Stopped)? {
+            Ok(stones) => stones,
+            Err(error) => {
+                tracing::error!(%error, host = %host.name, "its tombstones cannot be read");
+                continue;
+            }
+        };
         let again = move |db: &Connection| unsettle(db, host.id, &stones);
         let back = collector.central.write(again).await?;
         if back > 0 {

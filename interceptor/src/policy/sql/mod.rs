@@ -32,6 +32,7 @@ mod utility;
 mod visit;
 
 pub use catalog::{Catalog, CatalogError, CatalogQuery};
+pub use functions::is_harmless;
 pub(super) use functions::is_listed;
 pub use masked::MaskedColumns;
 pub use parse::{MAX_DEPTH, MAX_TEXT};

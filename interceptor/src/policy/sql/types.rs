@@ -91,6 +91,8 @@ pub struct StatementAnalysis {
 pub struct Lookups {
     /// Functions that it calls.
     pub functions: BTreeSet<String>,
+    /// Columns and fields: `t.f` calls f(t) where t has no such column. Table sampling methods too.
+    pub columns: BTreeSet<String>,
     /// Operators, those included that a construct implies.
     pub operators: BTreeSet<String>,
     /// Types.

@@ -24,6 +24,8 @@ pub struct Mentions {
     pub types: Vec<Vec<String>>,
     /// Relations, as written: database, schema, name.
     pub relations: Vec<[String; 3]>,
+    /// Names in column references, fields and sampling methods.
+    pub fields: BTreeSet<String>,
     /// Number of column references.
     pub columns: usize,
     /// Number of SELECT, INSERT, UPDATE, DELETE and MERGE nodes.
@@ -113,6 +115,12 @@ impl Mentions {
                 if !words(value)?.is_empty() {
                     self.nodes.insert("exclusion constraint");
                 }
+            }
+            ("ColumnRef", "fields")
+            | ("AIndirection", "indirection")
+            | ("RangeTableSample", "method") => {
+                self.fields.extend(words(value)?);
+                value.serialize(&mut *self)?;
             }
             ("TypeName", "names") => self.types.push(words(value)?),
             ("RangeVar", "catalogname") => self.relation_part(0, value)?,

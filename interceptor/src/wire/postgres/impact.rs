@@ -4,7 +4,7 @@
 //! Planning runs code: functions with constant arguments, the input of types, what indexes,
 //! constraints and defaults are made of, the planner support of operators. So `EXPLAIN`, never with
 //! `ANALYZE`, is asked only where all of that is what the server itself ships; the question
-//! comes first, in [`SAFE`]. What this module must never do: send the statement in any other form,
+//! comes first ([`safe_query`]), and again when the tables are locked. What this module must never do: send the statement in any other form,
 //! on the agent's connection, or when the answer to that question was not read.
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::approval::{Impact, MAX_PLAN, MAX_TABLES, TableSize};
 use crate::capture::Pins;
 use crate::config::Service;
-use crate::policy::sql::{Analysis, Lookups};
+use crate::policy::sql::{Analysis, Lookups, is_harmless};
 use crate::policy::{Name, StatementClass};
 
 use super::upstream::{self, Upstream, UpstreamError};
@@ -143,6 +143,11 @@ fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', r"\\").replace('\'', "''"))
 }
 
+fn identifier(name: &Name) -> String {
+    let quoted = |part: &str| part.replace('"', "\"\"");
+    format!("\"{}\".\"{}\"", quoted(&name.schema), quoted(&name.name))
+}
+
 fn array<'a>(texts: impl IntoIterator<Item = &'a String>) -> String {
     let all: Vec<_> = texts.into_iter().map(|t| literal(t)).collect();
     format!("ARRAY[{}]::pg_catalog.text[]", all.join(","))
@@ -194,8 +199,18 @@ fn sizes(rows: Vec<Vec<Option<String>>>, tables: &[(Name, bool)]) -> Vec<TableSi
 /// What stands in the way of planning a statement, a line each, at most one: `relations` as in
 /// [`values`], then the names it looks up. Objects from 16384 on are not the server's own
 /// (FirstNormalObjectId); those below have no entries in pg_depend that refer to them.
-const SAFE: &str = "
-WITH RECURSIVE v (n, nspname, relname) AS (VALUES {relations}),
+///
+/// Filled in one pass: what stands in a name is never looked at again.
+fn safe_query(tables: &[(Name, bool)], lookups: &Lookups) -> String {
+    let relations = match tables {
+        [] => "(0, ''::text, ''::text) LIMIT 0".to_owned(),
+        some => values(some),
+    };
+    // `t.f` may call f(t).
+    let functions = array(lookups.functions.iter().chain(&lookups.columns));
+    let (operators, types) = (array(&lookups.operators), array(&lookups.types));
+    format!(
+        "WITH RECURSIVE v (n, nspname, relname) AS (VALUES {relations}),
 named (oid) AS (
   SELECT c.oid FROM v JOIN pg_namespace s ON s.nspname = v.nspname
   JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = v.relname),
@@ -229,17 +244,10 @@ SELECT * FROM (
     WHERE o.oprname = ANY ({operators}) AND o.oid >= 16384
   UNION ALL SELECT 'there is a type ' || t.oid::regtype FROM pg_type t
     WHERE t.typname = ANY ({types}) AND t.oid >= 16384
-) found LIMIT 1";
-
-fn safe_query(tables: &[(Name, bool)], lookups: &Lookups) -> String {
-    let relations = match tables {
-        [] => "(0, ''::text, ''::text) LIMIT 0".to_owned(),
-        some => values(some),
-    };
-    SAFE.replace("{relations}", &relations)
-        .replace("{functions}", &array(&lookups.functions))
-        .replace("{operators}", &array(&lookups.operators))
-        .replace("{types}", &array(&lookups.types))
+  UNION ALL SELECT 'there is a cast by ' || c.castfunc::regprocedure FROM pg_cast c
+    WHERE c.castfunc >= 16384 AND c.castsource < 16384 AND c.casttarget < 16384
+) found LIMIT 1"
+    )
 }
 
 /// The plan, or why there is none.
@@ -258,6 +266,12 @@ async fn plan(
     if statement.facts.unseen.is_some() || question.text.len() > LONGEST {
         return Ok(Err("no plan: the statement cannot be seen whole".into()));
     }
+    let temporary = |s: &String| s.starts_with("pg_temp") || s.starts_with("pg_toast_temp");
+    if question.path.iter().chain(tables.iter().map(|(n, _)| &n.schema)).any(temporary) {
+        return Ok(Err(
+            "no plan: the session has temporary objects, which others cannot see".into()
+        ));
+    }
     if tables.len() >= MAX_TABLES || tables.iter().any(|(name, _)| name.schema.is_empty()) {
         return Ok(Err("no plan: it is not known which tables it means".into()));
     }
@@ -265,10 +279,23 @@ async fn plan(
     if generic && major(server) < 16 {
         return Ok(Err("no plan: with parameters it needs PostgreSQL 16".into()));
     }
-    let found = server.rows(&safe_query(tables, &statement.lookups)).await?;
-    if let Some(row) = found.first() {
-        let what = row.first().cloned().flatten().unwrap_or_default();
-        return Ok(Err(format!("no plan, since making one could run code: {what}")));
+    if let Some(name) = statement.lookups.functions.iter().find(|f| !is_harmless(f)) {
+        return Ok(Err(format!(
+            "no plan: {name}() is not on the list of functions that only compute"
+        )));
+    }
+    let ask = safe_query(tables, &statement.lookups);
+    let locked: Vec<_> = tables.iter().map(|(name, _)| identifier(name)).collect();
+    let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", locked.join(", "));
+    for step in [None, Some(lock)] {
+        // Once that these are ordinary tables, then that these are what was locked.
+        if let Some(lock) = step.filter(|_| !tables.is_empty()) {
+            server.rows(&lock).await?;
+        }
+        if let Some(row) = server.rows(&ask).await?.first() {
+            let what = row.first().cloned().flatten().unwrap_or_default();
+            return Ok(Err(format!("no plan, since making one could run code: {what}")));
+        }
     }
     server.rows(&format!("SET LOCAL search_path = {}", path(&question.path))).await?;
     let options = if generic { "GENERIC_PLAN" } else { "COSTS" };
@@ -277,9 +304,7 @@ async fn plan(
 }
 
 fn path(schemas: &[String]) -> String {
-    // The temporary schema of another connection is not ours.
-    let own = schemas.iter().filter(|s| !s.starts_with("pg_temp"));
-    let all: Vec<_> = own.map(|s| literal(s)).collect();
+    let all: Vec<_> = schemas.iter().map(|s| literal(s)).collect();
     if all.is_empty() { "''".into() } else { all.join(", ") }
 }
 
@@ -300,4 +325,40 @@ fn major(server: &Upstream) -> u32 {
     let version = server.parameters.iter().find(|(name, _)| name == "server_version");
     let digits = version.and_then(|(_, v)| v.split(|c: char| !c.is_ascii_digit()).next());
     digits.and_then(|d| d.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_look_like_our_own_places_stay_names() {
+        let names = ["{relations}", "{functions}", "{operators}", "{types}", "a'b\\", "x\"y"];
+        let set = || names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+        let lookups = Lookups { functions: set(), columns: set(), operators: set(), types: set() };
+        let tables: Vec<_> = names.iter().map(|n| (Name::new(*n, *n), true)).collect();
+        let query = safe_query(&tables, &lookups);
+        for sql in [query, size_query(&tables)] {
+            // Outside its constants nothing of a name is left.
+            let mut bare = String::new();
+            let mut rest = sql.as_str();
+            while let Some(at) = rest.find("E'") {
+                bare.push_str(&rest[..at]);
+                rest = &rest[at + 2..];
+                loop {
+                    let end = rest.find(['\'', '\\']).unwrap();
+                    let pair = rest[end..].starts_with("''") || rest[end..].starts_with('\\');
+                    rest = &rest[end + if pair { 2 } else { 1 }..];
+                    if !pair {
+                        break;
+                    }
+                }
+            }
+            bare.push_str(rest);
+            for part in ["{", "}", "a'b", "x\"y"] {
+                assert!(!bare.contains(part), "{part} in {bare}");
+            }
+        }
+        assert_eq!(identifier(&tables[5].0), r#""x""y"."x""y""#);
+    }
 }

@@ -83,7 +83,7 @@ pub struct Running {
     pub rows: Rows,
     /// Treatment of COPY TO STDOUT data.
     pub copy: Option<CopyPlan>,
-    /// Running SHA-256 of copy data.
+    /// Running BLAKE3 of copy data.
     pub digest: Option<CopyDigest>,
     /// Rows relayed.
     pub row_count: u64,

@@ -100,11 +100,12 @@ impl Relay {
         self.refuse_answer(withheld("the copy data could not be masked"));
     }
 
-    pub(super) fn finish_copy_out(&mut self) {
-        let Some(running) = self.exchange.running() else { return };
-        let Some(mut plan) = running.copy.take() else { return };
+    /// The data has ended; `false` where that was no good end, and an error was sent.
+    pub(super) fn finish_copy_out(&mut self) -> bool {
+        let Some(running) = self.exchange.running() else { return true };
+        let Some(mut plan) = running.copy.take() else { return true };
         if matches!(running.rows, Rows::Withheld) {
-            return;
+            return true;
         }
         let out = &mut self.io.to_client;
         let at = out.len();
@@ -118,8 +119,10 @@ impl Relay {
             Err(error) => {
                 out.truncate(at);
                 self.refuse_copy(&error);
+                return false;
             }
         }
+        true
     }
 }
 

@@ -195,7 +195,11 @@ impl Relay {
             b'H' => self.begin_copy_out(),
             b'c' => {
                 self.pass(input, done);
-                self.finish_copy_out();
+                if !self.finish_copy_out() {
+                    self.copy_ended(Some("withheld"))?;
+                    self.skip_message(input, done, header);
+                    return Ok(Fate::Done);
+                }
                 self.copy_ended(None)?;
             }
             tag => return Err(Fault::Service(CodecError::Unknown { tag: char::from(tag) })),
