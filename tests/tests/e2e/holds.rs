@@ -187,7 +187,15 @@ fn nothing_is_planned_where_planning_could_run_code() -> Result<()> {
             "ALTER TABLE orders DROP COLUMN extra; CREATE INDEX x ON orders (counted(status))",
             "depends on function",
         ),
-        ("DROP INDEX x; ALTER TABLE orders ENABLE ROW LEVEL SECURITY", "has rules or row security"),
+        (
+            "DROP INDEX x; CREATE FUNCTION as_int(text) RETURNS int IMMUTABLE LANGUAGE sql \
+             AS 'SELECT 1'; CREATE CAST (text AS int) WITH FUNCTION as_int(text)",
+            "a cast by",
+        ),
+        (
+            "DROP CAST (text AS int); ALTER TABLE orders ENABLE ROW LEVEL SECURITY",
+            "has rules or row security",
+        ),
     ] {
         bed.db().admin(change)?;
         bed.db().admin("ALTER SEQUENCE planned RESTART")?;

@@ -224,7 +224,7 @@ async fn what_retention_deleted_holds_up_nothing() {
         let db = rusqlite::Connection::open(store).unwrap();
         db.execute_batch(
             "INSERT INTO tombstones (number, deleted_us, policy, events, head)
-             SELECT number, 1, 'old', events, x'00' FROM sessions WHERE number = 1;",
+             SELECT number, 1, 'old', events, zeroblob(32) FROM sessions WHERE number = 1;",
         )
         .unwrap();
         let gone = db.execute("DELETE FROM events WHERE id < ?1", [event_id(2, 0)]).unwrap();

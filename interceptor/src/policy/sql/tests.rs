@@ -509,3 +509,17 @@ fn costs() {
     }
     eprintln!("cached: {:?}", start.elapsed() / 10_000);
 }
+
+#[test]
+fn whatever_the_server_looks_up_is_told() {
+    let sql = "DELETE FROM t WHERE t.f AND (u.g).h AND CAST(NULL AS \"{types}\") ~~~ lower('x')";
+    let l = bare(sql).lookups;
+    for (names, wanted) in [
+        (&l.columns, &["t", "f", "g", "h"][..]),
+        (&l.types, &["{types}"]),
+        (&l.operators, &["~~~", "=", "<"]),
+        (&l.functions, &["lower"]),
+    ] {
+        assert!(wanted.iter().all(|w| names.contains(*w)), "{wanted:?} in {names:?}");
+    }
+}
