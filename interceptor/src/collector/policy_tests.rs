@@ -124,18 +124,20 @@ async fn what_is_published_is_in_force_on_hosts_that_take_it_and_denies_of_their
     let (mut a, mut b) = (bed.host("a").await, bed.host("b").await);
     a.takes(OWN);
     let _running = (a.connect(&bed, true).await, b.connect(&bed, true).await);
-    until(&bed, &a, "a report", |p| p.takes && p.version == 0).await;
+    until(&bed, &a, "a report", |p| p.takes && p.status.version == 0).await;
     until(&bed, &b, "a report", |p| p.reported_us.is_some()).await;
     assert_eq!(effect(&bed, &mut a, "orders"), Effect::Deny);
 
     let first = published(&bed, &[("open.toml", OPEN)]).await;
     assert_eq!((first.version, first.rules, first.by_words().as_str()), (1, 1, "ann"));
-    let shown = until(&bed, &a, "version 1", |p| p.version == 1).await;
+    let shown = until(&bed, &a, "version 1", |p| p.status.version == 1).await;
     assert_eq!(
-        (shown.words().as_str(), shown.sha256.as_str()),
+        (shown.words().as_str(), shown.status.sha256.as_str()),
         ("version 1", first.sha256.as_str())
     );
-    assert!(shown.in_force && shown.since_us.is_some() && shown.error.is_none());
+    assert!(
+        shown.status.in_force && shown.status.since_us.is_some() && shown.status.error.is_none()
+    );
     let verdict = judge(&bed, &mut a, "orders");
     assert_eq!(verdict.effect, Effect::Allow);
     assert_eq!(verdict.rules[0].file, "central:1/open.toml");
@@ -147,17 +149,17 @@ async fn what_is_published_is_in_force_on_hosts_that_take_it_and_denies_of_their
     // Further versions, back to the first under a new number, and away.
     let none = "[[rule]]\nname='none'\neffect='deny'\ntables='orders'\n";
     published(&bed, &[("none.toml", none)]).await;
-    until(&bed, &a, "version 2", |p| p.version == 2).await;
+    until(&bed, &a, "version 2", |p| p.status.version == 2).await;
     assert_eq!(effect(&bed, &mut a, "orders"), Effect::Deny);
     let this = Arc::clone(&bed.collector);
     let back = bed.collector.central.write(move |db| roll_back(db, &this.keys, &how(), 1)).await;
     let back: Version = back.unwrap();
     assert_eq!((back.version, back.content_of, &back.sha256), (3, Some(1), &first.sha256));
-    until(&bed, &a, "version 3", |p| p.version == 3).await;
+    until(&bed, &a, "version 3", |p| p.status.version == 3).await;
     assert_eq!(effect(&bed, &mut a, "orders"), Effect::Allow);
     let this = Arc::clone(&bed.collector);
     bed.collector.central.write(move |db| withdraw(db, &this.keys, &how())).await.unwrap();
-    let shown = until(&bed, &a, "version 4", |p| p.version == 4).await;
+    let shown = until(&bed, &a, "version 4", |p| p.status.version == 4).await;
     assert_eq!(shown.words(), "local only, withdrawn by version 4");
     assert_eq!(effect(&bed, &mut a, "orders"), Effect::Deny);
     let all = bed.collector.central.read(list).await.unwrap();
@@ -173,22 +175,25 @@ async fn a_broken_bundle_changes_nothing_and_is_told_with_its_place() {
     a.takes(OWN);
     let _running = a.connect(&bed, true).await;
     published(&bed, &[("open.toml", OPEN)]).await;
-    until(&bed, &a, "version 1", |p| p.version == 1).await;
+    until(&bed, &a, "version 1", |p| p.status.version == 1).await;
     offered(&bed, 2, "[[rule]]\nname='x'\neffect='allow'\n\n[[rule]]\nname='y'\nefect='deny'\n")
         .await;
-    let shown = until(&bed, &a, "an error", |p| p.error.is_some()).await;
-    assert_eq!((shown.version, shown.in_force, shown.refused), (1, true, Some(2)));
-    let error = shown.error.unwrap();
+    let shown = until(&bed, &a, "an error", |p| p.status.error.is_some()).await;
+    assert_eq!(
+        (shown.status.version, shown.status.in_force, shown.status.refused),
+        (1, true, Some(2))
+    );
+    let error = shown.status.error.unwrap();
     assert!(error.starts_with("central:2/x.toml:7") && error.contains("`effect`"), "{error}");
     assert_eq!(effect(&bed, &mut a, "orders"), Effect::Allow, "what was in force stays");
     // What only a host's own file may say is refused there too, whoever published it.
     offered(&bed, 3, "[[rule]]\nname='x'\neffect='allow'\nunseen=true\n").await;
-    let shown = until(&bed, &a, "an error", |p| p.refused == Some(3)).await;
-    assert!(shown.error.unwrap().contains("own file"), "own file");
+    let shown = until(&bed, &a, "an error", |p| p.status.refused == Some(3)).await;
+    assert!(shown.status.error.unwrap().contains("own file"), "own file");
     // A version that can be used mends it.
     published(&bed, &[("open.toml", &format!("{OPEN}# mended\n"))]).await;
-    let shown = until(&bed, &a, "version 4", |p| p.version == 4).await;
-    assert_eq!((shown.error, shown.refused), (None, None));
+    let shown = until(&bed, &a, "version 4", |p| p.status.version == 4).await;
+    assert_eq!((shown.status.error, shown.status.refused), (None, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +204,7 @@ async fn forged_altered_and_foreign_bundles_are_refused() {
     a.takes(OWN);
     let _running = a.connect(&bed, true).await;
     published(&bed, &[("open.toml", OPEN)]).await;
-    until(&bed, &a, "version 1", |p| p.version == 1).await;
+    until(&bed, &a, "version 1", |p| p.status.version == 1).await;
     let files = vec![File { name: "x.toml".into(), text: OPEN.into() }];
     let body = serde_json::to_string(&Bundle::new(2, 1, Some(files))).unwrap();
     let domain = crate::ship::bundle::BUNDLE_DOMAIN;
@@ -219,8 +224,8 @@ async fn forged_altered_and_foreign_bundles_are_refused() {
             .map_err(CollectorError::sqlite("count"))
         };
         let shown = until(&bed, &a, "a refusal", |p| p.reported_us > before).await;
-        assert!(shown.error.unwrap().contains("not signed with the key"), "{version}");
-        assert_eq!((shown.version, shown.in_force), (1, true));
+        assert!(shown.status.error.unwrap().contains("not signed with the key"), "{version}");
+        assert_eq!((shown.status.version, shown.status.in_force), (1, true));
         assert_eq!(bed.collector.central.read(audited).await.unwrap(), 1);
     }
 }
@@ -234,7 +239,7 @@ async fn what_was_taken_is_in_force_after_a_restart_without_the_collector() {
     let mut old = Vec::new();
     for text in [OPEN, &format!("{OPEN}# more\n")] {
         let version = published(&bed, &[("open.toml", text)]).await.version;
-        until(&bed, &a, "a version", |p| p.version == version).await;
+        until(&bed, &a, "a version", |p| p.status.version == version).await;
         old.push(bed.collector.central.read(|db| super::policies::offer(db, 0)).await.unwrap());
     }
     bed.stop();
@@ -281,13 +286,13 @@ async fn a_collector_that_was_put_back_says_so_and_is_told_how_to_go_on() {
     let checked = kept.check(&signed).unwrap();
     kept.take(&signed, &checked).unwrap();
     let _running = a.connect(&bed, true).await;
-    let shown = until(&bed, &a, "an error", |p| p.error.is_some()).await;
-    assert!(shown.error.unwrap().contains("--above 7"));
-    assert_eq!((shown.version, shown.in_force), (7, true));
+    let shown = until(&bed, &a, "an error", |p| p.status.error.is_some()).await;
+    assert!(shown.status.error.unwrap().contains("--above 7"));
+    assert_eq!((shown.status.version, shown.status.in_force), (7, true));
     let next = published_above(&bed, &[("open.toml", OPEN)], 7).await;
     assert_eq!(next.version, 8);
-    let shown = until(&bed, &a, "version 8", |p| p.version == 8).await;
-    assert_eq!(shown.error, None);
+    let shown = until(&bed, &a, "version 8", |p| p.status.version == 8).await;
+    assert_eq!(shown.status.error, None);
 }
 
 #[test]

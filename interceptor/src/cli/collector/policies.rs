@@ -148,7 +148,7 @@ async fn write(
 fn ahead(db: &Connection) -> Result<Option<(String, u64)>, CollectorError> {
     let all = hosts::list(db)?;
     let taking = all.into_iter().filter(|h| h.revoked_us.is_none() && h.policies.takes);
-    Ok(taking.map(|h| (h.name, h.policies.version)).max_by_key(|(_, version)| *version))
+    Ok(taking.map(|h| (h.name, h.policies.status.version)).max_by_key(|(_, version)| *version))
 }
 
 async fn listed(config: Config, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -186,8 +186,8 @@ async fn listed(config: Config, as_json: bool) -> anyhow::Result<ExitCode> {
         on.row([
             h.name.clone(),
             h.policies.words(),
-            h.policies.since_us.map(local_time).unwrap_or_default(),
-            h.policies.error.clone().unwrap_or_default(),
+            h.policies.status.since_us.map(local_time).unwrap_or_default(),
+            h.policies.status.error.clone().unwrap_or_default(),
         ]);
     }
     print(&format!("{}\n{}", table.render(paint), on.render(paint)))?;

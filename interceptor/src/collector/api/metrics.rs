@@ -124,10 +124,10 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
             Some(h.certificate_until_us.saturating_sub(now) / 1_000_000)
         }),
         ("host_policy_version", "gauge", "Version of policies that a host took.", |h, _| {
-            h.policies.takes.then(|| i64::try_from(h.policies.version).unwrap_or(i64::MAX))
+            h.policies.takes.then(|| i64::try_from(h.policies.status.version).unwrap_or(i64::MAX))
         }),
         ("host_policy_refused", "gauge", "Whether a host refuses a newer version.", |h, _| {
-            h.policies.takes.then_some(i64::from(h.policies.error.is_some()))
+            h.policies.takes.then_some(i64::from(h.policies.status.error.is_some()))
         }),
     ];
     for (name, kind, help, value) in each {

@@ -165,8 +165,9 @@ fn problems(h: &Listed, status: &Status, now: i64) -> Vec<Shown> {
     if let Some(why) = &status.policy.reload_error {
         all.push(Shown::line(&format!("Its newest policies are not in force: {why}")));
     }
-    if let Some(why) = &h.policies.error {
-        let which = h.policies.refused.map(|v| format!(" (version {v})")).unwrap_or_default();
+    if let Some(why) = &h.policies.status.error {
+        let which =
+            h.policies.status.refused.map(|v| format!(" (version {v})")).unwrap_or_default();
         let words = format!("Policies from here{which} are not in force there: {why}");
         all.push(Shown::line(&words));
     }

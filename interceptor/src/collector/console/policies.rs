@@ -61,7 +61,7 @@ pub async fn list(
     let page = Page {
         frame: Frame::new("Policies", "policies", &login).live("policies", told),
         newest,
-        current: taking().filter(|h| Some(h.policies.version) == newest).count(),
+        current: taking().filter(|h| Some(h.policies.status.version) == newest).count(),
         takes: taking().count(),
         versions: versions.iter().map(row).collect(),
         hosts: known.iter().map(|h| on_host(h, newest)).collect(),
@@ -90,9 +90,9 @@ fn on_host(h: &Listed, newest: Option<u64>) -> OnHost {
     OnHost {
         name: Shown::line(&h.name),
         words: Shown::line(&p.words()),
-        behind: p.takes && newest.is_some_and(|newest| p.version != newest),
-        since: p.since_us.filter(|_| p.takes).map(When::at),
-        error: Shown::lines(p.error.as_deref().unwrap_or_default()),
+        behind: p.takes && newest.is_some_and(|newest| p.status.version != newest),
+        since: p.status.since_us.filter(|_| p.takes).map(When::at),
+        error: Shown::lines(p.status.error.as_deref().unwrap_or_default()),
     }
 }
 

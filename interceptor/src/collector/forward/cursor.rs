@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
+use super::config::Forward;
 use crate::collector::error::CollectorError;
 use crate::record::now_us;
 
@@ -29,6 +30,12 @@ impl Cursor {
     /// Events of a session that lie behind it.
     pub fn events(&self, number: u64) -> u64 {
         self.open.get(&number).copied().unwrap_or(0)
+    }
+
+    /// Whether the first events of a session, so many, lie behind it.
+    pub fn is_past(&self, number: u64, events: u64) -> bool {
+        self.done.iter().any(|(first, last)| (*first..=*last).contains(&number))
+            || self.events(number) >= events
     }
 
     /// The events of a session up to this one lie behind it.
@@ -141,6 +148,11 @@ pub fn behind(db: &Connection, forward: &str) -> Result<Vec<(i64, String)>, Coll
     )
     .and_then(|mut s| s.query_map([forward], |r| Ok((r.get(0)?, r.get(1)?)))?.collect())
     .map_err(CollectorError::sqlite("look for what is to be forwarded"))
+}
+
+/// How far forwards are with a host's events; one that has not begun is at their beginning.
+pub fn of(db: &Connection, forwards: &[Forward], host: i64) -> Result<Vec<Cursor>, CollectorError> {
+    forwards.iter().map(|forward| Cursor::load(db, &forward.name, host)).collect()
 }
 
 /// Events that a forward has not delivered; none before it was begun.

@@ -27,7 +27,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 
 pub use config::{Begin, Forward, Otlp, Syslog, To, unique};
-pub use cursor::waiting;
+pub use cursor::{of as cursors, waiting};
 pub use state::{Standing, States};
 
 use super::error::CollectorError;

@@ -19,20 +19,9 @@ const MAX_ERROR: usize = 4000;
 pub struct OnHost {
     /// Whether it takes policies from here; otherwise its own files are alone in force.
     pub takes: bool,
-    /// The newest version that it took; 0 before the first.
-    pub version: u64,
-    /// Whether rules of that version are in force.
-    pub in_force: bool,
-    /// Digest of its files, hex.
-    pub sha256: String,
-    /// How many rules it has.
-    pub rules: u64,
-    /// When the host took it, by its own clock; microseconds since the Unix epoch.
-    pub since_us: Option<i64>,
-    /// Why a newer version is not in force there.
-    pub error: Option<String>,
-    /// That newer version.
-    pub refused: Option<u64>,
+    /// What it has of them; its clock counts.
+    #[serde(flatten)]
+    pub status: CentralStatus,
     /// When it said so.
     pub reported_us: Option<i64>,
 }
@@ -47,20 +36,22 @@ impl OnHost {
         let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
         Ok(Self {
             takes: r.get::<_, Option<bool>>(first)?.unwrap_or_default(),
-            version: number(r.get(first + 1)?).unwrap_or(0),
-            in_force: r.get::<_, Option<bool>>(first + 2)?.unwrap_or_default(),
-            sha256: r.get::<_, Option<String>>(first + 3)?.unwrap_or_default(),
-            rules: number(r.get(first + 4)?).unwrap_or(0),
-            since_us: r.get(first + 5)?,
-            error: r.get(first + 6)?,
-            refused: number(r.get(first + 7)?),
+            status: CentralStatus {
+                version: number(r.get(first + 1)?).unwrap_or(0),
+                in_force: r.get::<_, Option<bool>>(first + 2)?.unwrap_or_default(),
+                sha256: r.get::<_, Option<String>>(first + 3)?.unwrap_or_default(),
+                rules: number(r.get(first + 4)?).unwrap_or(0),
+                since_us: r.get(first + 5)?,
+                error: r.get(first + 6)?,
+                refused: number(r.get(first + 7)?),
+            },
             reported_us: r.get(first + 8)?,
         })
     }
 
     /// In a few words.
     pub fn words(&self) -> String {
-        match (self.takes, self.version, self.in_force) {
+        match (self.takes, self.status.version, self.status.in_force) {
             (false, ..) => "local only".into(),
             (true, 0, _) => "local only, no version yet".into(),
             (true, version, true) => format!("version {version}"),
@@ -100,13 +91,14 @@ pub fn report(db: &Connection, host: &HostId, said: Report) -> Result<bool, Coll
     if same {
         return Ok(false);
     }
-    let what = match (&after.error, before.error != after.error) {
+    let (was, is) = (&before.status, &after.status);
+    let what = match (&is.error, was.error != is.error) {
         (Some(_), true) => "policies.refused",
         _ => "policies.on-host",
     };
     let detail = json!({
-        "takes": after.takes, "version": after.version, "in_force": after.in_force,
-        "sha256": after.sha256, "refused": after.refused, "error": after.error,
+        "takes": after.takes, "version": is.version, "in_force": is.in_force,
+        "sha256": is.sha256, "refused": is.refused, "error": is.error,
     });
     let entry = Entry { who: &host.who(), what, target: &host.name, detail: &detail };
     audit::append(db, &entry)?;

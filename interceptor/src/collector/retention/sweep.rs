@@ -11,6 +11,7 @@ use serde_json::json;
 use super::legal_holds;
 use super::policy::{DAY_US, Retention, Subject, Term, Terms};
 use crate::collector::audit::{self, Who};
+use crate::collector::forward::{self, Forward};
 use crate::collector::hosts::{self, Host};
 use crate::collector::replica::Replica;
 use crate::collector::{Change, Collector, CollectorError, ingest};
@@ -231,15 +232,31 @@ pub(super) async fn decide(
         return Ok(0);
     }
     let host = host.clone();
-    let ids = collector.central.write(move |db| mark(db, &host, &batch, now)).await?;
+    let forwards = collector.config.forwards.clone();
+    let mark = move |db: &Connection| mark(db, &host, &batch, &forwards, now);
+    let ids = collector.central.write(mark).await?;
     for id in &ids {
         collector.hub.tell(Change::Session(*id));
     }
     Ok(ids.len() as u64)
 }
 
-fn mark(db: &Connection, host: &Host, batch: &[Old], now: i64) -> Result<Vec<i64>, CollectorError> {
+fn mark(
+    db: &Connection,
+    host: &Host,
+    batch: &[Old],
+    forwards: &[Forward],
+    now: i64,
+) -> Result<Vec<i64>, CollectorError> {
     let sql = CollectorError::sqlite;
+    let cursors = forward::cursors(db, forwards, host.id)?;
+    let passed =
+        |c: &Candidate| cursors.iter().all(|f| f.is_past(c.number, c.events.max(0).unsigned_abs()));
+    let waiting = batch.iter().filter(|(c, _)| !passed(c)).count();
+    if waiting > 0 {
+        tracing::warn!(host = %host.name, sessions = waiting, "old sessions stay until all \
+            forwards have passed them on");
+    }
     // Asked again here: a hold may have been placed since, and in this transaction none can be.
     let ask = format!(
         "SELECT 1 FROM sessions s JOIN hosts h ON h.id = s.host JOIN leaves v ON v.idx = s.leaf \
@@ -250,6 +267,7 @@ fn mark(db: &Connection, host: &Host, batch: &[Old], now: i64) -> Result<Vec<i64
     let (mut ids, mut named, mut events) = (Vec::new(), Vec::new(), 0);
     for (c, term) in batch {
         let goes = is_over(c.accepted_us, term.days, now)
+            && passed(c)
             && db
                 .prepare_cached(&ask)
                 .and_then(|mut s| s.exists(params![c.id, c.accepted_us]))

@@ -363,6 +363,33 @@ async fn filters_of_host_principal_and_time_hold_what_a_lying_host_would_move_ou
     assert!(matches!(late, Err(HoldError::Deleted)));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_forward_has_not_passed_on_stays_however_old() {
+    let more = format!("{MONTH}[[forward]]\nname = 'siem'\nto = 'file'\npath = '/nowhere/x'\n");
+    let bed = Bed::new(&more).await;
+    session(&bed.recorder, 3);
+    session(&bed.recorder, 3);
+    bed.ship().await;
+    // It has not begun, or is away.
+    assert_eq!(bed.sweep(31).await.sessions, 0);
+    let behind_the_first = r#"{"done":[[1,1]],"open":{"2":4}}"#;
+    let stands = move |db: &Connection| {
+        let sql = "INSERT OR REPLACE INTO forward_cursors (forward, host, cursor, passed) \
+                   VALUES ('siem', 1, ?1, 0)";
+        db.execute(sql, [behind_the_first]).map_err(CollectorError::sqlite("stand"))
+    };
+    bed.collector.central.write(stands).await.unwrap();
+    assert_eq!(bed.sweep(31).await.sessions, 1);
+    assert_eq!((bed.events(1), bed.events(2)), (0, 5));
+    let all = |db: &Connection| {
+        let sql = r#"UPDATE forward_cursors SET cursor = '{"done":[],"open":{"2":5}}'"#;
+        db.execute(sql, []).map_err(CollectorError::sqlite("stand"))
+    };
+    bed.collector.central.write(all).await.unwrap();
+    assert_eq!(bed.sweep(31).await.sessions, 1);
+    bed.is_sound().await;
+}
+
 /// What stands between the steps: killed after each, and going on.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_step_nothing_goes_unrecorded_or_looks_altered() {
