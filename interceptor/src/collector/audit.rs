@@ -4,7 +4,7 @@
 //! signs the head yet: a change in the middle is found, one by whoever owns the database and
 //! makes all hashes anew, or takes the end away, is not.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::collector::db::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -58,17 +58,20 @@ pub struct Entry<'a> {
 
 /// Appends a step inside the caller's transaction.
 pub fn append(db: &Connection, entry: &Entry<'_>) -> Result<(), CollectorError> {
-    let fail = CollectorError::sqlite;
-    let previous = head(db)?;
+    let fail = CollectorError::db;
+    let (last, previous) = newest(db)?;
     let ts_us = now_us();
     let who = serde_json::to_string(entry.who).unwrap_or_default();
+    // Not every database keeps this character, and the hash must be over what is kept.
+    let target = &entry.target.replace('\0', "\u{2400}");
     let detail = entry.detail.to_string();
-    let hash = step(&previous, ts_us, [&who, entry.what, entry.target, &detail]);
+    let hash = step(&previous, ts_us, [&who, entry.what, target, &detail]);
     db.prepare_cached(
-        "INSERT INTO audit (ts_us, who, what, target, detail, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO audit (id, ts_us, who, what, target, detail, hash) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )
     .and_then(|mut s| {
-        s.execute(params![ts_us, who, entry.what, entry.target, detail, &hash[..]])
+        s.execute(params![last + 1, ts_us, who, entry.what, target, detail, &hash[..]])
     })
     .map_err(fail("write the audit trail"))?;
     Ok(())
@@ -76,33 +79,45 @@ pub fn append(db: &Connection, entry: &Entry<'_>) -> Result<(), CollectorError> 
 
 /// Hash of the last step; zeros before the first.
 pub fn head(db: &Connection) -> Result<Hash, CollectorError> {
-    let last: Option<Vec<u8>> = db
-        .prepare_cached("SELECT hash FROM audit ORDER BY id DESC LIMIT 1")
-        .and_then(|mut s| s.query_row([], |r| r.get(0)).optional())
-        .map_err(CollectorError::sqlite("read the audit trail"))?;
-    Ok(last.and_then(|h| h.try_into().ok()).unwrap_or_default())
+    newest(db).map(|(_, hash)| hash)
+}
+
+fn newest(db: &Connection) -> Result<(i64, Hash), CollectorError> {
+    let last: Option<(i64, Vec<u8>)> = db
+        .prepare_cached("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
+        .and_then(|mut s| s.query_row([], |r| Ok((r.get(0)?, r.get(1)?))).optional())
+        .map_err(CollectorError::db("read the audit trail"))?;
+    let read = |(id, hash): (i64, Vec<u8>)| Some((id, hash.try_into().ok()?));
+    Ok(last.and_then(read).unwrap_or_default())
 }
 
 /// The first step whose hash is not what the ones before it make, if there is one.
 pub fn verify(db: &Connection) -> Result<Option<i64>, CollectorError> {
-    let check = || -> rusqlite::Result<Option<i64>> {
-        let mut all =
-            db.prepare("SELECT id, ts_us, who, what, target, detail, hash FROM audit ORDER BY id")?;
-        let mut rows = all.query([])?;
-        let (mut previous, mut expected) = (Hash::default(), 1);
-        while let Some(row) = rows.next()? {
-            let id: i64 = row.get(0)?;
-            let text = |i| row.get::<_, String>(i);
-            let (who, what, target, detail) = (text(2)?, text(3)?, text(4)?, text(5)?);
-            let hash = step(&previous, row.get(1)?, [&who, &what, &target, &detail]);
-            if id != expected || row.get::<_, Vec<u8>>(6)? != hash {
-                return Ok(Some(id));
+    let check = || -> crate::collector::db::Result<Option<i64>> {
+        let mut portion = db.prepare(
+            "SELECT id, ts_us, who, what, target, detail, hash FROM audit WHERE id >= ?1 \
+             ORDER BY id LIMIT 10000",
+        )?;
+        let (mut previous, mut expected) = (Hash::default(), i64::MIN);
+        loop {
+            let mut rows = portion.query([expected])?;
+            let begun = expected;
+            while let Some(row) = rows.next()? {
+                let id: i64 = row.get(0)?;
+                let text = |i| row.get::<_, String>(i);
+                let (who, what, target, detail) = (text(2)?, text(3)?, text(4)?, text(5)?);
+                let hash = step(&previous, row.get(1)?, [&who, &what, &target, &detail]);
+                if id != expected.max(1) || row.get::<_, Vec<u8>>(6)? != hash {
+                    return Ok(Some(id));
+                }
+                (previous, expected) = (hash, id + 1);
             }
-            (previous, expected) = (hash, id + 1);
+            if expected == begun {
+                return Ok(None);
+            }
         }
-        Ok(None)
     };
-    check().map_err(CollectorError::sqlite("verify the audit trail"))
+    check().map_err(CollectorError::db("verify the audit trail"))
 }
 
 fn step(previous: &Hash, ts_us: i64, texts: [&str; 4]) -> Hash {

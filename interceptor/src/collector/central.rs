@@ -3,6 +3,11 @@
 //! Writes go to a thread of their own, which puts all that wait into one transaction: one fsync
 //! for many. Each write runs in a savepoint, so that one that fails undoes only itself. Whoever
 //! wrote hears of it only when it is on disk.
+//!
+//! On PostgreSQL several collectors write. Each transaction that writes takes one advisory lock
+//! first, so that writes of all collectors follow one another as those of one do: whatever a write
+//! reads is true until its end, on either database. What is large and concerns one host alone does
+//! not go this way ([`super::feed`]).
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -10,12 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::OpenFlags;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::db::{self, Connection};
 use super::error::CollectorError;
+use super::keys::Keys;
+use super::store::{self, Server};
 
-/// Statements that bring a database from version `i` to `i + 1`.
+/// Statements that bring a SQLite database from version `i` to `i + 1`.
 const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("migrations/001-certificates.sql"),
@@ -23,6 +31,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/003-retention.sql"),
     include_str!("migrations/004-policies.sql"),
 ];
+/// The same for PostgreSQL, where versions count from 1 as well.
+const POSTGRES_MIGRATIONS: &[&str] = &[include_str!("postgres/001-schema.sql")];
 /// Most writes in one transaction.
 const GROUP: usize = 512;
 /// Writes that may wait before further writers do.
@@ -31,20 +41,59 @@ const QUEUE: usize = 4096;
 const READERS: usize = 4;
 /// How long a lock is waited for.
 const BUSY: Duration = Duration::from_secs(10);
+/// Key of the advisory lock under which PostgreSQL is written to, and migrated.
+const LOCK: i64 = 0x1e7e_5cab_1e00_0001;
 
 /// What became of a write inside its transaction.
 struct Done {
     /// Whether what it did stays.
     keep: bool,
     /// Tells the writer, once the transaction has ended.
-    tell: Box<dyn FnOnce(Result<(), rusqlite::Error>) + Send>,
+    tell: Box<dyn FnOnce(Result<(), db::Error>) + Send>,
 }
 
 type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
 
+/// Where the database is.
+#[derive(Clone)]
+enum Place {
+    File(PathBuf),
+    Server(Box<Server>),
+}
+
+impl Place {
+    fn writer(&self) -> Result<Connection, CollectorError> {
+        match self {
+            Self::File(path) => open_writer(path),
+            Self::Server(server) => open_server(server, "open the database of [store]"),
+        }
+    }
+
+    fn reader(&self) -> Result<Connection, CollectorError> {
+        match self {
+            Self::File(path) => open_reader(path),
+            Self::Server(server) => open_server(server, "open the database of [store] to read"),
+        }
+    }
+
+    fn begin_write(&self) -> String {
+        match self {
+            Self::File(_) => "BEGIN IMMEDIATE".into(),
+            Self::Server(_) => format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})"),
+        }
+    }
+
+    fn begin_read(&self) -> &'static str {
+        match self {
+            Self::File(_) => "BEGIN",
+            Self::Server(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        }
+    }
+}
+
 /// The open central database.
 pub struct Central {
-    path: PathBuf,
+    place: Place,
     writer: mpsc::Sender<Job>,
     readers: Arc<Mutex<Vec<Connection>>>,
     places: Arc<Semaphore>,
@@ -53,26 +102,47 @@ pub struct Central {
 impl Central {
     /// Opens or creates `collector.db` below the state directory and starts its writer.
     pub fn open(state: &Path) -> Result<Self, CollectorError> {
-        let path = state.join("collector.db");
-        let sql = CollectorError::sqlite;
-        let mut db = Connection::open(&path).map_err(sql("open collector.db"))?;
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600))
-            .map_err(|e| CollectorError::io("close to others", &path, e))?;
-        db.busy_timeout(BUSY).map_err(sql("configure collector.db"))?;
-        db.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-             PRAGMA cache_size = -32768; PRAGMA trusted_schema = OFF;",
-        )
-        .map_err(sql("configure collector.db"))?;
-        migrate(&mut db)?;
-        db.set_prepared_statement_cache_capacity(128);
+        Self::at(Place::File(state.join("collector.db")), None)
+    }
+
+    /// Opens the database of `[store]`, which must exist, brings its tables up to date and starts
+    /// its writer. Blocks.
+    ///
+    /// It belongs to the collectors with these keys, from the first that opens it on.
+    pub fn open_store(server: Server, keys: &Keys) -> Result<Self, CollectorError> {
+        Self::at(Place::Server(Box::new(server)), Some(keys))
+    }
+
+    fn at(place: Place, keys: Option<&Keys>) -> Result<Self, CollectorError> {
+        // A connection to a server may not be opened on a thread that runs tasks.
+        let opened = std::thread::scope(|scope| {
+            let open = || {
+                let db = place.writer()?;
+                migrate(&db)?;
+                if let Some(keys) = keys {
+                    store::claim(&db, keys)?;
+                }
+                Ok::<_, CollectorError>(db)
+            };
+            scope.spawn(open).join()
+        });
+        let db = opened.unwrap_or(Err(CollectorError::Stopped))?;
         let (writer, jobs) = mpsc::channel(QUEUE);
+        let own = place.clone();
         std::thread::Builder::new()
             .name("central-writer".into())
-            .spawn(move || write_all(&db, jobs))
-            .map_err(|e| CollectorError::io("start the writer of", &path, e))?;
+            .spawn(move || write_all(&own, db, jobs))
+            .map_err(|e| CollectorError::io("start the writer of", Path::new("the store"), e))?;
         let places = Arc::new(Semaphore::new(READERS));
-        Ok(Self { path, writer, readers: Arc::default(), places })
+        Ok(Self { place, writer, readers: Arc::default(), places })
+    }
+
+    /// The server of `[store]`, when it is one.
+    pub fn server(&self) -> Option<&Server> {
+        match &self.place {
+            Place::File(_) => None,
+            Place::Server(server) => Some(server),
+        }
     }
 
     /// Runs a write; its result comes when it is on disk. What it did is undone when it fails.
@@ -86,9 +156,9 @@ impl Central {
         let job: Job = Box::new(move |db| {
             let result = write(db);
             let keep = result.is_ok();
-            let tell = move |committed: Result<(), rusqlite::Error>| {
+            let tell = move |committed: Result<(), db::Error>| {
                 let result = match committed {
-                    Err(e) if keep => Err(CollectorError::sqlite("commit")(e).into()),
+                    Err(e) if keep => Err(CollectorError::db("commit")(e).into()),
                     _ => result,
                 };
                 let _ = sender.send(result);
@@ -108,80 +178,154 @@ impl Central {
         E: From<CollectorError> + Send + 'static,
         F: FnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&self.places).acquire_owned().await else {
             return Err(CollectorError::Stopped.into());
         };
-        let (readers, path) = (Arc::clone(&self.readers), self.path.clone());
+        let (readers, place) = (Arc::clone(&self.readers), self.place.clone());
         let task = tokio::task::spawn_blocking(move || -> Result<T, E> {
             let kept = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let db = match kept {
+            let db = match kept.filter(|db| !db.is_closed()) {
                 Some(db) => db,
-                None => open_reader(&path)?,
+                None => place.reader()?,
             };
-            let result = db
-                .unchecked_transaction()
-                .map_err(|e| CollectorError::sqlite("begin to read")(e).into())
-                .and_then(|snapshot| read(&snapshot));
-            readers.lock().unwrap_or_else(PoisonError::into_inner).push(db);
-            drop(place);
+            let begun = db.execute_batch(place.begin_read());
+            let result = begun
+                .map_err(|e| CollectorError::db("begin to read")(e).into())
+                .and_then(|()| read(&db));
+            if db.execute_batch("ROLLBACK").is_ok() {
+                readers.lock().unwrap_or_else(PoisonError::into_inner).push(db);
+            }
+            drop(permit);
             result
         });
         task.await.unwrap_or_else(|_| Err(CollectorError::Stopped.into()))
     }
 }
 
+fn open_writer(path: &Path) -> Result<Connection, CollectorError> {
+    let open = || -> rusqlite::Result<rusqlite::Connection> {
+        let db = rusqlite::Connection::open(path)?;
+        db.busy_timeout(BUSY)?;
+        db.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+             PRAGMA cache_size = -32768; PRAGMA trusted_schema = OFF;",
+        )?;
+        db.set_prepared_statement_cache_capacity(128);
+        Ok(db)
+    };
+    let db = open().map_err(|e| CollectorError::db("open collector.db")(e.into()))?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))
+        .map_err(|e| CollectorError::io("close to others", path, e))?;
+    Ok(db.into())
+}
+
 fn open_reader(path: &Path) -> Result<Connection, CollectorError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || -> rusqlite::Result<Connection> {
-        let db = Connection::open_with_flags(path, flags)?;
+    let open = || -> rusqlite::Result<rusqlite::Connection> {
+        let db = rusqlite::Connection::open_with_flags(path, flags)?;
         db.busy_timeout(BUSY)?;
         db.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA query_only = ON;")?;
         db.set_prepared_statement_cache_capacity(128);
         Ok(db)
     };
-    open().map_err(CollectorError::sqlite("open collector.db to read"))
+    let db = open().map_err(|e| CollectorError::db("open collector.db to read")(e.into()))?;
+    Ok(db.into())
 }
 
-fn migrate(db: &mut Connection) -> Result<(), CollectorError> {
-    let run = |db: &mut Connection| -> rusqlite::Result<()> {
-        let version: usize =
-            db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0))? as usize;
-        for (i, statements) in MIGRATIONS.iter().enumerate().skip(version) {
-            let step = db.transaction()?;
-            step.execute_batch(statements)?;
-            step.pragma_update(None, "user_version", i as i64 + 1)?;
-            step.commit()?;
-        }
-        Ok(())
-    };
-    run(db).map_err(CollectorError::sqlite("bring collector.db up to date"))
+fn open_server(server: &Server, action: &'static str) -> Result<Connection, CollectorError> {
+    db::connect(server).map_err(CollectorError::db(action))
 }
 
-/// Until nobody can write any more.
-fn write_all(db: &Connection, mut jobs: mpsc::Receiver<Job>) {
+fn migrate(db: &Connection) -> Result<(), CollectorError> {
+    match db {
+        Connection::Sqlite(db) => migrate_sqlite(db).map_err(db::Error::from),
+        Connection::Postgres(_) => migrate_postgres(db),
+    }
+    .map_err(CollectorError::db("bring the central database up to date"))
+}
+
+fn migrate_sqlite(db: &rusqlite::Connection) -> rusqlite::Result<()> {
+    let version = db.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0))?;
+    let version = usize::try_from(version).unwrap_or_default();
+    for (i, statements) in MIGRATIONS.iter().enumerate().skip(version) {
+        let step = db.unchecked_transaction()?;
+        step.execute_batch(statements)?;
+        step.pragma_update(None, "user_version", i as i64 + 1)?;
+        step.commit()?;
+    }
+    Ok(())
+}
+
+/// Several collectors may start at a time: one of them migrates.
+fn migrate_postgres(db: &Connection) -> db::Result<()> {
+    db.execute_batch(&format!(
+        "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); \
+         CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL);"
+    ))?;
+    let version: i64 = db.query_row(
+        "SELECT coalesce(max(version), 0) FROM schema_version",
+        [],
+        |r| r.get(0),
+    )?;
+    if usize::try_from(version).is_ok_and(|v| v > POSTGRES_MIGRATIONS.len()) {
+        db.execute_batch("ROLLBACK")?;
+        return Err(db::Error::Group(
+            "its tables are of a newer version of interceptor: bring this collector up to date"
+                .into(),
+        ));
+    }
+    let version = usize::try_from(version).unwrap_or_default();
+    for (i, statements) in POSTGRES_MIGRATIONS.iter().enumerate().skip(version) {
+        db.execute_batch(statements)?;
+        db.execute("INSERT INTO schema_version VALUES (?1)", [i as i64 + 1])?;
+    }
+    db.execute_batch("COMMIT")
+}
+
+/// Until nobody can write any more. A server that went away is looked for again with the next
+/// write; those that wait until then fail and say so.
+fn write_all(place: &Place, db: Connection, mut jobs: mpsc::Receiver<Job>) {
+    let mut open = Some(db);
     while let Some(first) = jobs.blocking_recv() {
         let mut group = vec![first];
         while group.len() < GROUP {
             let Ok(job) = jobs.try_recv() else { break };
             group.push(job);
         }
-        write_group(db, group);
+        if open.as_ref().is_none_or(Connection::is_closed) {
+            open = match place.writer() {
+                Ok(db) => Some(db),
+                Err(error) => {
+                    tracing::error!(%error, "the central database cannot be reached");
+                    None
+                }
+            };
+        }
+        // Without a connection each of the group hears that nothing is taken.
+        if let Some(db) = &open {
+            write_group(db, &place.begin_write(), group);
+        }
     }
 }
 
-fn write_group(db: &Connection, group: Vec<Job>) {
-    if let Err(e) = db.execute_batch("BEGIN IMMEDIATE") {
+fn write_group(db: &Connection, begin: &str, group: Vec<Job>) {
+    if let Err(e) = db.execute_batch(begin) {
         tracing::error!(error = %e, "the central database takes no writes");
+        let _ = db.execute_batch("ROLLBACK");
         // Each job must be told; what it does now lands in no transaction that stays.
         return drop(group);
     }
     let mut told = Vec::with_capacity(group.len());
     let mut broken = None;
     for job in group {
-        let one = || -> rusqlite::Result<Done> {
+        let one = || -> db::Result<Done> {
             db.execute_batch("SAVEPOINT one")?;
             let done = job(db);
-            let end = if done.keep { "RELEASE one" } else { "ROLLBACK TO one; RELEASE one" };
+            let end = if done.keep {
+                "RELEASE SAVEPOINT one"
+            } else {
+                "ROLLBACK TO SAVEPOINT one; RELEASE SAVEPOINT one"
+            };
             db.execute_batch(end)?;
             Ok(done)
         };
@@ -202,24 +346,10 @@ fn write_group(db: &Connection, group: Vec<Job>) {
         let _ = db.execute_batch("ROLLBACK");
     }
     for tell in told {
-        tell(copied(&ended));
+        // The same result for each of the group.
+        tell(ended.as_ref().map(|()| ()).map_err(|e| db::Error::Group(e.to_string())));
     }
 }
-
-/// The same result for each of the group.
-fn copied(result: &Result<(), rusqlite::Error>) -> Result<(), rusqlite::Error> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(rusqlite::Error::SqliteFailure(code, text)) => {
-            Err(rusqlite::Error::SqliteFailure(*code, text.clone()))
-        }
-        Err(e) => Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
-            Some(e.to_string()),
-        )),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -227,7 +357,7 @@ mod tests {
 
     fn count(db: &Connection) -> Result<i64, CollectorError> {
         db.query_row("SELECT count(*) FROM codes", [], |r| r.get(0))
-            .map_err(CollectorError::sqlite("count"))
+            .map_err(CollectorError::db("count"))
     }
 
     fn insert(db: &Connection, n: u32) -> Result<(), CollectorError> {
@@ -236,7 +366,7 @@ mod tests {
             [n.to_le_bytes()],
         )
         .map(drop)
-        .map_err(CollectorError::sqlite("insert"))
+        .map_err(CollectorError::db("insert"))
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! One-time enrolment codes: shown once, kept as hashes, ending soon.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::collector::db::{Connection, OptionalExtension, params};
 
 use super::error::CollectorError;
 use crate::record::chain::{self, Hash};
@@ -32,7 +32,7 @@ pub fn make(
         "INSERT INTO codes (hash, name, made_by, created_us, expires_us) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![&hash(&code)[..], name, by, now_us, expires_us],
     )
-    .map_err(CollectorError::sqlite("keep an enrolment code"))?;
+    .map_err(CollectorError::db("keep an enrolment code"))?;
     Ok(code)
 }
 
@@ -47,9 +47,9 @@ pub fn redeem(db: &Connection, code: &str, now_us: i64) -> Result<Option<String>
             |r| r.get(0),
         )
         .optional()
-        .map_err(CollectorError::sqlite("use an enrolment code"))?;
+        .map_err(CollectorError::db("use an enrolment code"))?;
     db.execute("DELETE FROM codes WHERE expires_us < ?1", [now_us - 30 * 86_400_000_000])
-        .map_err(CollectorError::sqlite("forget old enrolment codes"))?;
+        .map_err(CollectorError::db("forget old enrolment codes"))?;
     Ok(name)
 }
 

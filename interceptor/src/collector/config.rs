@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::forward::{self, Forward};
 use super::retention::Retention;
+use super::store;
 use crate::config::{Agent, ConfigError, SecretRef, ServerTls, Span};
 
 /// Where the configuration is looked for unless `--collector-config` says otherwise.
@@ -49,6 +50,9 @@ pub struct Config {
     /// How long the contents of sessions are kept; for ever when absent.
     #[serde(default)]
     pub retention: Retention,
+    /// A PostgreSQL database that holds what this collector knows, shared with others; without it
+    /// SQLite in the state directory does.
+    pub store: Option<store::Settings>,
 }
 
 fn state() -> PathBuf {

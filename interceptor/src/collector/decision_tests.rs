@@ -38,7 +38,7 @@ async fn trail(bed: &Bed) -> Vec<String> {
             assert_eq!(audit::verify(db)?, None);
             db.prepare("SELECT what FROM audit ORDER BY id")
                 .and_then(|mut s| s.query_map([], |r| r.get(0))?.collect())
-                .map_err(super::CollectorError::sqlite("read"))
+                .map_err(super::CollectorError::db("read"))
         })
         .await
         .unwrap()
@@ -221,8 +221,8 @@ async fn only_administrators_end_sessions_and_every_host_is_told() {
     let told = kill(&bed.collector, &admin, target(), Some(b.id.id), None).await.unwrap();
     assert!(first.iter().all(|t| told[0].seq > t.seq));
     // A collector without memory of them goes on above them: hosts take nothing older.
-    let forget = |db: &rusqlite::Connection| {
-        db.execute("DELETE FROM orders", []).map_err(super::CollectorError::sqlite("forget"))
+    let forget = |db: &crate::collector::db::Connection| {
+        db.execute("DELETE FROM orders", []).map_err(super::CollectorError::db("forget"))
     };
     let kept = orders_of(&bed, &b).await;
     bed.collector.central.write(forget).await.unwrap();
@@ -250,7 +250,7 @@ async fn requests_that_ended_long_ago_are_forgotten_and_waiting_ones_are_not() {
     assert_eq!(sweep(Duration::ZERO).await, 1);
     let count = bed.collector.central.read(|db| {
         db.query_row("SELECT count(*) FROM votes", [], |r| r.get::<_, i64>(0))
-            .map_err(super::CollectorError::sqlite("count"))
+            .map_err(super::CollectorError::db("count"))
     });
     assert_eq!(count.await.unwrap(), 0);
     let left = list(&bed.collector).await.unwrap();

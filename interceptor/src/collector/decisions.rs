@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::collector::db::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -264,10 +264,11 @@ fn barrier(person: &Person, row: &HoldRow) -> Option<Barrier> {
 fn note_view(db: &Connection, person: &Person, row: &HoldRow) -> Result<(), CollectorError> {
     let first = db
         .prepare_cached(
-            "INSERT OR IGNORE INTO viewed (hold, issuer, sub, ts_us) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT INTO viewed (hold, issuer, sub, ts_us) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT DO NOTHING",
         )
         .and_then(|mut s| s.execute(params![row.id, person.issuer, person.sub, now_us()]))
-        .map_err(CollectorError::sqlite("note who saw a hold"))?;
+        .map_err(CollectorError::db("note who saw a hold"))?;
     if first == 1 {
         let detail = json!({});
         let entry =
@@ -288,7 +289,7 @@ fn view(db: &Connection, row: HoldRow) -> Result<HoldView, CollectorError> {
             })?
             .collect()
         })
-        .map_err(CollectorError::sqlite("read who saw a hold"))?;
+        .map_err(CollectorError::db("read who saw a hold"))?;
     let groups = row.conditions.as_ref().map(|c| c.terms.groups.clone()).unwrap_or_default();
     Ok(HoldView {
         row,
@@ -320,7 +321,7 @@ fn votes(db: &Connection, hold: &str) -> Result<Vec<Vote>, CollectorError> {
         })?
         .collect()
     })
-    .map_err(CollectorError::sqlite("read votes"))
+    .map_err(CollectorError::db("read votes"))
 }
 
 /// Decides a hold, or takes part in a decision that needs more people.
@@ -421,17 +422,18 @@ fn vote(
     choice: &Choice,
     scope: Scope,
 ) -> Result<(), DecisionError> {
-    let fail = CollectorError::sqlite;
+    let fail = CollectorError::db;
     let scope = serde_json::to_string(&scope).unwrap_or_default();
     // Somebody who has approved may still change their mind and deny, and nothing else.
     let sql = match choice.approve {
         true => {
-            "INSERT OR IGNORE INTO votes (hold, issuer, sub, name, approve, scope, reason, ts_us)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            "INSERT INTO votes (hold, issuer, sub, name, approve, scope, reason, ts_us)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING"
         }
         false => {
-            "INSERT OR REPLACE INTO votes (hold, issuer, sub, name, approve, scope, reason, ts_us)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            "INSERT INTO votes (hold, issuer, sub, name, approve, scope, reason, ts_us)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (hold, issuer, sub)
+             DO UPDATE SET name = ?4, approve = ?5, scope = ?6, reason = ?7, ts_us = ?8"
         }
     };
     let counted = db
@@ -542,7 +544,7 @@ pub async fn grants(collector: &Collector) -> Result<Vec<GrantRow>, CollectorErr
                 })?
                 .collect()
             })
-            .map_err(CollectorError::sqlite("list grants"))
+            .map_err(CollectorError::db("list grants"))
         })
         .await
 }
@@ -571,7 +573,7 @@ pub async fn revoke(
                 .and_then(|mut s| {
                     s.query_row(params![host, grant, now_us()], |r| r.get(0)).optional()
                 })
-                .map_err(CollectorError::sqlite("look up a grant"))?;
+                .map_err(CollectorError::db("look up a grant"))?;
             let at = HostId::find(db, host)?.filter(|_| stands.is_some());
             let Some(at) = at else {
                 return Err(DecisionError::Nothing("such grant that stands".into()));

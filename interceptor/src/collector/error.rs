@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::db;
 use crate::config::ConfigError;
 use crate::record::RecordError;
 
@@ -25,15 +26,16 @@ pub enum CollectorError {
         source: std::io::Error,
     },
     /// The central database refused.
-    #[error(
-        "collector: cannot {action}: {source}; see whether the disk of the state directory is full"
-    )]
-    Sqlite {
+    #[error("collector: cannot {action}: {source}; {}", advice(.source))]
+    Database {
         /// What was tried.
         action: &'static str,
-        /// SQLite's reason.
-        source: rusqlite::Error,
+        /// The database's reason.
+        source: db::Error,
     },
+    /// `[store]` cannot be used.
+    #[error("collector: [store] {0}")]
+    Store(String),
     /// The database's writer has stopped.
     #[error("collector: the database takes nothing more: restart the collector and read its log")]
     Stopped,
@@ -58,7 +60,14 @@ impl CollectorError {
         Self::Io { action, path: path.into(), source }
     }
 
-    pub(super) fn sqlite(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
-        move |source| Self::Sqlite { action, source }
+    pub(super) fn db(action: &'static str) -> impl FnOnce(db::Error) -> Self {
+        move |source| Self::Database { action, source }
+    }
+}
+
+fn advice(source: &db::Error) -> &'static str {
+    match source {
+        db::Error::Postgres(_) => "see whether the server of [store] is well",
+        _ => "see whether the disk of the state directory is full",
     }
 }

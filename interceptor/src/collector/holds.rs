@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use crate::collector::db::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use super::audit::{self, Entry, Who};
 use super::error::CollectorError;
 use super::orders::HostId;
 use super::rules::{Matching, Parties, Terms};
-use super::{Change, Collector, Config, webhooks};
+use super::{Change, Collector, Config, shared, webhooks};
 use crate::approval::{HoldSummary, Impact, MAX_HELD_BYTES};
 use crate::record::now_us;
 use crate::ship::wire::{Command, Raise};
@@ -26,17 +26,22 @@ const MOST_BYTES: usize = 512 << 20;
 const MOST_OF_ONE: i64 = crate::approval::MAX_HOLDS as i64;
 /// Longest time that a host may let a request wait.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// A text that came so recently may not be shared yet.
+const ON_ITS_WAY: Duration = Duration::from_secs(30);
 /// How often holds that nobody decided are ended.
 const SWEEP: Duration = Duration::from_millis(500);
 
 /// The exact forms of what waits, by the hold's name.
 pub struct Exacts {
-    /// Drawn anew at every start, so that hosts see that the others are gone.
-    pub instance: String,
+    /// Drawn anew when the others are gone, so that hosts see it.
+    instance: Mutex<String>,
     kept: Mutex<HashMap<String, Kept>>,
 }
 
 struct Kept {
+    since: Instant,
+    /// Drawn for this form of it.
+    mark: i64,
     raise: Arc<Raise>,
     boot: String,
     bytes: usize,
@@ -44,7 +49,7 @@ struct Kept {
 
 impl Default for Exacts {
     fn default() -> Self {
-        Self { instance: ulid::Ulid::new().to_string(), kept: Mutex::default() }
+        Self { instance: Mutex::new(ulid::Ulid::new().to_string()), kept: Mutex::default() }
     }
 }
 
@@ -53,7 +58,36 @@ impl Exacts {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, id: &str, raise: Raise, boot: &str) -> Result<(), HoldsError> {
+    /// The life of these texts, as hosts know it.
+    pub fn instance(&self) -> String {
+        self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// They are shared with other collectors, and so is their life.
+    pub(super) fn set_instance(&self, instance: String) {
+        *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = instance;
+    }
+
+    /// The names of all, with what was drawn for each.
+    pub(super) fn marks(&self) -> HashMap<String, i64> {
+        self.kept().iter().map(|(id, k)| (id.clone(), k.mark)).collect()
+    }
+
+    /// Lets go of one that is not shared, unless it has just come and is on its way there.
+    pub(super) fn wipe_unless_new(&self, id: &str) {
+        let mut kept = self.kept();
+        if kept.get(id).is_some_and(|k| k.since.elapsed() > ON_ITS_WAY) {
+            kept.remove(id);
+        }
+    }
+
+    pub(super) fn put(
+        &self,
+        id: &str,
+        raise: Raise,
+        boot: &str,
+        mark: i64,
+    ) -> Result<(), HoldsError> {
         let exact =
             raise.statement.len() + raise.values.iter().flatten().map(String::len).sum::<usize>();
         let around = (&raise.hold, &raise.principal_ids, &raise.owners, &raise.claims);
@@ -71,7 +105,8 @@ impl Exacts {
         if others + bytes > MOST_BYTES {
             return Err(HoldsError::Full);
         }
-        kept.insert(id.into(), Kept { raise: Arc::new(raise), boot: boot.into(), bytes });
+        let (since, raise, boot) = (Instant::now(), Arc::new(raise), boot.to_owned());
+        kept.insert(id.into(), Kept { since, mark, raise, boot, bytes });
         Ok(())
     }
 
@@ -175,7 +210,7 @@ impl HoldRow {
          h.state, h.ended_us, (SELECT count(*) FROM votes v WHERE v.hold = h.id AND v.approve),
          h.parties FROM holds h LEFT JOIN hosts o ON o.id = h.host";
 
-    fn read(row: &Row<'_>) -> rusqlite::Result<Option<Self>> {
+    fn read(row: &Row<'_>) -> crate::collector::db::Result<Option<Self>> {
         // A summary of another version is left out rather than shown half.
         let Ok(summary) = serde_json::from_str::<HoldSummary>(&row.get::<_, String>(4)?) else {
             return Ok(None);
@@ -209,7 +244,7 @@ impl HoldRow {
         db.prepare_cached(&sql)
             .and_then(|mut s| s.query_row([id], Self::read).optional())
             .map(Option::flatten)
-            .map_err(CollectorError::sqlite("read a hold"))
+            .map_err(CollectorError::db("read a hold"))
     }
 
     /// All that wait, oldest first.
@@ -231,10 +266,10 @@ impl HoldRow {
     }
 
     fn all(db: &Connection, sql: &str, parameter: i64) -> Result<Vec<Self>, CollectorError> {
-        let read = || -> rusqlite::Result<Vec<Option<Self>>> {
+        let read = || -> crate::collector::db::Result<Vec<Option<Self>>> {
             db.prepare_cached(sql)?.query_map([parameter], Self::read)?.collect()
         };
-        let rows = read().map_err(CollectorError::sqlite("list holds"))?;
+        let rows = read().map_err(CollectorError::db("list holds"))?;
         Ok(rows.into_iter().flatten().collect())
     }
 }
@@ -255,11 +290,19 @@ pub async fn raise(
     let summary = raise.hold.clone();
     // In memory first: whoever hears of the hold can look at it.
     let new = collector.held.get(&id).is_none();
-    collector.held.put(&id, raise, boot)?;
-    let (this, row) = (Arc::clone(collector), id.clone());
+    let mark = rand::random();
+    collector.held.put(&id, raise, boot, mark)?;
+    let exact = collector.held.get(&id);
+    let (this, row, boot) = (Arc::clone(collector), id.clone(), boot.to_owned());
     let taken = collector
         .central
-        .write(move |db| insert(db, &this.config, &host, &row, &summary, &conditions))
+        .write(move |db| {
+            insert(db, &this.config, &host, &row, &summary, &conditions)?;
+            if let Some(exact) = exact {
+                shared::put_exact(db, &this, (&row, mark), &boot, &exact)?;
+            }
+            Ok(())
+        })
         .await;
     match taken {
         Ok(()) => {
@@ -284,7 +327,7 @@ fn insert(
     summary: &HoldSummary,
     conditions: &Conditions,
 ) -> Result<(), HoldsError> {
-    let fail = CollectorError::sqlite;
+    let fail = CollectorError::db;
     if let Some(known) = HoldRow::find(db, id)? {
         return if known.state == "waiting" { Ok(()) } else { Err(HoldsError::Ended(known.state)) };
     }
@@ -338,7 +381,7 @@ pub fn sweep(db: &Connection, keep: Duration) -> Result<usize, CollectorError> {
              (SELECT id FROM holds WHERE state <> 'waiting' AND ended_us < ?1)"
         );
         let deleted = db.prepare_cached(&sql).and_then(|mut s| s.execute([before]));
-        deleted.map_err(CollectorError::sqlite("forget old requests"))
+        deleted.map_err(CollectorError::db("forget old requests"))
     };
     delete("votes", "hold")?;
     delete("viewed", "hold")?;
@@ -454,7 +497,8 @@ pub(super) fn end(db: &Connection, id: &str, state: &str) -> Result<bool, Collec
     )
     .and_then(|mut s| s.execute(params![id, state, now_us()]))
     .map(|n| n == 1)
-    .map_err(CollectorError::sqlite("end a hold"))
+    .map_err(CollectorError::db("end a hold"))
+    .and_then(|ended| shared::wipe_exact(db, id).map(|()| ended))
 }
 
 /// Ends what nobody decided in time, for as long as the collector runs; never returns.
@@ -480,7 +524,7 @@ fn late(db: &Connection) -> Result<Vec<(String, i64, String)>, CollectorError> {
         "SELECT id, host, hold FROM holds WHERE state = 'waiting' AND deadline_us <= ?1 LIMIT 500",
     )
     .and_then(|mut s| s.query_map([now_us()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect())
-    .map_err(CollectorError::sqlite("look for holds that are over"))
+    .map_err(CollectorError::db("look for holds that are over"))
 }
 
 async fn expire_those(

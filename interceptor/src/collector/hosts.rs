@@ -9,7 +9,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use crate::collector::db::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
 use super::audit::{self, Who};
@@ -133,12 +133,12 @@ fn behind(
         });
         found.optional()
     })
-    .map_err(CollectorError::sqlite("look for a host"))
+    .map_err(CollectorError::db("look for a host"))
 }
 
-fn host(r: &Row<'_>) -> rusqlite::Result<Host> {
+fn host(r: &Row<'_>) -> crate::collector::db::Result<Host> {
     let key: Vec<u8> = r.get("public_key")?;
-    let key = PublicKey(key.try_into().map_err(|_| rusqlite::Error::InvalidQuery)?);
+    let key = PublicKey(key.try_into().map_err(|_| crate::collector::db::Error::Contents)?);
     Ok(Host { id: r.get("id")?, name: r.get("name")?, fingerprint: r.get("fingerprint")?, key })
 }
 
@@ -171,7 +171,7 @@ pub async fn enrol(
             let host = upsert(db, &name, &key, &request.version, now)?;
             // A new beginning: what was issued before is worth nothing.
             db.execute("DELETE FROM certificates WHERE host = ?1", [host.id])
-                .map_err(CollectorError::sqlite("forget old certificates"))?;
+                .map_err(CollectorError::db("forget old certificates"))?;
             keep(db, host.id, &certificate)?;
             let detail = json!({ "own_name": request.name, "serial": certificate.serial });
             let entry = audit::Entry {
@@ -204,7 +204,7 @@ fn upsert(
         params![key.fingerprint_hex(), name, &key.0[..], now, version],
         host,
     )
-    .map_err(CollectorError::sqlite("enrol a host"))
+    .map_err(CollectorError::db("enrol a host"))
 }
 
 /// Issues a new certificate to a host that is known.
@@ -235,7 +235,7 @@ pub async fn renew(
 const KEPT: i64 = 8;
 
 pub(super) fn keep(db: &Connection, host: i64, issued: &Issued) -> Result<(), CollectorError> {
-    let write = || -> rusqlite::Result<()> {
+    let write = || -> crate::collector::db::Result<()> {
         db.execute(
             "INSERT INTO certificates (serial, host, issued_us, until_us) VALUES (?1, ?2, ?3, ?4)",
             params![issued.serial, host, now_us(), issued.until_us],
@@ -251,12 +251,12 @@ pub(super) fn keep(db: &Connection, host: i64, issued: &Issued) -> Result<(), Co
         )?;
         Ok(())
     };
-    write().map_err(CollectorError::sqlite("keep a certificate"))
+    write().map_err(CollectorError::db("keep a certificate"))
 }
 
 /// All hosts by name, those that are revoked last.
 pub fn list(db: &Connection) -> Result<Vec<Listed>, CollectorError> {
-    let read = || -> rusqlite::Result<Vec<Listed>> {
+    let read = || -> crate::collector::db::Result<Vec<Listed>> {
         db.prepare_cached(&format!(
             "SELECT h.id, h.name, h.fingerprint, h.enrolled_us, h.revoked_us, \
              h.certificate_until_us, h.seen_us, h.version, h.ledger_idx, h.events, h.problem, \
@@ -286,14 +286,14 @@ pub fn list(db: &Connection) -> Result<Vec<Listed>, CollectorError> {
         })?
         .collect()
     };
-    read().map_err(CollectorError::sqlite("list hosts"))
+    read().map_err(CollectorError::db("list hosts"))
 }
 
 /// The host of a row.
 pub fn by_id(db: &Connection, id: i64) -> Result<Option<Host>, CollectorError> {
     db.prepare_cached("SELECT id, name, fingerprint, public_key FROM hosts WHERE id = ?1")
         .and_then(|mut s| s.query_row([id], host).optional())
-        .map_err(CollectorError::sqlite("look for a host"))
+        .map_err(CollectorError::db("look for a host"))
 }
 
 /// The one host with this name, or whose fingerprint begins so.
@@ -301,10 +301,11 @@ pub fn find(db: &Connection, name: &str) -> Result<Result<Host, String>, Collect
     let found: Vec<Host> = db
         .prepare(
             "SELECT id, name, fingerprint, public_key FROM hosts WHERE name = ?1 \
-             OR (length(?1) >= 8 AND substr(fingerprint, 1, length(?1)) = ?1) LIMIT 2",
+             OR (length(CAST(?1 AS TEXT)) >= 8 \
+             AND substr(fingerprint, 1, CAST(length(CAST(?1 AS TEXT)) AS INTEGER)) = ?1) LIMIT 2",
         )
         .and_then(|mut s| s.query_map([name], host)?.collect())
-        .map_err(CollectorError::sqlite("look for a host"))?;
+        .map_err(CollectorError::db("look for a host"))?;
     let mut found = found.into_iter();
     Ok(match (found.next(), found.next()) {
         (Some(host), None) => Ok(host),
@@ -319,7 +320,7 @@ pub fn revoke(db: &Connection, host: &Host, by: &Who) -> Result<(), CollectorErr
         "UPDATE hosts SET revoked_us = ?2 WHERE id = ?1 AND revoked_us IS NULL",
         params![host.id, now_us()],
     )
-    .map_err(CollectorError::sqlite("revoke a host"))?;
+    .map_err(CollectorError::db("revoke a host"))?;
     let detail = json!({ "fingerprint": host.fingerprint });
     let entry = audit::Entry { who: by, what: "host.revoked", target: &host.name, detail: &detail };
     audit::append(db, &entry)
@@ -337,7 +338,7 @@ pub fn set_problem(
             "UPDATE hosts SET problem = ?2 WHERE id = ?1 AND problem IS NOT ?2",
             params![host.id, problem],
         )
-        .map_err(CollectorError::sqlite("mark a host"))?;
+        .map_err(CollectorError::db("mark a host"))?;
     if changed == 0 {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 //! log's leaves. Written after the replica is on disk; whatever a crash kept from being written
 //! is written when the replica is opened next.
 
-use rusqlite::{Connection, params};
+use crate::collector::db::{Connection, params};
 
 use super::error::CollectorError;
 use super::hosts::Host;
@@ -51,12 +51,12 @@ pub fn write(
         let place = log::store::append(db, host.id, &leaf)?;
         db.prepare_cached("UPDATE sessions SET leaf = ?2 WHERE id = ?1")
             .and_then(|mut s| s.execute(params![session_id(host.id, *number), place as i64]))
-            .map_err(CollectorError::sqlite("index a seal"))?;
+            .map_err(CollectorError::db("index a seal"))?;
     }
     db.prepare_cached(
         "UPDATE hosts SET ledger_idx = coalesce(?2, ledger_idx), \
          ledger_hash = coalesce(?3, ledger_hash), events = coalesce(?4, events), \
-         logged_idx = max(logged_idx, ?5), seen_us = ?6 WHERE id = ?1",
+         logged_idx = CASE WHEN logged_idx < ?5 THEN ?5 ELSE logged_idx END, seen_us = ?6 WHERE id = ?1",
     )
     .and_then(|mut s| {
         let head = update.standing.map(|(head, _)| head);
@@ -69,7 +69,7 @@ pub fn write(
             now_us()
         ])
     })
-    .map_err(CollectorError::sqlite("note a host's position"))?;
+    .map_err(CollectorError::db("note a host's position"))?;
     log::store::checkpoint(db, keys, console)
 }
 
@@ -131,7 +131,7 @@ fn upsert(db: &Connection, host: i64, s: &Summary) -> Result<(), CollectorError>
         ])
     })
     .map(drop)
-    .map_err(CollectorError::sqlite("index a session"))
+    .map_err(CollectorError::db("index a session"))
 }
 
 /// What the index lacks of a replica, portion by portion, for one that may lag.

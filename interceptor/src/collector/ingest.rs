@@ -3,7 +3,7 @@
 //!
 //! Memory is bounded by the bodies that are read at a time, files by the replicas that are open.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::audit::{self, Entry};
 use super::error::CollectorError;
+use super::feed::{Kind, Mark, Row, Turn};
 use super::hosts::{self, Host, Known};
 use super::index::{self, Update};
 use super::refuse::Refuse;
@@ -26,6 +27,7 @@ use super::wire::{FRAMES, Standing};
 use super::{Change, Collector};
 use crate::record::RecordError;
 use crate::record::frame::MAX_PAYLOAD;
+use crate::record::tombstones::Burial;
 
 /// Largest batch: the largest frame, with what may stand beside it.
 pub const MAX_BATCH: usize = MAX_PAYLOAD + (8 << 20);
@@ -41,6 +43,8 @@ const TURN: Duration = Duration::from_secs(30);
 const OPEN: usize = 256;
 /// Most characters of a problem that are kept; a host chooses some of them.
 const MAX_PROBLEM: usize = 500;
+/// A host that goes from one collector to another and back is followed so often for one batch.
+const TRIES: u32 = 5;
 /// A host's gaps are written down this often at most.
 const NOTE: Duration = Duration::from_secs(10);
 
@@ -123,10 +127,135 @@ async fn open(collector: &Arc<Collector>, host: &Host) -> Result<OwnedMutexGuard
         let replica = blocking(move || Replica::open(&state, key, &name))
             .await?
             .map_err(CollectorError::from)?;
+        let (replica, _) = follow(collector, host, replica).await?;
         let replica = catch_up(collector, host, &mut slot, replica).await?;
         slot.replica = Some(replica);
     }
     Ok(slot)
+}
+
+/// The same, with what other collectors took of this host.
+async fn open_fresh(
+    collector: &Arc<Collector>,
+    host: &Host,
+) -> Result<OwnedMutexGuard<Slot>, Refuse> {
+    let mut slot = open(collector, host).await?;
+    if collector.feed.is_some()
+        && let Some(replica) = slot.replica.take()
+    {
+        let (mut replica, followed) = follow(collector, host, replica).await?;
+        if followed {
+            replica = catch_up(collector, host, &mut slot, replica).await?;
+        }
+        slot.replica = Some(replica);
+    }
+    Ok(slot)
+}
+
+/// Brings a replica up to the end of its feed; whether that took anything. One that belongs to
+/// another feed, since the database was put back, is made anew.
+async fn follow(
+    collector: &Arc<Collector>,
+    host: &Host,
+    replica: Replica,
+) -> Result<(Replica, bool), CollectorError> {
+    if collector.feed.is_none() {
+        return Ok((replica, false));
+    }
+    let (this, host) = (Arc::clone(collector), host.clone());
+    blocking(move || {
+        let Some(feed) = &this.feed else { return Ok((replica, false)) };
+        let mut replica = replica;
+        let mut followed = false;
+        if !feed.knows(host.id, replica.followed())? {
+            tracing::warn!(host = %host.name, "the database of [store] was put back: the replica \
+                is made anew from it");
+            drop(replica);
+            Replica::discard(&this.replicas.state, &host.key)?;
+            replica = Replica::open(&this.replicas.state, host.key, &host.name)?;
+            followed = true;
+        }
+        loop {
+            let rows = feed.after(host.id, replica.followed().at)?;
+            if rows.is_empty() {
+                return Ok((replica, followed));
+            }
+            followed = true;
+            replica.follow(&rows)?;
+            if rows.iter().any(|row| row.kind == Kind::Stones) {
+                replica.remove_buried()?;
+            }
+        }
+    })
+    .await?
+}
+
+/// Brings a host's replica here up to what all collectors took, for those who read it.
+pub(super) async fn freshen(
+    collector: &Arc<Collector>,
+    host: &Host,
+) -> Result<(), CollectorError> {
+    let slot = open_fresh(collector, host).await;
+    slot.map(drop).map_err(|_| CollectorError::Busy(host.name.clone()))
+}
+
+/// Deletes sessions: in the replica, and before it in the feed, where there is one. Those that
+/// have a tombstone now.
+pub(super) async fn bury(
+    collector: &Arc<Collector>,
+    host: &Host,
+    marked: Vec<Burial>,
+) -> Result<Vec<u64>, CollectorError> {
+    if collector.feed.is_none() {
+        return with_replica(collector, host, move |replica| replica.store().bury(&marked)).await;
+    }
+    let busy = || CollectorError::Busy(host.name.clone());
+    for _ in 0..TRIES {
+        let mut slot = open_fresh(collector, host).await.map_err(|_| busy())?;
+        let mut replica = slot.replica.take().ok_or_else(busy)?;
+        let (this, id, marked) = (Arc::clone(collector), host.id, marked.clone());
+        let (replica, result) = blocking(move || {
+            let result = bury_shared(&this, id, &mut replica, &marked);
+            (replica, result)
+        })
+        .await?;
+        if let Some(buried) = result? {
+            slot.replica = Some(replica);
+            return Ok(buried);
+        }
+        slot.replica = Some(replica);
+    }
+    Err(busy())
+}
+
+/// None when another collector was faster.
+fn bury_shared(
+    collector: &Collector,
+    host: i64,
+    replica: &mut Replica,
+    marked: &[Burial],
+) -> Result<Option<Vec<u64>>, CollectorError> {
+    let Some(feed) = &collector.feed else { return Ok(None) };
+    let mut turn = feed.lock(host)?;
+    if turn.end() != replica.followed() {
+        return Ok(None);
+    }
+    let stones = replica.stones(marked)?;
+    if !stones.is_empty() {
+        let numbers: Vec<u64> = stones.iter().map(|s| s.summary.number).collect();
+        turn.empty(&numbers)?;
+        let body = serde_json::to_vec(&stones).map_err(|_| CollectorError::Stopped)?;
+        turn.append(Kind::Stones, None, &body)?;
+        let mark = turn.commit()?;
+        replica.follow(&[Row { mark, kind: Kind::Stones, body }])?;
+    }
+    let mut buried = Vec::new();
+    for burial in marked {
+        if replica.store().tombstone(burial.number)?.is_some() {
+            buried.push(burial.number);
+        }
+    }
+    Ok(Some(buried))
 }
 
 /// Does something with a host's replica between its batches.
@@ -167,7 +296,7 @@ async fn catch_up(
                 [id],
                 |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?, r.get(3)?)),
             )
-            .map_err(CollectorError::sqlite("read a host's position"))
+            .map_err(CollectorError::db("read a host's position"))
         })
         .await?;
     slot.problem = problem;
@@ -243,16 +372,32 @@ pub(super) async fn take(
     frames: Bytes,
 ) -> Result<Standing, Refuse> {
     let mut slot = open(collector, host).await?;
-    let Some(mut replica) = slot.replica.take() else { return Err(Refuse::busy()) };
-    let logged = slot.logged;
-    let (replica, result) = blocking(move || {
-        let result = replica.take(&frames).and_then(|taken| {
-            let update = index::after_batch(&replica, &taken.touched, logged)?;
-            Ok((taken, update))
-        });
-        (replica, result)
-    })
-    .await?;
+    let mut tries = 0;
+    let (replica, result) = loop {
+        let Some(mut replica) = slot.replica.take() else { return Err(Refuse::busy()) };
+        let logged = slot.logged;
+        let (this, id, frames) = (Arc::clone(collector), host.id, frames.clone());
+        let (replica, result) = blocking(move || {
+            let result = take_in(&this, id, &mut replica, &frames, logged);
+            (replica, result)
+        })
+        .await?;
+        match result {
+            Ok(Some(done)) => break (replica, Ok(done)),
+            Err(refusal) => break (replica, Err(refusal)),
+            // Another collector took something of this host meanwhile.
+            Ok(None) if tries < TRIES => {
+                slot.replica = Some(replica);
+                drop(slot);
+                slot = open_fresh(collector, host).await?;
+                tries += 1;
+            }
+            Ok(None) => {
+                slot.replica = Some(replica);
+                return Err(Refuse::busy());
+            }
+        }
+    };
     let position = replica.position();
     let have = replica.ledger().idx;
     match result {
@@ -279,6 +424,65 @@ pub(super) async fn take(
     }
 }
 
+/// A batch, in the feed and in the replica, in this order; none when the replica is not at the
+/// feed's end.
+fn take_in(
+    collector: &Collector,
+    host: i64,
+    replica: &mut Replica,
+    frames: &Bytes,
+    logged: u64,
+) -> Result<Option<(Taken, Update)>, Refusal> {
+    let taken = match &collector.feed {
+        None => replica.take(frames)?,
+        Some(feed) => {
+            let turn = feed.lock(host).map_err(RecordError::elsewhere)?;
+            if turn.end() != replica.followed() {
+                return Ok(None);
+            }
+            replica.take_after(frames, |taken| {
+                append(turn, taken, frames).map_err(RecordError::elsewhere)
+            })?
+        }
+    };
+    let update = index::after_batch(replica, &taken.touched, logged)?;
+    Ok(Some((taken, update)))
+}
+
+/// What is new of a batch: the events of each session together, and the ledger in its place. What
+/// the ledger says is about events before it.
+fn append(mut turn: Turn<'_>, taken: &Taken, frames: &[u8]) -> Result<Option<Mark>, CollectorError> {
+    let mut sessions: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut ledger = Vec::new();
+    for (number, place) in &taken.fresh {
+        let frame = frames.get(place.clone()).unwrap_or_default();
+        match number {
+            Some(number) => {
+                if !ledger.is_empty() {
+                    turn.append(Kind::Ledger, None, &std::mem::take(&mut ledger))?;
+                }
+                sessions.entry(*number).or_default().extend_from_slice(frame);
+            }
+            None => {
+                for (number, body) in std::mem::take(&mut sessions) {
+                    turn.append(Kind::Events, Some(number), &body)?;
+                }
+                ledger.extend_from_slice(frame);
+            }
+        }
+    }
+    for (number, body) in sessions {
+        turn.append(Kind::Events, Some(number), &body)?;
+    }
+    if !ledger.is_empty() {
+        turn.append(Kind::Ledger, None, &ledger)?;
+    }
+    if taken.fresh.is_empty() {
+        return Ok(None);
+    }
+    turn.commit().map(Some)
+}
+
 async fn accepted(
     collector: &Arc<Collector>,
     host: &Host,
@@ -295,7 +499,7 @@ async fn accepted(
             .write(move |db| {
                 let problem: Option<String> = db
                     .query_row("SELECT problem FROM hosts WHERE id = ?1", [host.id], |r| r.get(0))
-                    .map_err(CollectorError::sqlite("read a host"))?;
+                    .map_err(CollectorError::db("read a host"))?;
                 let stays = problem.is_some_and(|p| !p.starts_with("gap: "));
                 if !stays {
                     hosts::set_problem(db, &host, &host.who(), None)?;
@@ -335,7 +539,7 @@ async fn note(
             // What is graver stays.
             let before: Option<String> = db
                 .query_row("SELECT problem FROM hosts WHERE id = ?1", [owner.id], |r| r.get(0))
-                .map_err(CollectorError::sqlite("read a host"))?;
+                .map_err(CollectorError::db("read a host"))?;
             if before.is_some_and(|before| gravity(&before) > gravity(&problem)) {
                 return Ok(());
             }
@@ -373,20 +577,43 @@ pub async fn position(
     if i64::try_from(asks.ledger).is_err() {
         return Err(Refuse::form("ledger is no entry's number"));
     }
-    let mut slot = open(&collector, &host).await?;
+    let mut slot = open_fresh(&collector, &host).await?;
     if let Some(mut replica) = slot.replica.take() {
+        let (this, id) = (Arc::clone(&collector), host.id);
         let (replica, result) = blocking(move || {
-            let result = replica.begin(asks.ledger);
+            let result = begin(&this, id, &mut replica, asks.ledger);
             (replica, result)
         })
         .await?;
         slot.replica = Some(replica);
-        if result.map_err(CollectorError::from)? {
+        if result? {
             first_contact(&collector, &host, asks.ledger).await?;
         }
     }
     let position = slot.replica.as_ref().map(Replica::position).unwrap_or_default();
     Ok(Json(Standing { position, log: slot.log.clone() }))
+}
+
+/// Where a host begins; whether this is its first contact.
+fn begin(
+    collector: &Collector,
+    host: i64,
+    replica: &mut Replica,
+    ledger: u64,
+) -> Result<bool, CollectorError> {
+    let Some(feed) = &collector.feed else { return Ok(replica.begin(ledger)?) };
+    if replica.followed().at > 0 {
+        return Ok(false);
+    }
+    let mut turn = feed.lock(host)?;
+    if turn.end() != replica.followed() {
+        return Ok(false);
+    }
+    let body = ledger.to_le_bytes();
+    turn.append(Kind::Began, None, &body)?;
+    let mark = turn.commit()?;
+    replica.follow(&[Row { mark, kind: Kind::Began, body: body.to_vec() }])?;
+    Ok(true)
 }
 
 async fn first_contact(

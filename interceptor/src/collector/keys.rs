@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256,
@@ -21,6 +22,8 @@ use super::error::CollectorError;
 use crate::record::chain::hex;
 use crate::record::{HostKey, PublicKey};
 
+/// What is signed to make the key of seals.
+const SEAL_DOMAIN: &[u8] = b"interceptor collector seal v1\0";
 /// The authority's own certificate lasts this long; hosts pin it.
 const AUTHORITY_DAYS: i64 = 3650;
 
@@ -104,6 +107,36 @@ impl Keys {
     /// Signs under a domain, so that no signature can be taken for one of another kind.
     pub fn sign(&self, domain: &[u8], message: &[u8]) -> [u8; 64] {
         self.signing.sign(&[domain, message].concat())
+    }
+
+    /// Seals a text for collectors with the same keys, under a name that it is opened with.
+    pub fn seal(&self, name: &[u8], text: &[u8]) -> Result<Vec<u8>, CollectorError> {
+        let fail = |_| CollectorError::Key("nothing can be sealed: restart the collector".into());
+        let mut sealed = text.to_vec();
+        let nonce = self.sealer()?.seal_in_place_append_tag(Aad::from(name), &mut sealed);
+        let mut out = nonce.map_err(fail)?.as_ref().to_vec();
+        out.append(&mut sealed);
+        Ok(out)
+    }
+
+    /// Opens what [`Keys::seal`] made.
+    pub fn open_sealed(&self, name: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut text = Zeroizing::new(text.to_vec());
+        let length = self.sealer().ok()?.open_in_place(nonce, Aad::from(name), &mut text).ok()?.len();
+        text.truncate(length);
+        Some(text)
+    }
+
+    /// AES-256-GCM with random nonces. Its key is a signature that is made nowhere else: it is
+    /// always the same (RFC 8032), and only who has the signing key can make it.
+    fn sealer(&self) -> Result<RandomizedNonceKey, CollectorError> {
+        use sha2::{Digest, Sha256};
+        let secret = Zeroizing::new(self.sign(SEAL_DOMAIN, b""));
+        let key = Zeroizing::new(<[u8; 32]>::from(Sha256::digest(&*secret)));
+        RandomizedNonceKey::new(&AES_256_GCM, &*key)
+            .map_err(|_| CollectorError::Key("nothing can be sealed: restart the collector".into()))
     }
 
     /// Verifies what [`Keys::sign`] made.

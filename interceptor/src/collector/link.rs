@@ -187,9 +187,9 @@ async fn poll(
             Ok::<_, CollectorError>((orders::after(db, id, after)?, newest))
         };
         let (orders, newest) = collector.central.read(look).await?;
-        let over = Instant::now() >= until || instance != collector.held.instance;
+        let over = Instant::now() >= until || instance != collector.held.instance();
         if !orders.is_empty() || over || newest > seen {
-            let instance = collector.held.instance.clone();
+            let instance = collector.held.instance();
             return Ok(Json(Orders { instance, orders, policies: newest }));
         }
         let _ = timeout_at(until, bell.changed()).await;

@@ -106,7 +106,7 @@ async fn the_host_judges_the_people_of_the_collector_itself() {
             reason: None,
         };
         let (this, at) = (Arc::clone(&bed.collector), host.id.clone());
-        let issue = move |db: &rusqlite::Connection| this.order(db, &at, command);
+        let issue = move |db: &crate::collector::db::Connection| this.order(db, &at, command);
         let seq = bed.collector.central.write(issue).await.unwrap();
         bed.collector.ordered(host.id.id);
         until("a refusal", async || {
@@ -120,7 +120,7 @@ async fn the_host_judges_the_people_of_the_collector_itself() {
                         (id, seq as i64),
                         |r| r.get(0),
                     )
-                    .map_err(CollectorError::sqlite("read"))
+                    .map_err(CollectorError::db("read"))
                 })
                 .await
                 .unwrap();

@@ -17,14 +17,17 @@ mod central;
 pub mod codes;
 mod config;
 pub mod console;
+pub mod db;
 pub mod decisions;
 mod error;
+mod feed;
 pub mod forward;
 pub mod holds;
 pub mod hosts;
 mod http;
 mod hub;
 mod index;
+mod lease;
 mod ingest;
 mod keys;
 pub mod link;
@@ -38,6 +41,8 @@ pub mod retention;
 mod routes;
 pub mod rules;
 mod server;
+mod shared;
+mod store;
 pub mod tokens;
 pub mod webhooks;
 pub mod wire;
@@ -89,15 +94,24 @@ pub struct Collector {
     pub bells: orders::Bells,
     /// How the forwards are.
     pub forwards: forward::States,
+    /// What this collector does alone.
+    pub leases: lease::Leases,
+    /// What hosts shipped, where collectors share a database.
+    pub feed: Option<feed::Feed>,
 }
 
 impl Collector {
     /// Opens the state that `init` made.
     pub fn open(config: Config) -> Result<Arc<Self>, CollectorError> {
         let keys = Keys::open(&config.state)?;
-        let central = Central::open(&config.state)?;
+        let server = config.store.as_ref().map(store::Settings::server).transpose()?;
+        let central = match &server {
+            Some(server) => Central::open_store(server.clone(), &keys)?,
+            None => Central::open(&config.state)?,
+        };
         Ok(Arc::new(Self {
             replicas: Replicas::new(&config.state),
+            feed: server.map(feed::Feed::new),
             config,
             central,
             keys,
@@ -105,13 +119,17 @@ impl Collector {
             held: holds::Exacts::default(),
             bells: orders::Bells::default(),
             forwards: forward::States::default(),
+            leases: lease::Leases::default(),
         }))
     }
 
     /// Makes the state directory with new keys and an empty database.
     pub fn init(config: &Config) -> Result<Keys, CollectorError> {
         let keys = Keys::create(&config.state)?;
-        Central::open(&config.state)?;
+        match &config.store {
+            Some(store) => drop(Central::open_store(store.server()?, &keys)?),
+            None => drop(Central::open(&config.state)?),
+        }
         Ok(keys)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::collector::db::{Connection, OptionalExtension, params};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -55,17 +55,17 @@ impl HostId {
             "SELECT id, fingerprint, name FROM hosts WHERE id = ?1 AND revoked_us IS NULL",
         )
         .and_then(|mut s| s.query_row([id], Self::read).optional())
-        .map_err(CollectorError::sqlite("look up a host"))
+        .map_err(CollectorError::db("look up a host"))
     }
 
     /// All hosts that are enrolled and not revoked.
     pub fn all(db: &Connection) -> Result<Vec<Self>, CollectorError> {
         db.prepare_cached("SELECT id, fingerprint, name FROM hosts WHERE revoked_us IS NULL")
             .and_then(|mut s| s.query_map([], Self::read)?.collect())
-            .map_err(CollectorError::sqlite("list hosts"))
+            .map_err(CollectorError::db("list hosts"))
     }
 
-    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+    fn read(row: &crate::collector::db::Row<'_>) -> crate::collector::db::Result<Self> {
         Ok(Self { id: row.get(0)?, fingerprint: row.get(1)?, name: row.get(2)? })
     }
 
@@ -93,7 +93,7 @@ impl Bells {
         all.values().for_each(|bell| bell.send_modify(|n| *n += 1));
     }
 
-    fn ring(&self, host: i64) {
+    pub(super) fn ring(&self, host: i64) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bell) = all.get(&host) {
             bell.send_modify(|n| *n += 1);
@@ -109,7 +109,7 @@ pub fn issue(
     host: &HostId,
     command: Command,
 ) -> Result<u64, CollectorError> {
-    let fail = CollectorError::sqlite;
+    let fail = CollectorError::db;
     let last: i64 = db
         .prepare_cached("SELECT coalesce(max(seq), 0) FROM orders WHERE host = ?1")
         .and_then(|mut s| s.query_row([host.id], |r| r.get(0)))
@@ -142,10 +142,11 @@ pub fn issue(
 /// The orders of a host that come after a number and are still good, oldest first.
 pub fn after(db: &Connection, host: i64, after: u64) -> Result<Vec<SignedOrder>, CollectorError> {
     let after = i64::try_from(after).unwrap_or(i64::MAX);
-    db.prepare_cached(
+    let expires = db.json_number("body", &["expires_us"]);
+    db.prepare_cached(&format!(
         "SELECT seq, body, signature FROM orders WHERE host = ?1 AND seq > ?2 AND done_us IS NULL
-         AND json_extract(body, '$.expires_us') > ?4 ORDER BY seq LIMIT ?3",
-    )
+         AND {expires} > ?4 ORDER BY seq LIMIT ?3",
+    ))
     .and_then(|mut s| {
         s.query_map(params![host, after, MOST, now_us()], |row| {
             Ok(SignedOrder {
@@ -156,7 +157,7 @@ pub fn after(db: &Connection, host: i64, after: u64) -> Result<Vec<SignedOrder>,
         })?
         .collect()
     })
-    .map_err(CollectorError::sqlite("read orders"))
+    .map_err(CollectorError::db("read orders"))
 }
 
 /// Notes what became of an order. A second report of the same changes nothing.
@@ -166,7 +167,7 @@ pub fn done(
     seq: u64,
     result: &Done,
 ) -> Result<Option<Change>, CollectorError> {
-    let fail = CollectorError::sqlite;
+    let fail = CollectorError::db;
     let number = i64::try_from(seq).unwrap_or(i64::MAX);
     let words = serde_json::to_string(result).unwrap_or_default();
     let body: Option<String> = db
@@ -200,13 +201,14 @@ pub enum Fate {
 
 /// What became of the last order to a host about one of its holds.
 pub fn fate(db: &Connection, host: i64, hold: &str) -> Result<Option<Fate>, CollectorError> {
+    let about = db.json_text("body", &["order", "hold"]);
     let answer: Option<Option<String>> = db
-        .prepare_cached(
-            "SELECT result FROM orders WHERE host = ?1 AND json_extract(body, '$.order.hold') = ?2
+        .prepare_cached(&format!(
+            "SELECT result FROM orders WHERE host = ?1 AND {about} = ?2
              ORDER BY seq DESC LIMIT 1",
-        )
+        ))
         .and_then(|mut s| s.query_row(params![host, hold], |r| r.get(0)).optional())
-        .map_err(CollectorError::sqlite("read what became of an order"))?;
+        .map_err(CollectorError::db("read what became of an order"))?;
     Ok(answer.map(|answer| match answer {
         None => Fate::Sent,
         Some(words) => match serde_json::from_str::<Done>(&words).unwrap_or_default().error {
@@ -223,7 +225,7 @@ fn effect(
     command: &Command,
     result: &Done,
 ) -> Result<Option<Change>, CollectorError> {
-    let fail = CollectorError::sqlite;
+    let fail = CollectorError::db;
     match command {
         Command::Decide { hold, by, .. } => {
             let id = super::holds::name(host.id, hold);
@@ -237,8 +239,9 @@ fn effect(
                 let until = now_us().saturating_add(seconds.saturating_mul(1_000_000));
                 let by = serde_json::to_string(by).unwrap_or_default();
                 db.prepare_cached(
-                    "INSERT OR REPLACE INTO grants (host, grant_id, hold, given_by, until_us)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO grants (host, grant_id, hold, given_by, until_us)
+                     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (host, grant_id) DO UPDATE SET
+                     hold = ?3, given_by = ?4, until_us = ?5, revoked_us = NULL",
                 )
                 .and_then(|mut s| s.execute(params![host.id, grant, id, by, until]))
                 .map_err(fail("note a grant"))?;
@@ -269,7 +272,7 @@ pub fn sweep(db: &Connection, keep: Duration) -> Result<usize, CollectorError> {
          AND seq < (SELECT max(o.seq) FROM orders o WHERE o.host = orders.host)",
     )
     .and_then(|mut s| s.execute([now_us().saturating_sub(keep)]))
-    .map_err(CollectorError::sqlite("forget old orders"))
+    .map_err(CollectorError::db("forget old orders"))
 }
 
 impl Collector {

@@ -45,7 +45,7 @@ async fn published_above(bed: &Bed, files: &[(&str, &str)], above: u64) -> Versi
     let checked = given(files).check(None).unwrap();
     let this = Arc::clone(&bed.collector);
     let write =
-        move |db: &rusqlite::Connection| publish(db, &this.keys, &How { above, ..how() }, checked);
+        move |db: &crate::collector::db::Connection| publish(db, &this.keys, &How { above, ..how() }, checked);
     bed.collector.central.write(write).await.unwrap()
 }
 
@@ -59,14 +59,14 @@ async fn offered(bed: &Bed, version: i64, text: &str) {
 }
 
 async fn insert(bed: &Bed, version: i64, body: String, signature: Vec<u8>) {
-    let write = move |db: &rusqlite::Connection| {
+    let write = move |db: &crate::collector::db::Connection| {
         db.execute(
             "INSERT INTO policy_versions (version, published_us, published_by, what, sha256, \
              rules, body, signature) VALUES (?1, 1, '{}', 'published', '', 1, ?2, ?3)",
-            rusqlite::params![version, body, signature],
+            crate::collector::db::params![version, body, signature],
         )
         .map(drop)
-        .map_err(CollectorError::sqlite("insert"))
+        .map_err(CollectorError::db("insert"))
     };
     bed.collector.central.write(write).await.unwrap();
 }
@@ -217,11 +217,11 @@ async fn forged_altered_and_foreign_bundles_are_refused() {
     {
         let before = on_host(&bed, &a).await.reported_us;
         insert(&bed, version, body.clone(), signature).await;
-        let audited = move |db: &rusqlite::Connection| {
+        let audited = move |db: &crate::collector::db::Connection| {
             db.query_row("SELECT count(*) FROM audit WHERE what = 'policies.refused'", [], |r| {
                 r.get::<_, i64>(0)
             })
-            .map_err(CollectorError::sqlite("count"))
+            .map_err(CollectorError::db("count"))
         };
         let shown = until(&bed, &a, "a refusal", |p| p.reported_us > before).await;
         assert!(shown.status.error.unwrap().contains("not signed with the key"), "{version}");
@@ -335,7 +335,7 @@ async fn versions_are_kept_and_nothing_is_published_that_changes_nothing() {
         .central
         .write(|db| {
             db.execute("UPDATE policy_versions SET body = ''", [])
-                .map_err(CollectorError::sqlite("alter"))
+                .map_err(CollectorError::db("alter"))
         })
         .await;
     assert!(changed.is_err(), "versions are append-only");

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rusqlite::{Connection, params};
+use crate::collector::db::{self, Connection};
 
 use super::error::CollectorError;
 use super::log::{self, SessionProof};
@@ -24,12 +24,13 @@ pub fn session(
         .prepare(
             "SELECT s.host, s.number, h.public_key, s.session FROM sessions s \
              JOIN hosts h ON h.id = s.host \
-             WHERE s.session LIKE ?1 || '%' OR s.session LIKE '%' || ?1 LIMIT 2",
+             WHERE s.session LIKE CAST(?1 AS TEXT) || '%' \
+             OR s.session LIKE '%' || CAST(?1 AS TEXT) LIMIT 2",
         )
         .and_then(|mut s| {
             s.query_map([&id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?.collect()
         })
-        .map_err(CollectorError::sqlite("look for a session"))?;
+        .map_err(CollectorError::db("look for a session"))?;
     let (host, number, key) = match &found[..] {
         [] => return Ok(Err(format!("no session {name:?} is here"))),
         [(host, number, key, _)] => (*host, number.max(&0).unsigned_abs(), key),
@@ -63,20 +64,21 @@ pub fn session(
 /// How many leaves stand in the log, and whether its nodes and signed roots agree with them.
 pub fn check_log(db: &Connection) -> Result<Result<u64, String>, CollectorError> {
     let size = log::store::size(db)?;
-    let mut leaves = db
-        .prepare("SELECT idx, entry, hash FROM leaves ORDER BY idx")
-        .map_err(CollectorError::sqlite("read the log"))?;
-    let mut rows = leaves.query(params![]).map_err(CollectorError::sqlite("read the log"))?;
+    let mut portion = db
+        .prepare("SELECT idx, entry, hash FROM leaves WHERE idx >= ?1 ORDER BY idx LIMIT 10000")
+        .map_err(CollectorError::db("read the log"))?;
     // Complete subtrees from the left, as they stand after each leaf.
     let mut stack: Vec<(u32, crate::record::chain::Hash)> = Vec::new();
     let mut at = 0u64;
+    let mut read: std::vec::IntoIter<(i64, Vec<u8>, Vec<u8>)> = Vec::new().into_iter();
     loop {
-        let row = rows.next().map_err(CollectorError::sqlite("read the log"))?;
-        let Some(row) = row else { break };
-        let get = || -> rusqlite::Result<(i64, Vec<u8>, Vec<u8>)> {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        };
-        let (idx, entry, hash) = get().map_err(CollectorError::sqlite("read the log"))?;
+        if read.len() == 0 {
+            let next = portion
+                .query_map([at as i64], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+                .and_then(Iterator::collect::<db::Result<Vec<_>>>);
+            read = next.map_err(CollectorError::db("read the log"))?.into_iter();
+        }
+        let Some((idx, entry, hash)) = read.next() else { break };
         let own = log::tree::leaf(&entry);
         if idx as u64 != at || hash != own {
             return Ok(Err(format!("leaf {at} was altered or is missing")));
@@ -106,8 +108,8 @@ pub fn check_log(db: &Connection) -> Result<Result<u64, String>, CollectorError>
 }
 
 fn signed_root(db: &Connection, size: u64) -> Result<Option<Vec<u8>>, CollectorError> {
-    use rusqlite::OptionalExtension;
+    use crate::collector::db::OptionalExtension;
     db.prepare_cached("SELECT root FROM log_checkpoints WHERE size = ?1")
         .and_then(|mut s| s.query_row([size as i64], |r| r.get(0)).optional())
-        .map_err(CollectorError::sqlite("read the log's checkpoints"))
+        .map_err(CollectorError::db("read the log's checkpoints"))
 }

@@ -13,17 +13,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
+use super::feed::{Kind, Mark, Row, Stone};
 use crate::record::chain::{self, Hash, hex, unhex};
 use crate::record::frame::{self, EventFrame, Frame, Parsed, Signed};
 use crate::record::heads::SessionHead;
 use crate::record::ledger::{self, Checkpoint, Entry, Epoch, Head, OpenHead, Placed, Seal};
 use crate::record::store::MAX_SEQ;
+use crate::record::tombstones::Burial;
 use crate::record::{PublicKey, RecordError, Store, Summary};
 
 /// Kinds of the first and the last event of every record.
@@ -75,6 +78,8 @@ pub struct Taken {
     pub touched: BTreeSet<u64>,
     /// What the host itself reports as broken.
     pub problems: Vec<String>,
+    /// Frames that were not here before: their place in the batch, and the session of an event.
+    pub fresh: Vec<(Option<u64>, Range<usize>)>,
 }
 
 /// The open replica of one host.
@@ -94,6 +99,8 @@ pub struct Replica {
     /// The host reported damage to its journal: session numbers may be missing.
     damaged: bool,
     events: u64,
+    /// How far it followed the host's feed; at its beginning where there is none.
+    followed: Mark,
     _lock: Flock<File>,
 }
 
@@ -118,6 +125,7 @@ impl Replica {
         let mut replica = Self {
             base: store.remembered("ship_base")?,
             events: store.count_events()?,
+            followed: Self::read_followed(&store)?,
             damaged: store.has_damage()?,
             fingerprint: key.fingerprint(),
             ledger: Head::start(&key),
@@ -131,6 +139,29 @@ impl Replica {
         };
         replica.reload()?;
         Ok(replica)
+    }
+
+    /// Deletes a replica that can be made anew from its feed. It must be closed.
+    pub fn discard(state: &Path, key: &PublicKey) -> Result<(), RecordError> {
+        let dir = Self::directory(state, &key.fingerprint_hex());
+        for name in ["records.db", "records.db-wal", "records.db-shm"] {
+            let path = dir.join(name);
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(RecordError::Io { action: "delete", path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the events of sessions that have a tombstone.
+    pub fn remove_buried(&mut self) -> Result<(), RecordError> {
+        while !self.store.remove_buried(20_000, 64 << 20)?.finished {}
+        while self.store.reclaim(1_000)? {}
+        self.store.shrink_wal();
+        Ok(())
     }
 
     /// The host's first contact: sessions sealed up to this ledger entry may have no events,
@@ -203,12 +234,30 @@ impl Replica {
 
     /// Takes a batch of whole frames: all of it, on disk, or nothing.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Taken, Refusal> {
+        self.take_after(bytes, |_| Ok(None))
+    }
+
+    /// The same; what is new is first given to somebody else, and is taken only when they have it.
+    /// They say where the host's feed ends with it.
+    pub fn take_after(
+        &mut self,
+        bytes: &[u8],
+        first: impl FnOnce(&Taken) -> Result<Option<Mark>, RecordError>,
+    ) -> Result<Taken, Refusal> {
         let mut taken = Taken::default();
         self.store.begin()?;
+        let mut followed = self.followed;
         let result = self.frames(bytes, &mut taken).and_then(|()| {
             self.store.remember("complete_below", self.complete)?;
+            if let Some(end) = first(&taken)? {
+                self.remember_followed(end)?;
+                followed = end;
+            }
             Ok(self.store.commit(Default::default())?)
         });
+        if result.is_ok() {
+            self.followed = followed;
+        }
         match result {
             Ok(()) => {
                 self.events += taken.events;
@@ -226,6 +275,7 @@ impl Replica {
     fn frames(&mut self, bytes: &[u8], taken: &mut Taken) -> Result<(), Refusal> {
         let mut rest = bytes;
         while !rest.is_empty() {
+            let at = bytes.len() - rest.len();
             let (frame, len) = match frame::parse(rest) {
                 Parsed::Whole(frame, len) => (frame, len),
                 Parsed::Short(_) => return altered("the batch ends inside a frame"),
@@ -233,10 +283,13 @@ impl Replica {
                     return altered(format!("the batch holds something that is no frame: {why}"));
                 }
             };
-            match frame {
-                Frame::Event(event) => self.event(&event, taken)?,
-                Frame::Ledger(signed) => self.entry(&signed, taken)?,
-                Frame::Checkpoint(signed) => self.checkpoint(&signed, taken)?,
+            let (number, new) = match frame {
+                Frame::Event(event) => (Some(event.number), self.event(&event, taken)?),
+                Frame::Ledger(signed) => (None, self.entry(&signed, taken)?),
+                Frame::Checkpoint(signed) => (None, self.checkpoint(&signed, taken)?),
+            };
+            if new {
+                taken.fresh.push((number, at..at + len));
             }
             rest = &rest[len..];
         }
@@ -254,9 +307,155 @@ impl Replica {
         Ok(head)
     }
 
+    // ---- the feed, where collectors share a database ---------------------------------------
+
+    /// How far it followed the host's feed.
+    pub fn followed(&self) -> Mark {
+        self.followed
+    }
+
+    fn read_followed(store: &Store) -> Result<Mark, RecordError> {
+        Ok(Mark { at: store.remembered("feed_at")? as i64, mark: store.noted_number("feed_mark")? })
+    }
+
+    fn remember_followed(&self, end: Mark) -> Result<(), RecordError> {
+        self.store.remember("feed_at", end.at.max(0).unsigned_abs())?;
+        self.store.note_number("feed_mark", end.mark)
+    }
+
+    /// Takes rows of the feed: they were checked by the collector that accepted them, and whoever
+    /// verifies a session checks them again. Which sessions changed.
+    pub fn follow(&mut self, rows: &[Row]) -> Result<BTreeSet<u64>, RecordError> {
+        let Some(end) = rows.last().map(|row| row.mark) else { return Ok(BTreeSet::new()) };
+        let mut touched = BTreeSet::new();
+        self.store.begin()?;
+        let result = rows
+            .iter()
+            .try_for_each(|row| self.follow_one(row, &mut touched))
+            .and_then(|()| self.store.remember("complete_below", self.complete))
+            .and_then(|()| self.remember_followed(end))
+            .and_then(|()| self.store.commit(Default::default()));
+        if let Err(e) = result {
+            self.store.rollback();
+            self.reload()?;
+            return Err(e);
+        }
+        self.followed = end;
+        if rows.iter().any(|row| row.kind == Kind::Stones) {
+            self.events = self.store.count_events()?;
+        }
+        self.base = self.store.remembered("ship_base")?;
+        self.reload()?;
+        Ok(touched)
+    }
+
+    fn follow_one(&mut self, row: &Row, touched: &mut BTreeSet<u64>) -> Result<(), RecordError> {
+        let fingerprint = hex(&self.fingerprint);
+        let strange = || {
+            RecordError::Contents(format!(
+                "row {} of the feed of host {} was never written by a collector: find out who                  altered the database",
+                row.mark.at, fingerprint
+            ))
+        };
+        match row.kind {
+            Kind::Emptied => {}
+            Kind::Began => {
+                let ledger = <[u8; 8]>::try_from(&row.body[..]).map_err(|_| strange())?;
+                self.store.remember("ship_begun", 1)?;
+                self.store.remember("ship_base", u64::from_le_bytes(ledger))?;
+            }
+            Kind::Events | Kind::Ledger => {
+                let mut rest = &row.body[..];
+                while !rest.is_empty() {
+                    let Parsed::Whole(frame, len) = frame::parse(rest) else {
+                        return Err(strange());
+                    };
+                    rest = &rest[len..];
+                    self.follow_frame(&frame, touched)?;
+                }
+            }
+            Kind::Stones => {
+                let stones: Vec<Stone> =
+                    serde_json::from_slice(&row.body).map_err(|_| strange())?;
+                for stone in stones {
+                    let head = unhex(&stone.head).ok_or_else(strange)?;
+                    touched.insert(stone.summary.number);
+                    let end = (stone.events, head);
+                    self.store.lay(&stone.summary, stone.deleted_us, &stone.policy, end)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn follow_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        touched: &mut BTreeSet<u64>,
+    ) -> Result<(), RecordError> {
+        match frame {
+            Frame::Event(e) => {
+                // Of a session that retention deleted nothing comes back.
+                if self.store.tombstone(e.number)?.is_none() {
+                    self.store.event(e)?;
+                    self.events += 1;
+                }
+                touched.insert(e.number);
+            }
+            Frame::Ledger(signed) => {
+                let Ok(placed) = serde_json::from_slice::<Placed>(signed.body) else {
+                    return Ok(());
+                };
+                match &placed.entry {
+                    Entry::Damage(_) => self.damaged = true,
+                    Entry::Seal(seal) => {
+                        touched.insert(seal.number);
+                    }
+                    _ => {}
+                }
+                self.store.enter(placed, signed)?;
+            }
+            Frame::Checkpoint(signed) => {
+                let Ok(c) = serde_json::from_slice::<Checkpoint>(signed.body) else {
+                    return Ok(());
+                };
+                if c.idx != self.store.newest_checkpoint()?.map_or(0, |(idx, _)| idx) + 1 {
+                    self.store.forget_checkpoints()?;
+                }
+                self.store.checkpoint(signed)?;
+                self.complete = self.complete.max(c.next_number);
+            }
+        }
+        Ok(())
+    }
+
+    /// What would be left of sealed sessions that are to be deleted; those that are not sealed
+    /// here, or have gone, are left out.
+    pub fn stones(&self, wanted: &[Burial]) -> Result<Vec<Stone>, RecordError> {
+        let mut stones = Vec::new();
+        for burial in wanted {
+            if self.store.tombstone(burial.number)?.is_some() {
+                continue;
+            }
+            let Some(head) = self.store.session_head(burial.number)? else { continue };
+            let Some(summary) = self.store.summary_of(burial.number)? else { continue };
+            if head.sealed {
+                stones.push(Stone {
+                    summary,
+                    deleted_us: burial.deleted_us,
+                    policy: burial.policy.clone(),
+                    events: head.seq,
+                    head: hex(&head.hash),
+                });
+            }
+        }
+        Ok(stones)
+    }
+
     // ---- events ----------------------------------------------------------------------------
 
-    fn event(&mut self, e: &EventFrame<'_>, taken: &mut Taken) -> Result<(), Refusal> {
+    /// Whether it was not here before; so with what follows.
+    fn event(&mut self, e: &EventFrame<'_>, taken: &mut Taken) -> Result<bool, Refusal> {
         let at = format!("event {} of session {}", e.seq, e.number);
         if e.number == 0 || e.number > MAX_NUMBER || e.seq == 0 || e.seq > MAX_SEQ {
             return altered(format!("{at} has an impossible number"));
@@ -268,7 +467,7 @@ impl Replica {
             return altered(format!("{at} names session {}, here it is {}", e.session, h.id));
         }
         let previous = match head {
-            Some(h) if e.seq <= h.seq => return self.again(e, &at),
+            Some(h) if e.seq <= h.seq => return self.again(e, &at).map(|()| false),
             Some(h) if e.seq == h.seq + 1 => {
                 self.may_go_on(e, &h, &at)?;
                 h.hash
@@ -286,7 +485,7 @@ impl Replica {
         self.heads.insert(e.number, head);
         taken.events += 1;
         taken.touched.insert(e.number);
-        Ok(())
+        Ok(true)
     }
 
     /// The chain's beginning, when this event may begin a session.
@@ -350,7 +549,7 @@ impl Replica {
 
     // ---- ledger ----------------------------------------------------------------------------
 
-    fn entry(&mut self, signed: &Signed<'_>, taken: &mut Taken) -> Result<(), Refusal> {
+    fn entry(&mut self, signed: &Signed<'_>, taken: &mut Taken) -> Result<bool, Refusal> {
         if !ledger::entry_is_signed(&self.key, signed.body, signed.signature) {
             return altered("a ledger entry is not signed by the host's key");
         }
@@ -364,7 +563,7 @@ impl Replica {
         if placed.idx <= self.ledger.idx {
             let there = self.store.ledger_entry(placed.idx)?;
             return match there {
-                Some((body, _)) if body.as_bytes() == signed.body => Ok(()),
+                Some((body, _)) if body.as_bytes() == signed.body => Ok(false),
                 _ => altered(format!("{at} is not the one that was accepted before")),
             };
         }
@@ -387,7 +586,7 @@ impl Replica {
         }
         self.ledger = Head { idx: placed.idx, hash: ledger::entry_hash(signed.body) };
         self.store.enter(placed, signed)?;
-        Ok(())
+        Ok(true)
     }
 
     fn seal(&mut self, idx: u64, seal: &Seal, taken: &mut Taken) -> Result<(), Refusal> {
@@ -486,7 +685,7 @@ impl Replica {
 
     // ---- checkpoints -----------------------------------------------------------------------
 
-    fn checkpoint(&mut self, signed: &Signed<'_>, taken: &mut Taken) -> Result<(), Refusal> {
+    fn checkpoint(&mut self, signed: &Signed<'_>, taken: &mut Taken) -> Result<bool, Refusal> {
         if !ledger::checkpoint_is_signed(&self.key, signed.body, signed.signature) {
             return altered("a checkpoint is not signed by the host's key");
         }
@@ -498,7 +697,7 @@ impl Replica {
             return altered(format!("{at} names another host"));
         }
         if c.idx <= self.checkpoint {
-            return Ok(());
+            return Ok(false);
         }
         if c.ledger > self.ledger.idx {
             return gap(format!("{at} is over {} ledger entries", c.ledger));
@@ -531,7 +730,7 @@ impl Replica {
         }
         self.store.checkpoint(signed)?;
         self.checkpoint = c.idx;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the host itself sealed a session as broken, or deleted it before it was enrolled.

@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rusqlite::params;
+use crate::collector::db::params;
 
 use super::error::CollectorError;
 use super::hosts::{self, Known};
@@ -98,7 +98,7 @@ async fn status(
             )
             .and_then(|mut s| s.execute(params![id, status.to_string(), version, now]))
             .map(drop)
-            .map_err(CollectorError::sqlite("note a host's status"))
+            .map_err(CollectorError::db("note a host's status"))
         })
         .await?;
     collector.hub.tell(Change::Host(host.id));

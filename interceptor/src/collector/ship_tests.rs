@@ -448,8 +448,9 @@ impl Drop for Running {
 pub(super) fn config(state: &Path, more: &str) -> Config {
     let text = format!(
         "state = {:?}\norigin = \"http://localhost:1\"\n[hosts]\nlisten = \"127.0.0.1:0\"\n\
-         names = [\"127.0.0.1\", \"localhost\"]\n[console]\nlisten = \"127.0.0.1:0\"\n{more}",
-        state.display()
+         names = [\"127.0.0.1\", \"localhost\"]\n[console]\nlisten = \"127.0.0.1:0\"\n{more}\n{}",
+        state.display(),
+        super::testing::store(state)
     );
     toml::from_str(&text).unwrap()
 }
@@ -471,13 +472,13 @@ impl Running {
     pub(super) async fn code(&self, name: &str) -> String {
         let (name, now) = (name.to_owned(), now_us());
         let write =
-            move |db: &rusqlite::Connection| codes::make(db, &name, "t", now, now + 60_000_000);
+            move |db: &crate::collector::db::Connection| codes::make(db, &name, "t", now, now + 60_000_000);
         self.collector.central.write(write).await.unwrap()
     }
 
     pub(super) async fn host(&self, name: &str) -> Host {
         let name = name.to_owned();
-        let find = move |db: &rusqlite::Connection| hosts::find(db, &name);
+        let find = move |db: &crate::collector::db::Connection| hosts::find(db, &name);
         self.collector.central.read(find).await.unwrap().unwrap()
     }
 }
@@ -559,7 +560,7 @@ async fn a_host_enrols_ships_renews_and_is_revoked() {
                     ))
                 },
             )
-            .map_err(CollectorError::sqlite("count"))
+            .map_err(CollectorError::db("count"))
         })
         .await
         .unwrap();
@@ -622,7 +623,7 @@ async fn a_host_enrols_ships_renews_and_is_revoked() {
     // Revoked: from the next request on.
     let known = running.host("db1").await;
     let by = audit::Who::Collector;
-    let revoke = move |db: &rusqlite::Connection| hosts::revoke(db, &known, &by);
+    let revoke = move |db: &crate::collector::db::Connection| hosts::revoke(db, &known, &by);
     running.collector.central.write(revoke).await.unwrap();
     let (status, body) = post(&running, &http, frames).await;
     assert_eq!((status, body.contains("revoked")), (403, true), "{body}");
@@ -735,7 +736,7 @@ async fn an_index_that_a_crash_left_behind_catches_up() {
             db.query_row("SELECT sum(events), count(leaf) FROM sessions", [], |r| {
                 Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?))
             })
-            .map_err(CollectorError::sqlite("count"))
+            .map_err(CollectorError::db("count"))
         })
         .await
         .unwrap();

@@ -33,6 +33,26 @@ use crate::ship::wire::Raise;
 /// `iss` of everybody.
 pub const OKTA: &str = "https://e.okta.com/oauth2/default";
 
+/// `[store]` for a collector with this state directory: a database of its own at the server that
+/// `INTERCEPTOR_TEST_STORE` names (a URL without a database), so that every test of the collector
+/// can be run on PostgreSQL as well; nothing where it names none.
+pub fn store(state: &std::path::Path) -> String {
+    let Ok(server) = std::env::var("INTERCEPTOR_TEST_STORE") else { return String::new() };
+    let name: String = state.display().to_string().to_lowercase();
+    let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    let url = format!("{server}/{name}");
+    let admin = format!("{server}/postgres");
+    let made = std::thread::spawn(move || {
+        let mut db = postgres::Client::connect(&admin, postgres::NoTls).unwrap();
+        let there = db.query("SELECT 1 FROM pg_database WHERE datname = $1", &[&name]).unwrap();
+        if there.is_empty() {
+            db.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        }
+    });
+    made.join().unwrap();
+    format!("[store]\nurl = '{url}'\n")
+}
+
 /// A collector that serves while this lives.
 pub struct Bed {
     pub collector: Arc<Collector>,
@@ -75,8 +95,9 @@ impl Bed {
              [hosts]\nlisten = '{listen}'\nnames = ['127.0.0.1']\n\
              [console]\nlisten = '127.0.0.1:0'\n\
              [login]\nname = 'okta'\nissuer = '{OKTA}'\nclient_id = 'console'\n\
-             [roles]\napprover = ['approvers']\nadmin = ['admins']\n{more}",
-            dir.path().join("collector").display()
+             [roles]\napprover = ['approvers']\nadmin = ['admins']\n{more}\n{}",
+            dir.path().join("collector").display(),
+            store(&dir.path().join("collector"))
         );
         let config: super::Config = toml::from_str(&config).unwrap();
         if first {
@@ -122,7 +143,7 @@ impl Bed {
         let tls = KeyPair::generate().unwrap();
         let csr_pem = CertificateParams::default().serialize_request(&tls).unwrap().pem().unwrap();
         let (row_name, now) = (name.to_owned(), now_us());
-        let made = move |db: &rusqlite::Connection| {
+        let made = move |db: &crate::collector::db::Connection| {
             codes::make(db, &row_name, "test", now, now + 60_000_000)
         };
         let code = self.collector.central.write(made).await.unwrap();

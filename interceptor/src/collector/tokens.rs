@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use crate::collector::db::{Connection, params};
 use serde_json::json;
 
 use super::audit::{self, Entry, Who};
@@ -57,11 +57,11 @@ fn reserve_in(
     host: &HostId,
     token: &ReserveToken,
 ) -> Result<(bool, Option<i64>), ReserveError> {
-    let fail = CollectorError::sqlite;
+    let fail = CollectorError::db;
     let expires = token.expires_us.min(now_us().saturating_add(LONGEST_US));
     db.prepare_cached(
-        "INSERT OR IGNORE INTO tokens (issuer, jti_hash, host, source, expires_us)
-         VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO tokens (issuer, jti_hash, host, source, expires_us)
+         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
     )
     .and_then(|mut s| {
         s.execute(params![token.issuer, token.jti_hash, host.id, token.source, expires])
@@ -110,5 +110,5 @@ fn reserve_in(
 pub fn sweep(db: &Connection) -> Result<usize, CollectorError> {
     db.prepare_cached("DELETE FROM tokens WHERE expires_us < ?1")
         .and_then(|mut s| s.execute([now_us()]))
-        .map_err(CollectorError::sqlite("forget dead tokens"))
+        .map_err(CollectorError::db("forget dead tokens"))
 }

@@ -127,7 +127,7 @@ async fn what_nobody_takes_waits_and_is_bounded() {
         loop {
             let tries = bed.collector.central.read(|db| {
                 db.query_row("SELECT max(tries) FROM deliveries", [], |r| r.get(0))
-                    .map_err(super::CollectorError::sqlite("read"))
+                    .map_err(super::CollectorError::db("read"))
             });
             let tries: Option<i64> = tries.await.unwrap();
             if tries.is_some_and(|t| t >= 1) {
@@ -139,13 +139,13 @@ async fn what_nobody_takes_waits_and_is_bounded() {
     tokio::time::timeout(SOON, tried).await.expect("an attempt that is noted");
 
     let collector = std::sync::Arc::clone(&bed.collector);
-    let many = move |db: &rusqlite::Connection| {
+    let many = move |db: &crate::collector::db::Connection| {
         for _ in 0..super::MOST + 10 {
             let event = super::Event::Conflict { first: "a", second: "b" };
             super::announce(db, &collector.config, &event)?;
         }
         db.query_row("SELECT count(*) FROM deliveries", [], |r| r.get::<_, i64>(0))
-            .map_err(super::CollectorError::sqlite("count"))
+            .map_err(super::CollectorError::db("count"))
     };
     assert!(bed.collector.central.write(many).await.unwrap() <= super::MOST);
 
@@ -155,7 +155,7 @@ async fn what_nobody_takes_waits_and_is_bounded() {
         loop {
             let left = bed.collector.central.read(|db| {
                 db.query_row("SELECT count(*) FROM deliveries", [], |r| r.get::<_, i64>(0))
-                    .map_err(super::CollectorError::sqlite("count"))
+                    .map_err(super::CollectorError::db("count"))
             });
             if left.await.unwrap() == 0 {
                 return;

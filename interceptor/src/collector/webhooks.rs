@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, Mac};
 use reqwest::Url;
-use rusqlite::{Connection, params};
+use crate::collector::db::{self, Connection, params};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -137,11 +137,11 @@ pub fn announce(db: &Connection, config: &Config, event: &Event<'_>) -> Result<(
         };
         db.prepare_cached("INSERT INTO deliveries (url, body, next_us) VALUES (?1, ?2, ?3)")
             .and_then(|mut s| s.execute(params![webhook.url, body.to_string(), now_us()]))
-            .map_err(CollectorError::sqlite("write a message"))?;
+            .map_err(CollectorError::db("write a message"))?;
     }
     db.prepare_cached("DELETE FROM deliveries WHERE id <= (SELECT max(id) FROM deliveries) - ?1")
         .and_then(|mut s| s.execute([MOST]))
-        .map_err(CollectorError::sqlite("give old messages up"))?;
+        .map_err(CollectorError::db("give old messages up"))?;
     Ok(())
 }
 
@@ -171,6 +171,10 @@ pub async fn deliver(collector: Arc<Collector>) {
 async fn deliver_to(collector: Arc<Collector>, url: String) {
     let mut changes = collector.hub.listen();
     loop {
+        if !collector.leads(&format!("webhook {url}")).await {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         let wanted = url.clone();
         match collector.central.read(move |db| due(db, &wanted)).await {
             Ok(all) if !all.is_empty() => {
@@ -203,10 +207,17 @@ async fn news(changes: &mut broadcast::Receiver<Change>) {
 
 /// Messages for webhooks that are not configured have nowhere to go.
 fn forget(db: &Connection, urls: &BTreeSet<String>) -> Result<(), CollectorError> {
-    let kept = Value::from_iter(urls.iter().map(String::as_str)).to_string();
-    db.execute("DELETE FROM deliveries WHERE url NOT IN (SELECT value FROM json_each(?1))", [kept])
-        .map_err(CollectorError::sqlite("forget messages"))?;
-    Ok(())
+    let forget = || -> db::Result<()> {
+        let known: Vec<String> = db
+            .prepare_cached("SELECT DISTINCT url FROM deliveries")?
+            .query_map([], |r| r.get(0))?
+            .collect::<db::Result<_>>()?;
+        for url in known.iter().filter(|url| !urls.contains(*url)) {
+            db.execute("DELETE FROM deliveries WHERE url = ?1", [url])?;
+        }
+        Ok(())
+    };
+    forget().map_err(CollectorError::db("forget messages"))
 }
 
 fn due(db: &Connection, url: &str) -> Result<Vec<Due>, CollectorError> {
@@ -220,7 +231,7 @@ fn due(db: &Connection, url: &str) -> Result<Vec<Due>, CollectorError> {
         })?
         .collect()
     })
-    .map_err(CollectorError::sqlite("read messages"))
+    .map_err(CollectorError::db("read messages"))
 }
 
 async fn send(config: &Config, one: &Due) -> Result<(), String> {
@@ -282,14 +293,14 @@ fn put_off(db: &Connection, one: &Due) -> Result<(), CollectorError> {
     let next = now_us().saturating_add(pause);
     db.prepare_cached("UPDATE deliveries SET tries = tries + 1, next_us = ?2 WHERE id = ?1")
         .and_then(|mut s| s.execute(params![one.id, next]))
-        .map_err(CollectorError::sqlite("put a message off"))?;
+        .map_err(CollectorError::db("put a message off"))?;
     Ok(())
 }
 
 fn remove(db: &Connection, one: &Due, given_up: bool) -> Result<(), CollectorError> {
     db.prepare_cached("DELETE FROM deliveries WHERE id = ?1")
         .and_then(|mut s| s.execute([one.id]))
-        .map_err(CollectorError::sqlite("forget a message"))?;
+        .map_err(CollectorError::db("forget a message"))?;
     if given_up {
         let detail = json!({ "tries": one.tries + 1 });
         let (what, target) = ("webhook.given_up", one.id.to_string());

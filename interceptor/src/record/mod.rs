@@ -102,6 +102,9 @@ pub enum RecordError {
         /// What is wrong.
         message: String,
     },
+    /// Another store, which must have it first, refused.
+    #[error("{0}")]
+    Elsewhere(String),
     /// The store's contents are not what this version understands.
     #[error("record: {0}")]
     Contents(String),
@@ -124,6 +127,11 @@ pub fn day(us: i64) -> String {
 }
 
 impl RecordError {
+    /// Another store refused.
+    pub(crate) fn elsewhere(why: impl std::fmt::Display) -> Self {
+        Self::Elsewhere(why.to_string())
+    }
+
     fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
     }

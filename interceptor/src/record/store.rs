@@ -259,6 +259,12 @@ impl Store {
         }
     }
 
+    /// Lets go of a row of this batch: another takes its place.
+    pub(super) fn forget_open(&mut self, number: u64) {
+        self.open.remove(&number);
+        self.dirty.remove(&number);
+    }
+
     /// Whether it is a replica, where deleted sessions leave a tombstone.
     pub(super) fn keeps_deletions(&self) -> bool {
         self.replica
@@ -277,6 +283,16 @@ impl Store {
     /// A number that was remembered; 0 when none was.
     pub fn remembered(&self, key: &str) -> Result<u64, RecordError> {
         self.meta_number(key)
+    }
+
+    /// Remembers any number with the batch that is under way.
+    pub fn note_number(&self, key: &str, value: i64) -> Result<(), RecordError> {
+        set_meta(&self.db, key, value).map_err(RecordError::sqlite("remember a number"))
+    }
+
+    /// Any number that was remembered; 0 when none was.
+    pub fn noted_number(&self, key: &str) -> Result<i64, RecordError> {
+        meta(&self.db, key).map(Option::unwrap_or_default)
     }
 
     /// How far the journal is consumed.

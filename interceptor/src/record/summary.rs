@@ -9,7 +9,8 @@ use super::event::{Admission, IdentityProven, Opening, SessionEnd};
 use super::frame::EventFrame;
 
 /// One row of `sessions`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     /// The host's gap-free session number.
     pub number: u64,

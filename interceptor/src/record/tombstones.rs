@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::chain::Hash;
 use super::reader::Reader;
 use super::store::{MAX_SEQ, Store, event_id, hash_of};
-use super::{RecordError, SessionHead};
+use super::{RecordError, SessionHead, Summary};
 
 /// Made when a replica is opened for writing, so that the schema of stores stays that of hosts.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS tombstones (
@@ -198,6 +198,35 @@ impl Store {
             let _ = self.db.execute_batch("ROLLBACK");
         }
         result
+    }
+
+    /// Lays a tombstone that another replica of the same host has, inside the batch that is under
+    /// way. The session's events, if they are here, go with the next [`Store::remove_buried`].
+    pub fn lay(
+        &mut self,
+        summary: &Summary,
+        deleted_us: i64,
+        policy: &str,
+        (events, head): (u64, Hash),
+    ) -> Result<(), RecordError> {
+        self.forget_open(summary.number);
+        let write = || -> rusqlite::Result<()> {
+            summary.save(&self.db)?;
+            self.db
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO tombstones (number, deleted_us, policy, events, head) \
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![
+                    summary.number as i64,
+                    deleted_us,
+                    policy,
+                    events as i64,
+                    &head[..]
+                ])?;
+            Ok(())
+        };
+        write().map_err(sql("lay a tombstone"))
     }
 
     /// Deletes some events of sessions with a tombstone, in one transaction of limited size.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Subcommand;
-use rusqlite::Connection;
+use crate::collector::db::Connection;
 
 use super::operator;
 use crate::cli::table::{Paint, Table, json, print, safe};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use rusqlite::Connection;
+use crate::collector::db::Connection;
 
 use super::super::sessions::moment;
 use super::super::table::{Paint, Table, json, print, safe};

@@ -6,7 +6,7 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_TYPE, FORWARDED, HOST};
 use axum::response::{IntoResponse, Response};
-use rusqlite::Connection;
+use crate::collector::db::Connection;
 
 use super::caller::Caller;
 use super::{Api, Refused};
@@ -57,10 +57,10 @@ fn from_this_machine(request: &Request) -> bool {
 
 fn text(db: &Connection) -> Result<String, CollectorError> {
     let hosts = hosts::list(db)?;
-    let one = |sql: &str| -> rusqlite::Result<i64> {
+    let one = |sql: &str| -> crate::collector::db::Result<i64> {
         db.prepare_cached(sql)?.query_row([], |r| r.get(0))
     };
-    let counts = || -> rusqlite::Result<[(&str, &str, &str, i64); 7]> {
+    let counts = || -> crate::collector::db::Result<[(&str, &str, &str, i64); 7]> {
         Ok([
             (
                 "sessions_live",
@@ -101,7 +101,7 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
             ),
         ])
     };
-    let counts = counts().map_err(CollectorError::sqlite("count for metrics"))?;
+    let counts = counts().map_err(CollectorError::db("count for metrics"))?;
     let mut out = String::new();
     for (name, kind, help, value) in counts {
         head(&mut out, name, kind, help);
@@ -274,7 +274,7 @@ mod tests {
                      SELECT id, 1, 1, 3, 1, '', 2 FROM hosts; \
                      UPDATE retention SET swept_us = 1;",
                 )
-                .map_err(CollectorError::sqlite("test"))?;
+                .map_err(CollectorError::db("test"))?;
                 let mut out = text(db)?;
                 forwards(&mut out, db, &[(&forward, Standing::default())])?;
                 Ok::<_, CollectorError>(out)

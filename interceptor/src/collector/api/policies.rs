@@ -44,7 +44,7 @@ impl From<CheckError> for Refused {
 
 /// `GET /api/v1/policies`.
 pub async fn list(State(api): State<Api>, Caller(_): Caller) -> Result<Json<Value>, Refused> {
-    let look = |db: &rusqlite::Connection| {
+    let look = |db: &crate::collector::db::Connection| {
         Ok::<_, CollectorError>((policies::list(db)?, hosts::list(db)?))
     };
     let (versions, all) = api.0.collector.central.read(look).await?;
@@ -138,7 +138,7 @@ async fn write(
     api: &Api,
     Caller(person): Caller,
     note: Option<String>,
-    write: impl FnOnce(&rusqlite::Connection, &Keys, &How) -> Result<Version, PublishError>
+    write: impl FnOnce(&crate::collector::db::Connection, &Keys, &How) -> Result<Version, PublishError>
     + Send
     + 'static,
 ) -> Result<(StatusCode, Json<Version>), Refused> {

@@ -190,7 +190,7 @@ async fn sessions(
 }
 
 async fn one(api: &Api, name: String) -> Result<Found, Refused> {
-    let find = move |db: &rusqlite::Connection| find::one(db, &name);
+    let find = move |db: &crate::collector::db::Connection| find::one(db, &name);
     match api.0.collector.central.read(find).await? {
         One::Found(found) => Ok(*found),
         One::None => Err(not_found()),
@@ -407,6 +407,6 @@ async fn release(
     let unknown = || Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", unknown);
     let id: i64 = id.parse().map_err(|_| unknown())?;
     let who = person.who();
-    let write = move |db: &rusqlite::Connection| legal::release(db, id, &reason, &who);
+    let write = move |db: &crate::collector::db::Connection| legal::release(db, id, &reason, &who);
     Ok(Json(api.0.collector.central.write(write).await?))
 }

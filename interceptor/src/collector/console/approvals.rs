@@ -6,7 +6,7 @@
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use rusqlite::Connection;
+use crate::collector::db::Connection;
 use serde::Deserialize;
 
 use super::Console;
@@ -277,11 +277,12 @@ fn voted(v: &Vote) -> Voted {
 fn history(db: &Connection, agent: &str) -> Result<History, CollectorError> {
     let since = now_us().saturating_sub(RECENT_US);
     let n = |n: i64| count(u64::try_from(n).unwrap_or(0));
-    let read = || -> rusqlite::Result<History> {
+    let read = || -> crate::collector::db::Result<History> {
         let mut out = db
             .prepare_cached(
-                "SELECT count(*), coalesce(sum(requests), 0), coalesce(sum(held), 0), \
-                 coalesce(sum(denied), 0) FROM sessions WHERE agent = ?1 AND opened_us > ?2",
+                "SELECT count(*), CAST(coalesce(sum(requests), 0) AS BIGINT), \
+                 CAST(coalesce(sum(held), 0) AS BIGINT), CAST(coalesce(sum(denied), 0) AS BIGINT) \
+                 FROM sessions WHERE agent = ?1 AND opened_us > ?2",
             )?
             .query_row((agent, since), |r| {
                 Ok(History {
@@ -292,11 +293,12 @@ fn history(db: &Connection, agent: &str) -> Result<History, CollectorError> {
                     ..History::default()
                 })
             })?;
-        let mut ended = db.prepare_cached(
+        let of = db.json_text("summary", &["agent"]);
+        let mut ended = db.prepare_cached(&format!(
             "SELECT state, count(*) FROM (SELECT state FROM holds WHERE opened_us > ?2 AND \
-             state != 'waiting' AND json_extract(summary, '$.agent') = ?1 \
-             ORDER BY opened_us DESC LIMIT 10000) GROUP BY state",
-        )?;
+             state != 'waiting' AND {of} = ?1 \
+             ORDER BY opened_us DESC LIMIT 10000) AS latest GROUP BY state",
+        ))?;
         let (mut granted, mut refused) = (0, 0);
         for row in ended
             .query_map((agent, since), |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?)))?
@@ -309,7 +311,7 @@ fn history(db: &Connection, agent: &str) -> Result<History, CollectorError> {
         (out.granted, out.refused) = (n(granted), n(refused));
         Ok(out)
     };
-    let mut out = read().map_err(CollectorError::sqlite("read an agent's history"))?;
+    let mut out = read().map_err(CollectorError::db("read an agent's history"))?;
     out.href = format!("/sessions?agent={}", super::text::query(agent));
     Ok(out)
 }

@@ -65,7 +65,7 @@ pub async fn session(
     let file = format!("{}.{end}", found.session.replace(|c: char| !c.is_ascii_alphanumeric(), ""));
     let (who, target) = (login.person.who(), found.session.clone());
     let detail = serde_json::json!({ "format": end, "host": found.host_name });
-    let note = move |db: &rusqlite::Connection| {
+    let note = move |db: &crate::collector::db::Connection| {
         audit::append(
             db,
             &Entry { who: &who, what: "session.exported", target: &target, detail: &detail },

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use crate::collector::db::{Connection, OptionalExtension, Row, params_from_iter};
 use tokio::sync::Semaphore;
 
 use crate::collector::retention::legal_holds;
@@ -107,7 +107,7 @@ static COLUMNS: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Found {
-    fn from_row(r: &Row<'_>) -> rusqlite::Result<Self> {
+    fn from_row(r: &Row<'_>) -> crate::collector::db::Result<Self> {
         let count = |i: usize| r.get::<_, i64>(i).map(|n| u64::try_from(n).unwrap_or(0));
         Ok(Self {
             id: r.get(0)?,
@@ -245,7 +245,7 @@ pub struct Page {
 
 impl Wanted {
     fn sql(&self, limit: usize) -> (String, Vec<Value>) {
-        let mut clause = String::from("1");
+        let mut clause = String::from("TRUE");
         let mut values: Vec<Value> = Vec::new();
         for (column, value) in [
             ("s.agent =", &self.agent),
@@ -293,7 +293,7 @@ impl Wanted {
         let (sql, values) = self.sql(limit);
         db.prepare_cached(&sql)
             .and_then(|mut s| s.query_map(params_from_iter(values), Found::from_row)?.collect())
-            .map_err(CollectorError::sqlite("list sessions"))
+            .map_err(CollectorError::db("list sessions"))
     }
 
     /// A page.
@@ -385,7 +385,7 @@ fn scan(
 
 /// One session by its ULID or its number at the collector.
 pub fn one(db: &Connection, name: &str) -> Result<One, CollectorError> {
-    let fail = CollectorError::sqlite;
+    let fail = CollectorError::db;
     if let Ok(id) = name.parse::<i64>() {
         let sql = format!(
             "SELECT {} FROM sessions s JOIN hosts h ON h.id = s.host WHERE s.id = ?1",
@@ -429,7 +429,7 @@ pub enum One {
 
 /// What can be chosen from, most used first.
 pub fn choices(db: &Connection) -> Result<Choices, CollectorError> {
-    let list = |sql: &str| -> rusqlite::Result<Vec<String>> {
+    let list = |sql: &str| -> crate::collector::db::Result<Vec<String>> {
         db.prepare_cached(sql)?.query_map([], |r| r.get(0))?.collect()
     };
     // Loose index scans: each step jumps to the next value, however many sessions have it.
@@ -440,14 +440,14 @@ pub fn choices(db: &Connection) -> Result<Choices, CollectorError> {
              WHERE v.x IS NOT NULL) SELECT x FROM v WHERE x IS NOT NULL LIMIT 200"
         ))
     };
-    let read = || -> rusqlite::Result<Choices> {
+    let read = || -> crate::collector::db::Result<Choices> {
         Ok(Choices {
             services: jump("service")?,
             agents: jump("agent")?,
             hosts: list("SELECT DISTINCT name FROM hosts ORDER BY name LIMIT 500")?,
         })
     };
-    read().map_err(CollectorError::sqlite("list services"))
+    read().map_err(CollectorError::db("list services"))
 }
 
 /// What can be chosen from.

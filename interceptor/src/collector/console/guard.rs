@@ -137,7 +137,7 @@ pub async fn present(headers: &HeaderMap, console: &Console) -> Result<Option<Lo
     let by_itself = headers.get("sec-fetch-dest").is_some_and(|dest| dest == "empty");
     if due && !by_itself {
         let (used, now) = (login.clone(), now_us());
-        let touch = move |db: &rusqlite::Connection| logins::touch(db, &used, now);
+        let touch = move |db: &crate::collector::db::Connection| logins::touch(db, &used, now);
         let touched = console.collector().central.write(touch).await;
         touched.map_err(|e| Fault::from(e).into_response())?;
     }
@@ -155,7 +155,7 @@ pub async fn look(
     let collector = console.collector().clone();
     let now = now_us();
     let inner = collector.clone();
-    let find = move |db: &rusqlite::Connection| logins::find(db, &inner.config, &name, now);
+    let find = move |db: &crate::collector::db::Connection| logins::find(db, &inner.config, &name, now);
     collector.central.read(find).await.map_err(|e| Fault::from(e).into_response())
 }
 

@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use rusqlite::Connection;
+use crate::collector::db::Connection;
 use serde::Deserialize;
 
 use super::Console;

@@ -67,7 +67,7 @@ pub async fn begin(
     let (bound, next) = (binding.clone(), local(&query.next).to_owned());
     let now = now_us();
     let remember =
-        move |db: &rusqlite::Connection| logins::remember(db, &begun, &bound, &next, now);
+        move |db: &crate::collector::db::Connection| logins::remember(db, &begun, &bound, &next, now);
     console.collector().central.write(remember).await?;
     let mut answer = Redirect::to(&url).into_response();
     if let Some(cookie) = console.jar().set(Name::Binding, &binding, PENDING_SECONDS) {
@@ -108,7 +108,7 @@ pub async fn callback(
     let cookie = console.jar().set(Name::Login, name.as_str(), seconds);
     let collector = console.collector().clone();
     let inner = collector.clone();
-    let create = move |db: &rusqlite::Connection| {
+    let create = move |db: &crate::collector::db::Connection| {
         let issuer = inner.config.login.as_ref().map_or("", |l| l.issuer.as_str());
         logins::create(db, &inner.config, issuer, &who, &name, before.as_deref(), now_us())
     };
@@ -131,7 +131,7 @@ async fn remembered(
     };
     let binding = console.jar().get(headers, Name::Binding).ok_or_else(unknown)?.to_owned();
     let (state, now) = (said.state.clone(), now_us());
-    let take = move |db: &rusqlite::Connection| logins::take(db, &state, &binding, now);
+    let take = move |db: &crate::collector::db::Connection| logins::take(db, &state, &binding, now);
     console.collector().central.write(take).await?.ok_or_else(unknown)
 }
 
@@ -140,7 +140,7 @@ pub async fn logout(
     State(console): State<Console>,
     Signed { login, .. }: Signed<Nothing>,
 ) -> Result<Response, Fault> {
-    let end = move |db: &rusqlite::Connection| logins::end(db, &login);
+    let end = move |db: &crate::collector::db::Connection| logins::end(db, &login);
     console.collector().central.write(end).await?;
     let page = Out { frame: Frame::outside("Logged out") }.render()?;
     let mut answer = Html(page).into_response();

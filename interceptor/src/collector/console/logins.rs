@@ -6,7 +6,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::collector::db::{Connection, OptionalExtension, params};
 
 use super::oidc::{Begun, Who};
 use crate::collector::audit::{self, Entry};
@@ -83,7 +83,7 @@ pub fn remember(
     now_us: i64,
 ) -> Result<(), CollectorError> {
     let oldest = now_us - micros(PENDING_SECONDS);
-    let write = || -> rusqlite::Result<()> {
+    let write = || -> crate::collector::db::Result<()> {
         db.execute("DELETE FROM pending_logins WHERE created_us < ?1", [oldest])?;
         db.execute(
             "DELETE FROM pending_logins WHERE state_hash IN (SELECT state_hash FROM \
@@ -103,7 +103,7 @@ pub fn remember(
         )?;
         Ok(())
     };
-    write().map_err(CollectorError::sqlite("remember a login"))
+    write().map_err(CollectorError::db("remember a login"))
 }
 
 /// What was remembered of a login.
@@ -136,7 +136,7 @@ pub fn take(
     )
     .optional()
     .map(|found| found.filter(|(_, at)| now_us - at <= micros(PENDING_SECONDS)).map(|f| f.0))
-    .map_err(CollectorError::sqlite("read a login"))
+    .map_err(CollectorError::db("read a login"))
 }
 
 /// Logs somebody in under a new name, and ends the login that this browser had before.
@@ -152,7 +152,7 @@ pub fn create(
     let csrf = Secret::new()?;
     let groups = serde_json::to_string(&who.groups).unwrap_or_default();
     let until = now_us.saturating_add(micros(config.console.absolute.0.as_secs()));
-    let write = || -> rusqlite::Result<()> {
+    let write = || -> crate::collector::db::Result<()> {
         db.execute("DELETE FROM logins WHERE expires_us <= ?1", [now_us])?;
         if let Some(before) = before {
             db.execute("DELETE FROM logins WHERE hash = ?1", [&name_hash(before)[..]])?;
@@ -173,7 +173,7 @@ pub fn create(
         )?;
         Ok(())
     };
-    write().map_err(CollectorError::sqlite("log somebody in"))?;
+    write().map_err(CollectorError::db("log somebody in"))?;
     let person = person(config, issuer, &who.sub, &who.name, who.groups.clone());
     let roles: Vec<Role> = person.roles.iter().copied().collect();
     let detail = serde_json::json!({ "roles": roles });
@@ -212,23 +212,23 @@ pub fn find(
         })
         .optional()
     })
-    .map_err(CollectorError::sqlite("read a login"))
+    .map_err(CollectorError::db("read a login"))
 }
 
 /// Notes that a login is used.
 pub fn touch(db: &Connection, login: &Login, now_us: i64) -> Result<(), CollectorError> {
     db.execute(
-        "UPDATE logins SET seen_us = max(seen_us, ?2) WHERE hash = ?1",
+        "UPDATE logins SET seen_us = ?2 WHERE hash = ?1 AND seen_us < ?2",
         params![&login.hash[..], now_us],
     )
     .map(drop)
-    .map_err(CollectorError::sqlite("note the use of a login"))
+    .map_err(CollectorError::db("note the use of a login"))
 }
 
 /// Ends a login.
 pub fn end(db: &Connection, login: &Login) -> Result<(), CollectorError> {
     db.execute("DELETE FROM logins WHERE hash = ?1", [&login.hash[..]])
-        .map_err(CollectorError::sqlite("end a login"))?;
+        .map_err(CollectorError::db("end a login"))?;
     let detail = serde_json::Value::Null;
     let who = login.person.who();
     audit::append(db, &Entry { who: &who, what: "logout", target: "console", detail: &detail })

@@ -51,7 +51,7 @@ pub async fn list(
     Viewer(login): Viewer,
 ) -> Result<Html<String>, Fault> {
     let told = console.collector().hub.told();
-    let look = |db: &rusqlite::Connection| {
+    let look = |db: &crate::collector::db::Connection| {
         Ok::<_, CollectorError>((policies::list(db)?, hosts::list(db)?))
     };
     let (versions, all) = console.collector().central.read(look).await?;

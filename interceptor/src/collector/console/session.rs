@@ -6,7 +6,7 @@ use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use rusqlite::OptionalExtension;
+use crate::collector::db::OptionalExtension;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -93,7 +93,7 @@ struct Looked {
 
 /// Finds the session that a path names.
 pub async fn find_one(console: &Console, name: String) -> Result<Found, Fault> {
-    let find = move |db: &rusqlite::Connection| find::one(db, &name);
+    let find = move |db: &crate::collector::db::Connection| find::one(db, &name);
     match console.collector().central.read(find).await? {
         One::Found(found) => Ok(*found),
         One::None => Err(Fault::not_found("There is no such session, or its records are gone.")),
@@ -113,7 +113,7 @@ pub async fn show(
 ) -> Result<Html<String>, Fault> {
     let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
     let host = found.host;
-    let known = move |db: &rusqlite::Connection| of_host(db, host);
+    let known = move |db: &crate::collector::db::Connection| of_host(db, host);
     let key = console.collector().central.read(known).await?;
     let collector = Arc::clone(console.collector());
     let check = part.verify == "yes" || found.events <= CHECK_AT_ONCE;
@@ -131,7 +131,7 @@ pub async fn show(
     let legal = match admin && found.legal_hold {
         true => {
             let id = found.id;
-            let read = move |db: &rusqlite::Connection| legal_holds::of_session(db, id);
+            let read = move |db: &crate::collector::db::Connection| legal_holds::of_session(db, id);
             console.collector().central.read(read).await?
         }
         false => Vec::new(),
@@ -163,11 +163,11 @@ pub async fn show(
 }
 
 /// The key with which a host signs.
-fn of_host(db: &rusqlite::Connection, host: i64) -> Result<Option<PublicKey>, CollectorError> {
+fn of_host(db: &crate::collector::db::Connection, host: i64) -> Result<Option<PublicKey>, CollectorError> {
     let key: Option<Vec<u8>> = db
         .query_row("SELECT public_key FROM hosts WHERE id = ?1", [host], |r| r.get(0))
         .optional()
-        .map_err(CollectorError::sqlite("read a host's key"))?;
+        .map_err(CollectorError::db("read a host's key"))?;
     Ok(key.and_then(|k| k.try_into().ok()).map(PublicKey))
 }
 

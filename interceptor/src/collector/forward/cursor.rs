@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::collector::db::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::config::Forward;
@@ -81,7 +81,7 @@ impl Cursor {
             .and_then(|mut s| {
                 s.query_row(params![forward, host], |r| Ok((r.get(0)?, r.get(1)?))).optional()
             })
-            .map_err(CollectorError::sqlite("read a forward's cursor"))?;
+            .map_err(CollectorError::db("read a forward's cursor"))?;
         let Some((text, passed)) = row else { return Ok(Self::default()) };
         let mut cursor: Self = serde_json::from_str(&text).map_err(|e| {
             CollectorError::Key(format!(
@@ -104,7 +104,7 @@ impl Cursor {
         )
         .and_then(|mut s| s.execute(params![forward, host, text, passed]))
         .map(drop)
-        .map_err(CollectorError::sqlite("move a forward's cursor"))
+        .map_err(CollectorError::db("move a forward's cursor"))
     }
 }
 
@@ -112,7 +112,7 @@ impl Cursor {
 pub fn is_begun(db: &Connection, forward: &str) -> Result<bool, CollectorError> {
     db.prepare_cached("SELECT EXISTS (SELECT 1 FROM forwards WHERE name = ?1)")
         .and_then(|mut s| s.query_row([forward], |r| r.get(0)))
-        .map_err(CollectorError::sqlite("look for a forward"))
+        .map_err(CollectorError::db("look for a forward"))
 }
 
 /// Begins a forward: at these cursors, and with other hosts at their first event.
@@ -125,18 +125,18 @@ pub fn begin(
         cursor.save(db, forward, *host)?;
     }
     db.execute(
-        "INSERT OR IGNORE INTO forwards (name, begun_us) VALUES (?1, ?2)",
+        "INSERT INTO forwards (name, begun_us) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
         params![forward, now_us()],
     )
     .map(drop)
-    .map_err(CollectorError::sqlite("begin a forward"))
+    .map_err(CollectorError::db("begin a forward"))
 }
 
 /// All hosts: id and fingerprint.
 pub fn hosts(db: &Connection) -> Result<Vec<(i64, String)>, CollectorError> {
     db.prepare_cached("SELECT id, fingerprint FROM hosts ORDER BY id")
         .and_then(|mut s| s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect())
-        .map_err(CollectorError::sqlite("list hosts"))
+        .map_err(CollectorError::db("list hosts"))
 }
 
 /// Hosts of which a forward has not delivered everything: id and fingerprint.
@@ -147,7 +147,7 @@ pub fn behind(db: &Connection, forward: &str) -> Result<Vec<(i64, String)>, Coll
          WHERE h.events > coalesce(c.passed, 0) ORDER BY h.id",
     )
     .and_then(|mut s| s.query_map([forward], |r| Ok((r.get(0)?, r.get(1)?)))?.collect())
-    .map_err(CollectorError::sqlite("look for what is to be forwarded"))
+    .map_err(CollectorError::db("look for what is to be forwarded"))
 }
 
 /// How far forwards are with a host's events; one that has not begun is at their beginning.
@@ -158,12 +158,13 @@ pub fn of(db: &Connection, forwards: &[Forward], host: i64) -> Result<Vec<Cursor
 /// Events that a forward has not delivered; none before it was begun.
 pub fn waiting(db: &Connection, forward: &str) -> Result<i64, CollectorError> {
     db.prepare_cached(
-        "SELECT coalesce(sum(max(h.events - coalesce(c.passed, 0), 0)), 0) FROM hosts h \
+        "SELECT CAST(coalesce(sum(CASE WHEN h.events > coalesce(c.passed, 0) \
+         THEN h.events - coalesce(c.passed, 0) ELSE 0 END), 0) AS BIGINT) FROM hosts h \
          LEFT JOIN forward_cursors c ON c.forward = ?1 AND c.host = h.id \
          WHERE EXISTS (SELECT 1 FROM forwards WHERE name = ?1)",
     )
     .and_then(|mut s| s.query_row([forward], |r| r.get(0)))
-    .map_err(CollectorError::sqlite("count what is to be forwarded"))
+    .map_err(CollectorError::db("count what is to be forwarded"))
 }
 
 #[cfg(test)]

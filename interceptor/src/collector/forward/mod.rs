@@ -87,6 +87,9 @@ impl Run {
     async fn run(mut self) {
         let mut changes = self.collector.hub.listen();
         let mut pause = FIRST_PAUSE;
+        while !self.leads().await {
+            tokio::time::sleep(LOOK).await;
+        }
         while let Err(error) = self.begin().await {
             self.failed(&error.to_string(), pause);
             rest(&mut pause, None).await;
@@ -108,6 +111,11 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Whether this collector is the one that delivers.
+    async fn leads(&self) -> bool {
+        self.collector.leads(&format!("forward {}", self.forward.name)).await
     }
 
     fn failed(&self, why: &str, pause: Duration) {
@@ -142,7 +150,7 @@ impl Run {
     /// Decides once where a forward that is new begins.
     async fn begin(&mut self) -> Result<(), CollectorError> {
         let name = self.forward.name.clone();
-        let read = move |db: &rusqlite::Connection| {
+        let read = move |db: &crate::collector::db::Connection| {
             let begun = cursor::is_begun(db, &name)?;
             Ok::<_, CollectorError>((begun, if begun { Vec::new() } else { cursor::hosts(db)? }))
         };
@@ -158,7 +166,7 @@ impl Run {
             }
         }
         let (name, from) = (self.forward.name.clone(), self.forward.from);
-        let write = move |db: &rusqlite::Connection| cursor::begin(db, &name, &cursors);
+        let write = move |db: &crate::collector::db::Connection| cursor::begin(db, &name, &cursors);
         self.collector.central.write::<_, CollectorError, _>(write).await?;
         tracing::info!(forward = %self.forward.name, ?from, "a new forward begins");
         Ok(())
@@ -166,8 +174,11 @@ impl Run {
 
     /// Gives every host that has something its turn; whether there is more.
     async fn round(&mut self) -> Result<bool, CollectorError> {
+        if !self.leads().await {
+            return Ok(false);
+        }
         let name = self.forward.name.clone();
-        let behind = move |db: &rusqlite::Connection| cursor::behind(db, &name);
+        let behind = move |db: &crate::collector::db::Connection| cursor::behind(db, &name);
         let mut hosts = self.collector.central.read(behind).await?;
         // Beginning behind the one that had its turn last.
         let at = hosts.partition_point(|(host, _)| *host <= self.last);
@@ -207,7 +218,7 @@ impl Run {
         fingerprint: String,
     ) -> Result<(Batch, Result<bool, CollectorError>), CollectorError> {
         let name = self.forward.name.clone();
-        let load = move |db: &rusqlite::Connection| Cursor::load(db, &name, host);
+        let load = move |db: &crate::collector::db::Connection| Cursor::load(db, &name, host);
         let cursor = match self.collector.central.read(load).await {
             Ok(cursor) => cursor,
             Err(error) => return Ok((batch, Err(error))),
@@ -231,6 +242,10 @@ impl Run {
         let mut rest_of = batch.lines.as_slice();
         let mut pause = FIRST_PAUSE;
         while !rest_of.is_empty() {
+            // Another collector goes on from where the cursors are.
+            if !self.leads().await {
+                return;
+            }
             match self.sink.send(rest_of).await {
                 Ok(delivered) => {
                     self.collector.forwards.delivered(&self.forward.name, delivered);

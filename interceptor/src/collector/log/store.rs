@@ -1,6 +1,6 @@
 //! The log in the central database: appended to and read inside the caller's transaction.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use crate::collector::db::{Connection, OptionalExtension, params};
 
 use super::leaf::Leaf;
 use super::note::{Checkpoint, origin};
@@ -11,8 +11,8 @@ use crate::record::now_us;
 
 type Result<T> = std::result::Result<T, CollectorError>;
 
-fn sql(action: &'static str) -> impl FnOnce(rusqlite::Error) -> CollectorError {
-    CollectorError::sqlite(action)
+fn sql(action: &'static str) -> impl FnOnce(crate::collector::db::Error) -> CollectorError {
+    CollectorError::db(action)
 }
 
 /// Leaves of the log.
@@ -25,7 +25,7 @@ pub fn size(db: &Connection) -> Result<u64> {
 
 /// Hash of the complete subtree of `2^level` leaves.
 pub fn node(db: &Connection, level: u32, index: u64) -> Result<Hash> {
-    let read = |statement: &str, values: &[&dyn rusqlite::ToSql]| {
+    let read = |statement: &str, values: &[&dyn crate::collector::db::ToValue]| {
         db.prepare_cached(statement)
             .and_then(|mut s| s.query_row(values, |r| r.get::<_, Vec<u8>>(0)).optional())
             .map_err(sql("read the log"))

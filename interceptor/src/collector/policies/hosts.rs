@@ -1,6 +1,6 @@
 //! What hosts say of the policies that they took from here.
 
-use rusqlite::{Connection, Row, params};
+use crate::collector::db::{Connection, Row, params};
 use serde::Serialize;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ impl OnHost {
          p.reported_us";
 
     /// From a row that may have none.
-    pub fn read(r: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+    pub fn read(r: &Row<'_>, first: usize) -> crate::collector::db::Result<Self> {
         let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
         Ok(Self {
             takes: r.get::<_, Option<bool>>(first)?.unwrap_or_default(),
@@ -67,9 +67,11 @@ pub fn report(db: &Connection, host: &HostId, said: Report) -> Result<bool, Coll
     let row = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let before = of(db, host.id)?;
     db.prepare_cached(
-        "INSERT OR REPLACE INTO host_policies (host, reported_us, takes, version, in_force, \
+        "INSERT INTO host_policies (host, reported_us, takes, version, in_force, \
          sha256, rules, since_us, error, refused) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
+         ON CONFLICT (host) DO UPDATE SET reported_us = ?2, takes = ?3, version = ?4, \
+         in_force = ?5, sha256 = ?6, rules = ?7, since_us = ?8, error = ?9, refused = ?10",
     )
     .and_then(|mut q| {
         q.execute(params![
@@ -85,7 +87,7 @@ pub fn report(db: &Connection, host: &HostId, said: Report) -> Result<bool, Coll
             s.refused.map(row)
         ])
     })
-    .map_err(CollectorError::sqlite("note a host's policies"))?;
+    .map_err(CollectorError::db("note a host's policies"))?;
     let after = of(db, host.id)?;
     let same = OnHost { reported_us: before.reported_us, ..after.clone() } == before;
     if same {
@@ -123,5 +125,5 @@ fn of(db: &Connection, host: i64) -> Result<OnHost, CollectorError> {
     );
     db.prepare_cached(&sql)
         .and_then(|mut s| s.query_row([host], |r| OnHost::read(r, 0)))
-        .map_err(CollectorError::sqlite("read a host's policies"))
+        .map_err(CollectorError::db("read a host's policies"))
 }

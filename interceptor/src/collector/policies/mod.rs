@@ -11,7 +11,7 @@ pub mod offer;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use crate::collector::db::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde_json::json;
 
@@ -106,7 +106,7 @@ pub struct How {
     pub above: u64,
 }
 
-fn version(r: &Row<'_>) -> rusqlite::Result<Version> {
+fn version(r: &Row<'_>) -> crate::collector::db::Result<Version> {
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
     let by: String = r.get(2)?;
     Ok(Version {
@@ -127,7 +127,7 @@ const COLUMNS: &str = "version, published_us, published_by, what, content_of, no
 pub fn list(db: &Connection) -> Result<Vec<Version>, CollectorError> {
     db.prepare_cached(&format!("SELECT {COLUMNS} FROM policy_versions ORDER BY version DESC"))
         .and_then(|mut s| s.query_map([], version)?.collect())
-        .map_err(CollectorError::sqlite("list versions of policies"))
+        .map_err(CollectorError::db("list versions of policies"))
 }
 
 /// A version and its files; none in a withdrawal.
@@ -142,7 +142,7 @@ pub fn show(db: &Connection, number: u64) -> Result<Option<WithFiles>, Collector
             s.query_row([i64::try_from(number).unwrap_or(-1)], |r| Ok((version(r)?, r.get(8)?)))
                 .optional()
         })
-        .map_err(CollectorError::sqlite("read a version of policies"))?;
+        .map_err(CollectorError::db("read a version of policies"))?;
     let Some((version, body)) = found else { return Ok(None) };
     let bundle: Bundle = serde_json::from_str(&body)
         .map_err(|e| CollectorError::Key(format!("a bundle of ours cannot be read: {e}")))?;
@@ -154,7 +154,7 @@ pub fn newest(db: &Connection) -> Result<u64, CollectorError> {
     let newest: i64 = db
         .prepare_cached("SELECT coalesce(max(version), 0) FROM policy_versions")
         .and_then(|mut s| s.query_row([], |r| r.get(0)))
-        .map_err(CollectorError::sqlite("look for the newest policies"))?;
+        .map_err(CollectorError::db("look for the newest policies"))?;
     Ok(u64::try_from(newest).unwrap_or(0))
 }
 
@@ -172,7 +172,7 @@ pub fn offer(db: &Connection, after: u64) -> Result<Offer, CollectorError> {
                 Ok(SignedBundle { body: r.get(0)?, signature })
             })
         })
-        .map_err(CollectorError::sqlite("read the newest policies"))?;
+        .map_err(CollectorError::db("read the newest policies"))?;
     Ok(Offer { newest, bundle: Some(bundle) })
 }
 
@@ -218,7 +218,7 @@ fn current(db: &Connection) -> Result<Option<Version>, CollectorError> {
     let sql = format!("SELECT {COLUMNS} FROM policy_versions ORDER BY version DESC LIMIT 1");
     db.prepare_cached(&sql)
         .and_then(|mut s| s.query_row([], version).optional())
-        .map_err(CollectorError::sqlite("look for the newest policies"))
+        .map_err(CollectorError::db("look for the newest policies"))
 }
 
 fn refuse_same(db: &Connection, sha256: &str) -> Result<(), PublishError> {
@@ -269,7 +269,7 @@ fn append(db: &Connection, keys: &Keys, how: &How, step: Step) -> Result<Version
             &signature[..]
         ])
     })
-    .map_err(CollectorError::sqlite("publish policies"))?;
+    .map_err(CollectorError::db("publish policies"))?;
     let detail = json!({
         "version": number, "sha256": bundle.sha256, "rules": step.rules, "files": names,
         "content_of": step.content_of, "note": how.note,

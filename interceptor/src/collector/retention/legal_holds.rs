@@ -7,7 +7,7 @@
 //! A filter's times are met by what the host says of a session *or* by when it came here: whoever
 //! owns a host cannot move a session out of a hold with a wrong clock.
 
-use rusqlite::{Connection, Row, params};
+use crate::collector::db::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -29,10 +29,10 @@ pub const MOST_COUNTED: i64 = 10_000;
 /// Whether a hold `l` keeps the session `s` of host `h`, as SQL.
 const FITS: &str = "l.released_us IS NULL \
      AND (l.session IS NULL OR l.session = s.id) \
-     AND (l.agent IS NULL OR l.agent IS s.agent) \
-     AND (l.principal IS NULL OR l.principal IS s.principal) \
+     AND (l.agent IS NULL OR l.agent = s.agent) \
+     AND (l.principal IS NULL OR l.principal = s.principal) \
      AND (l.service IS NULL OR l.service = s.service) \
-     AND (l.host IS NULL OR l.host_id IS s.host OR l.host = h.name OR l.host = h.fingerprint) \
+     AND (l.host IS NULL OR l.host_id = s.host OR l.host = h.name OR l.host = h.fingerprint) \
      AND ((coalesce(l.to_us, 9223372036854775807) >= s.opened_us \
            AND coalesce(l.from_us, -9223372036854775807) <= coalesce(s.closed_us, 9223372036854775807)) \
        OR (coalesce(l.to_us, 9223372036854775807) >= coalesce(s.arrived_us, 0) \
@@ -247,16 +247,16 @@ pub fn place(db: &Connection, wanted: Wanted, by: &Who) -> Result<LegalHold, Hol
         Some(name) => known_host(db, name)?,
         None => None,
     };
-    if standing(db).map_err(CollectorError::sqlite("count legal holds"))? >= MOST {
+    if standing(db).map_err(CollectorError::db("count legal holds"))? >= MOST {
         return invalid(format!(
             "{MOST} legal holds stand: use filters in place of single sessions"
         ));
     }
     let who = serde_json::to_string(by).unwrap_or_default();
-    db.execute(
+    let place = db.query_row(
         "INSERT INTO legal_holds (name, session, agent, principal, service, host, host_id, \
          from_us, to_us, reason, placed_by, placed_us) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) RETURNING id",
         params![
             name,
             session,
@@ -271,9 +271,9 @@ pub fn place(db: &Connection, wanted: Wanted, by: &Who) -> Result<LegalHold, Hol
             who,
             now_us()
         ],
-    )
-    .map_err(CollectorError::sqlite("place a legal hold"))?;
-    let id = db.last_insert_rowid();
+        |r| r.get::<_, i64>(0),
+    );
+    let id = place.map_err(CollectorError::db("place a legal hold"))?;
     let hold = get(db, id)?.ok_or(HoldError::None(id))?;
     note(db, by, "legal_hold.placed", &hold, &hold.reason)?;
     Ok(hold)
@@ -293,7 +293,7 @@ pub fn release(db: &Connection, id: i64, why: &str, by: &Who) -> Result<LegalHol
          WHERE id = ?1",
         params![id, serde_json::to_string(by).unwrap_or_default(), now_us(), why],
     )
-    .map_err(CollectorError::sqlite("release a legal hold"))?;
+    .map_err(CollectorError::db("release a legal hold"))?;
     get(db, id)?.ok_or(HoldError::None(id))
 }
 
@@ -333,7 +333,7 @@ fn known_host(db: &Connection, name: &str) -> Result<Option<i64>, HoldError> {
             let named = db
                 .prepare("SELECT 1 FROM hosts WHERE name = ?1")
                 .and_then(|mut s| s.exists([name]))
-                .map_err(CollectorError::sqlite("look for a host"))?;
+                .map_err(CollectorError::db("look for a host"))?;
             if named { Ok(None) } else { invalid(why) }
         }
     }
@@ -343,8 +343,8 @@ const COLUMNS: &str = "l.id, l.name, (SELECT session FROM sessions WHERE id = l.
          l.principal, l.service, l.host, l.from_us, l.to_us, l.reason, l.placed_by, l.placed_us, \
          l.released_by, l.released_us, l.release_reason";
 
-fn from_row(r: &Row<'_>) -> rusqlite::Result<LegalHold> {
-    let who = |i: usize| -> rusqlite::Result<Option<Value>> {
+fn from_row(r: &Row<'_>) -> crate::collector::db::Result<LegalHold> {
+    let who = |i: usize| -> crate::collector::db::Result<Option<Value>> {
         let text: Option<String> = r.get(i)?;
         Ok(text.and_then(|t| serde_json::from_str(&t).ok()))
     };
@@ -394,14 +394,14 @@ fn count_kept(db: &Connection, hold: &LegalHold) -> Result<u64, CollectorError> 
     db.prepare_cached(&sql)
         .and_then(|mut s| s.query_row(params![hold.id, MOST_COUNTED], |r| r.get::<_, i64>(0)))
         .map(|n| n.max(0).unsigned_abs())
-        .map_err(CollectorError::sqlite("count what a legal hold keeps"))
+        .map_err(CollectorError::db("count what a legal hold keeps"))
 }
 
 fn read(db: &Connection, sql: &str, value: i64) -> Result<Vec<LegalHold>, CollectorError> {
     let mut all: Vec<LegalHold> = db
         .prepare_cached(sql)
         .and_then(|mut s| s.query_map([value], from_row)?.collect())
-        .map_err(CollectorError::sqlite("read legal holds"))?;
+        .map_err(CollectorError::db("read legal holds"))?;
     for hold in &mut all {
         hold.keeps = count_kept(db, hold)?;
     }
@@ -425,14 +425,14 @@ pub fn list(db: &Connection) -> Result<Vec<LegalHold>, CollectorError> {
 /// Those that keep a session.
 pub fn of_session(db: &Connection, id: i64) -> Result<Vec<LegalHold>, CollectorError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host JOIN legal_holds l \
+        "SELECT {COLUMNS} FROM sessions s JOIN hosts h ON h.id = s.host CROSS JOIN legal_holds l \
          WHERE s.id = ?1 AND {FITS} ORDER BY l.id LIMIT 100"
     );
     read(db, &sql, id)
 }
 
 /// Legal holds that stand.
-pub fn standing(db: &Connection) -> rusqlite::Result<i64> {
+pub fn standing(db: &Connection) -> crate::collector::db::Result<i64> {
     db.prepare_cached("SELECT count(*) FROM legal_holds WHERE released_us IS NULL")?
         .query_row([], |r| r.get(0))
 }

@@ -31,7 +31,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension};
+use crate::collector::db::{Connection, OptionalExtension};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -59,6 +59,9 @@ pub async fn run(collector: Arc<Collector>) {
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tick.tick().await;
+        if !collector.leads("retention").await {
+            continue;
+        }
         match sweep(&collector, now_us()).await {
             Ok(swept) if swept.sessions > 0 || swept.altered > 0 => {
                 let sweep::Swept { sessions, events, bytes, altered } = swept;
@@ -72,7 +75,7 @@ pub async fn run(collector: Arc<Collector>) {
 
 /// A policy that differs from the one before goes into the audit trail, before it deletes anything.
 fn note_policy(db: &Connection, policy: &Retention) -> Result<(), CollectorError> {
-    let sql = CollectorError::sqlite;
+    let sql = CollectorError::db;
     let now = serde_json::to_string(policy).unwrap_or_default();
     let before: String = db
         .query_row("SELECT policy FROM retention", [], |r| r.get(0))
@@ -113,7 +116,7 @@ pub struct Standing {
 
 /// What retention did, and what stands.
 pub fn standing(db: &Connection) -> Result<Standing, CollectorError> {
-    let read = || -> rusqlite::Result<Standing> {
+    let read = || -> crate::collector::db::Result<Standing> {
         let mut all = db.query_row(
             "SELECT sessions, events, bytes, kept, swept_us, (SELECT count(*) FROM sessions \
              WHERE deleted_us IS NOT NULL AND purged_us IS NULL), (SELECT accepted_us FROM leaves \
@@ -136,7 +139,7 @@ pub fn standing(db: &Connection) -> Result<Standing, CollectorError> {
         all.legal_holds = legal_holds::standing(db)?;
         Ok(all)
     };
-    read().map_err(CollectorError::sqlite("read what retention did"))
+    read().map_err(CollectorError::db("read what retention did"))
 }
 
 /// How many sessions are marked as deleted, or what of it the audit trail does not say.
@@ -154,5 +157,5 @@ pub fn deleted_us(db: &Connection, host: i64, number: u64) -> Result<Option<i64>
             s.query_row([super::index::session_id(host, number)], |r| r.get(0)).optional()
         })
         .map(Option::flatten)
-        .map_err(CollectorError::sqlite("read a deletion"))
+        .map_err(CollectorError::db("read a deletion"))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, Row, params};
+use crate::collector::db::{Connection, Row, params};
 use serde::Serialize;
 use serde_json::json;
 
@@ -61,7 +61,7 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    fn from_row(r: &Row<'_>) -> rusqlite::Result<Self> {
+    fn from_row(r: &Row<'_>) -> crate::collector::db::Result<Self> {
         Ok(Self {
             id: r.get(0)?,
             leaf: r.get(1)?,
@@ -108,7 +108,7 @@ pub(super) fn portion(
         .and_then(|mut s| {
             s.query_map(params![after, before_us, PORTION as i64], Candidate::from_row)?.collect()
         })
-        .map_err(CollectorError::sqlite("look for what is old"))
+        .map_err(CollectorError::db("look for what is old"))
 }
 
 pub(super) fn compiled(policy: &Retention) -> Result<Terms, CollectorError> {
@@ -248,7 +248,7 @@ fn mark(
     forwards: &[Forward],
     now: i64,
 ) -> Result<Vec<i64>, CollectorError> {
-    let sql = CollectorError::sqlite;
+    let sql = CollectorError::db;
     let cursors = forward::cursors(db, forwards, host.id)?;
     let passed =
         |c: &Candidate| cursors.iter().all(|f| f.is_past(c.number, c.events.max(0).unsigned_abs()));
@@ -310,8 +310,8 @@ pub(super) async fn finish(
         db.prepare(
             "SELECT DISTINCT host FROM sessions WHERE deleted_us IS NOT NULL AND purged_us IS NULL",
         )
-        .and_then(|mut s| s.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<Vec<i64>>>())
-        .map_err(CollectorError::sqlite("look for what is to be deleted"))
+        .and_then(|mut s| s.query_map([], |r| r.get(0))?.collect::<crate::collector::db::Result<Vec<i64>>>())
+        .map_err(CollectorError::db("look for what is to be deleted"))
     };
     for id in collector.central.read(waiting).await? {
         let Some(host) = collector.central.read(move |db| hosts::by_id(db, id)).await? else {
@@ -356,11 +356,11 @@ pub(super) async fn find_restored(collector: &Arc<Collector>) -> Result<(), Coll
 }
 
 fn unsettle(db: &Connection, host: i64, stones: &HashSet<u64>) -> Result<usize, CollectorError> {
-    let write = || -> rusqlite::Result<usize> {
+    let write = || -> crate::collector::db::Result<usize> {
         let settled: Vec<(i64, i64)> = db
             .prepare("SELECT id, number FROM sessions WHERE host = ?1 AND purged_us IS NOT NULL")?
             .query_map([host], |r| Ok((r.get(0)?, r.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
+            .collect::<crate::collector::db::Result<_>>()?;
         let mut back = 0;
         for (id, number) in settled {
             if !stones.contains(&number.max(0).unsigned_abs()) {
@@ -371,7 +371,7 @@ fn unsettle(db: &Connection, host: i64, stones: &HashSet<u64>) -> Result<usize, 
         }
         Ok(back)
     };
-    write().map_err(CollectorError::sqlite("look for what came back"))
+    write().map_err(CollectorError::db("look for what came back"))
 }
 
 /// Steps 3 to 5 for what is marked of one host.
@@ -418,7 +418,7 @@ pub(super) fn marked(db: &Connection, host: i64) -> Result<Vec<Burial>, Collecto
         })?
         .collect()
     })
-    .map_err(CollectorError::sqlite("look for what is to be deleted"))
+    .map_err(CollectorError::db("look for what is to be deleted"))
 }
 
 /// Step 3: tombstones; the numbers that have one.
@@ -427,7 +427,7 @@ pub(super) async fn bury(
     host: &Host,
     marked: Vec<Burial>,
 ) -> Result<Vec<u64>, CollectorError> {
-    ingest::with_replica(collector, host, move |replica| replica.store().bury(&marked)).await
+    ingest::bury(collector, host, marked).await
 }
 
 /// Step 4: the events, in steps between which the host may ship; then the room they took.
@@ -467,7 +467,7 @@ pub(super) async fn settle(
     collector
         .central
         .write(move |db| {
-            let write = || -> rusqlite::Result<()> {
+            let write = || -> crate::collector::db::Result<()> {
                 let mut note = db.prepare_cached(
                     "UPDATE sessions SET purged_us = ?3 WHERE host = ?1 AND number = ?2 \
                      AND deleted_us IS NOT NULL AND id = ?4",
@@ -480,7 +480,7 @@ pub(super) async fn settle(
                     .execute([i64::try_from(bytes).unwrap_or(i64::MAX)])?;
                 Ok(())
             };
-            write().map_err(CollectorError::sqlite("note what is gone"))
+            write().map_err(CollectorError::db("note what is gone"))
         })
         .await
 }
@@ -506,7 +506,7 @@ async fn tell(
                 params![i64::try_from(count).unwrap_or(i64::MAX), now_us()],
             )
             .map(drop)
-            .map_err(CollectorError::sqlite("note a sweep"))
+            .map_err(CollectorError::db("note a sweep"))
         })
         .await?;
     for host in changed {
@@ -526,7 +526,7 @@ fn problem(db: &Connection, host: &Host, numbers: &[u64]) -> Result<(), Collecto
     );
     let before: Option<String> = db
         .query_row("SELECT problem FROM hosts WHERE id = ?1", [host.id], |r| r.get(0))
-        .map_err(CollectorError::sqlite("read a host"))?;
+        .map_err(CollectorError::db("read a host"))?;
     // What else is wrong stays until somebody looked into it.
     if before.is_some_and(|p| !p.starts_with("gap: ") && !p.starts_with(PROBLEM)) {
         return Ok(());
@@ -600,10 +600,10 @@ pub fn preview(db: &Connection, policy: &Retention, now: i64) -> Result<Preview,
 /// Whether every deletion stands in the audit trail: each row that is marked, and each tombstone
 /// of each replica. How many sessions were deleted, or what is missing.
 pub(super) fn check(db: &Connection, state: &Path) -> Result<Result<u64, String>, CollectorError> {
-    let sql = CollectorError::sqlite;
+    let sql = CollectorError::db;
     let recorded = recorded(db).map_err(sql("read the audit trail"))?;
     let mut marked: HashSet<(String, u64)> = HashSet::new();
-    let read = || -> rusqlite::Result<Vec<(String, u64)>> {
+    let read = || -> crate::collector::db::Result<Vec<(String, u64)>> {
         db.prepare(
             "SELECT h.fingerprint, s.number FROM sessions s JOIN hosts h ON h.id = s.host \
              WHERE s.deleted_us IS NOT NULL",
@@ -636,7 +636,7 @@ pub(super) fn check(db: &Connection, state: &Path) -> Result<Result<u64, String>
 }
 
 /// Host and number of every session that the audit trail calls deleted.
-fn recorded(db: &Connection) -> rusqlite::Result<HashSet<(String, u64)>> {
+fn recorded(db: &Connection) -> crate::collector::db::Result<HashSet<(String, u64)>> {
     let mut s = db.prepare("SELECT detail FROM audit WHERE what = 'retention.deleted'")?;
     let mut rows = s.query([])?;
     let mut all = HashSet::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use crate::collector::db::Connection;
 use serde_json::json;
 
 use super::legal_holds::{self, HoldError, LegalHold, Wanted};
@@ -46,9 +46,9 @@ impl Bed {
             db.execute(
                 "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
                  certificate_until_us) VALUES (?1, 'db1', ?2, 0, '', 0)",
-                rusqlite::params![fingerprint, public],
+                crate::collector::db::params![fingerprint, public],
             )
-            .map_err(CollectorError::sqlite("add a host"))?;
+            .map_err(CollectorError::db("add a host"))?;
             Ok::<_, CollectorError>(hosts::by_id(db, 1)?.unwrap())
         };
         let host = collector.central.write(add).await.unwrap();
@@ -83,7 +83,7 @@ impl Bed {
 
     async fn number(&self, sql: &'static str) -> i64 {
         self.read(move |db| {
-            db.query_row(sql, [], |r| r.get(0)).map_err(CollectorError::sqlite("ask"))
+            db.query_row(sql, [], |r| r.get(0)).map_err(CollectorError::db("ask"))
         })
         .await
     }
@@ -209,7 +209,7 @@ async fn only_what_is_sealed_and_old_goes_and_all_proofs_stay() {
     assert_eq!(bed.number("SELECT count(*) FROM sessions WHERE purged_us > 0").await, 3);
 
     // The room is given back.
-    let db = Connection::open(bed.replica().join("records.db")).unwrap();
+    let db = rusqlite::Connection::open(bed.replica().join("records.db")).unwrap();
     let pragma = |name| db.pragma_query_value(None, name, |r| r.get::<_, i64>(0)).unwrap();
     assert_eq!((pragma("auto_vacuum"), pragma("freelist_count")), (2, 0));
     drop(db);
@@ -230,7 +230,7 @@ async fn only_what_is_sealed_and_old_goes_and_all_proofs_stay() {
             db.query_row("SELECT detail FROM audit WHERE what = 'retention.deleted'", [], |r| {
                 r.get::<_, String>(0)
             })
-            .map_err(CollectorError::sqlite("read"))
+            .map_err(CollectorError::db("read"))
         })
         .await;
     let detail: serde_json::Value = serde_json::from_str(&detail).unwrap();
@@ -376,14 +376,14 @@ async fn what_a_forward_has_not_passed_on_stays_however_old() {
     let stands = move |db: &Connection| {
         let sql = "INSERT OR REPLACE INTO forward_cursors (forward, host, cursor, passed) \
                    VALUES ('siem', 1, ?1, 0)";
-        db.execute(sql, [behind_the_first]).map_err(CollectorError::sqlite("stand"))
+        db.execute(sql, [behind_the_first]).map_err(CollectorError::db("stand"))
     };
     bed.collector.central.write(stands).await.unwrap();
     assert_eq!(bed.sweep(31).await.sessions, 1);
     assert_eq!((bed.events(1), bed.events(2)), (0, 5));
     let all = |db: &Connection| {
         let sql = r#"UPDATE forward_cursors SET cursor = '{"done":[],"open":{"2":5}}'"#;
-        db.execute(sql, []).map_err(CollectorError::sqlite("stand"))
+        db.execute(sql, []).map_err(CollectorError::db("stand"))
     };
     bed.collector.central.write(all).await.unwrap();
     assert_eq!(bed.sweep(31).await.sessions, 1);
@@ -467,7 +467,7 @@ async fn a_deletion_that_nobody_recorded_is_found() {
             db.execute("UPDATE sessions SET sealed = NULL WHERE number = 2", [])
                 .and_then(|_| db.execute("UPDATE sessions SET deleted_us = 1 WHERE number = 2", []))
                 .map(drop)
-                .map_err(CollectorError::sqlite("cheat"))
+                .map_err(CollectorError::db("cheat"))
         })
         .await;
     assert!(format!("{bad:?}").contains("sealed sessions only"), "{bad:?}");
@@ -479,7 +479,7 @@ async fn what_is_not_as_it_was_sealed_stays_as_evidence() {
     session(&bed.recorder, 3);
     session(&bed.recorder, 3);
     bed.ship().await;
-    let db = Connection::open(bed.replica().join("records.db")).unwrap();
+    let db = rusqlite::Connection::open(bed.replica().join("records.db")).unwrap();
     db.execute_batch(
         "DROP TRIGGER events_stay; \
          UPDATE events SET body = replace(body, 'orders', '0rders') WHERE id = (1 << 31) + 3",
@@ -564,7 +564,7 @@ async fn what_comes_back_with_an_old_backup_of_a_replica_goes_again() {
     bed.ship().await;
     let backup = tempfile::tempdir().unwrap();
     let file = backup.path().join("records.db");
-    Connection::open(bed.replica().join("records.db"))
+    rusqlite::Connection::open(bed.replica().join("records.db"))
         .unwrap()
         .execute("VACUUM INTO ?1", [file.to_str().unwrap()])
         .unwrap();

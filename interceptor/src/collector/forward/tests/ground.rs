@@ -118,10 +118,10 @@ pub fn standing(bed: &Bed, forward: &str) -> Standing {
 /// Events that a forward has not delivered.
 pub async fn left(bed: &Bed, forward: &str) -> i64 {
     let forward = forward.to_owned();
-    let count = move |db: &rusqlite::Connection| {
+    let count = move |db: &crate::collector::db::Connection| {
         let begun: bool = db
             .query_row("SELECT count(*) FROM forwards WHERE name = ?1", [&forward], |r| r.get(0))
-            .map_err(CollectorError::sqlite("test"))?;
+            .map_err(CollectorError::db("test"))?;
         if begun { waiting(db, &forward) } else { Ok(-1) }
     };
     bed.collector.central.read::<_, CollectorError, _>(count).await.unwrap()

@@ -1,0 +1,293 @@
+//! What hosts shipped, in a PostgreSQL database that several collectors share.
+//!
+//! Of each host the database has one sequence of rows, its feed: the events, ledger entries and
+//! checkpoints that a collector accepted, in that order, and what retention deleted. A collector's
+//! replica of the host is made from it, and remembers how far; so any collector may take the host's
+//! next batch, and a replica that is lost is made anew.
+//!
+//! Whoever appends holds the host's row in `feed_heads` until the transaction ends, has a replica
+//! that stands at the feed's end, and commits here before its replica does. A replica that is ahead
+//! of the feed, or that followed rows which are there no more, belongs to a database that was put
+//! back: it is made anew too.
+//!
+//! What this module must never do: append for a replica that is not at the end, or bring back an
+//! event that retention deleted.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::db::{self, Connection, OptionalExtension, params};
+use super::error::CollectorError;
+use super::store::Server;
+use crate::record::Summary;
+
+/// Bytes of bodies that are read at a time.
+const PORTION_BYTES: i64 = 16 << 20;
+/// Rows that are read at a time.
+const PORTION_ROWS: i64 = 1_000;
+/// Connections that are kept open.
+const IDLE: usize = 4;
+
+/// What a row holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing any more: retention deleted it.
+    Emptied,
+    /// Frames of events, all of one session.
+    Events,
+    /// Frames of ledger entries and checkpoints.
+    Ledger,
+    /// Where the host's ledger stood at its first contact.
+    Began,
+    /// Sessions that retention deleted, as JSON of [`Stone`]s.
+    Stones,
+}
+
+impl Kind {
+    fn number(self) -> i64 {
+        match self {
+            Self::Emptied => 0,
+            Self::Events => 1,
+            Self::Ledger => 2,
+            Self::Began => 3,
+            Self::Stones => 4,
+        }
+    }
+
+    fn of(number: i64) -> db::Result<Self> {
+        let all = [Self::Emptied, Self::Events, Self::Ledger, Self::Began, Self::Stones];
+        all.into_iter().find(|k| k.number() == number).ok_or(db::Error::Contents)
+    }
+}
+
+/// A session that retention deleted: all that a replica keeps of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stone {
+    /// Its row.
+    pub summary: Summary,
+    /// When it was decided; microseconds since the Unix epoch.
+    pub deleted_us: i64,
+    /// By which rule, in words.
+    pub policy: String,
+    /// Events that it had.
+    pub events: u64,
+    /// Hash of the last one, in hexadecimal.
+    pub head: String,
+}
+
+/// Where a feed ends, or how far a replica followed it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Rows so far.
+    pub at: i64,
+    /// Drawn for the last one: a database that was put back has another there.
+    pub mark: i64,
+}
+
+/// A row.
+#[derive(Debug)]
+pub struct Row {
+    /// Its place and its mark.
+    pub mark: Mark,
+    /// What it holds.
+    pub kind: Kind,
+    /// That.
+    pub body: Vec<u8>,
+}
+
+/// The feeds of all hosts.
+pub struct Feed {
+    server: Server,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Feed {
+    /// In the database of `[store]`, whose tables are there.
+    pub fn new(server: Server) -> Self {
+        Self { server, idle: Mutex::default() }
+    }
+
+    fn connection(&self) -> Result<Connection, CollectorError> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(db) = idle.pop() {
+            if !db.is_closed() {
+                return Ok(db);
+            }
+        }
+        drop(idle);
+        db::connect(&self.server).map_err(CollectorError::db("reach the database of [store]"))
+    }
+
+    fn give_back(&self, db: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE {
+            idle.push(db);
+        }
+    }
+
+    fn with<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Connection) -> db::Result<T>,
+    ) -> Result<T, CollectorError> {
+        let db = self.connection()?;
+        let result = work(&db).map_err(CollectorError::db(action))?;
+        self.give_back(db);
+        Ok(result)
+    }
+
+    /// Where every feed ends. Blocks, as all that follows.
+    pub fn ends(&self) -> Result<Vec<(i64, Mark)>, CollectorError> {
+        self.with("read where feeds end", |db| {
+            db.prepare_cached("SELECT host, at, mark FROM feed_heads")?
+                .query_map([], |r| Ok((r.get(0)?, Mark { at: r.get(1)?, mark: r.get(2)? })))?
+                .collect()
+        })
+    }
+
+    /// Where a host's feed ends.
+    pub fn end(&self, host: i64) -> Result<Mark, CollectorError> {
+        self.with("read where a feed ends", |db| end(db, host))
+    }
+
+    /// Whether a replica that stands there followed this feed.
+    pub fn knows(&self, host: i64, mark: Mark) -> Result<bool, CollectorError> {
+        if mark.at == 0 {
+            return Ok(true);
+        }
+        self.with("read a feed", |db| {
+            db.prepare_cached("SELECT 1 FROM feed WHERE host = ?1 AND at = ?2 AND mark = ?3")?
+                .exists(params![host, mark.at, mark.mark])
+        })
+    }
+
+    /// Rows behind a place, as many as memory should hold; none at the end.
+    pub fn after(&self, host: i64, at: i64) -> Result<Vec<Row>, CollectorError> {
+        self.with("read a feed", |db| {
+            db.prepare_cached(
+                "SELECT at, mark, kind, body FROM (SELECT at, mark, kind, body, \
+                 sum(octet_length(body)) OVER (ORDER BY at) - octet_length(body) AS before \
+                 FROM (SELECT at, mark, kind, body FROM feed WHERE host = ?1 AND at > ?2 \
+                 ORDER BY at LIMIT ?3) AS next) AS portion WHERE before < ?4 ORDER BY at",
+            )?
+            .query_map(params![host, at, PORTION_ROWS, PORTION_BYTES], |r| {
+                Ok(Row {
+                    mark: Mark { at: r.get(0)?, mark: r.get(1)? },
+                    kind: Kind::of(r.get(2)?)?,
+                    body: r.get(3)?,
+                })
+            })?
+            .collect()
+        })
+    }
+
+    /// Takes the host's feed: nobody else appends until this ends.
+    pub fn lock(&self, host: i64) -> Result<Turn<'_>, CollectorError> {
+        let db = self.connection()?;
+        let take = || -> db::Result<Mark> {
+            db.execute_batch("BEGIN; SET LOCAL lock_timeout = '20s'")?;
+            db.prepare_cached(
+                "INSERT INTO feed_heads (host, at, mark) VALUES (?1, 0, 0) ON CONFLICT DO NOTHING",
+            )?
+            .execute([host])?;
+            db.prepare_cached("SELECT at, mark FROM feed_heads WHERE host = ?1 FOR UPDATE")?
+                .query_row([host], |r| Ok(Mark { at: r.get(0)?, mark: r.get(1)? }))
+        };
+        match take() {
+            Ok(end) => Ok(Turn { feed: self, db: Some(db), host, end }),
+            Err(e) => {
+                if db.execute_batch("ROLLBACK").is_ok() {
+                    self.give_back(db);
+                }
+                Err(CollectorError::db("take a host's turn")(e))
+            }
+        }
+    }
+}
+
+fn end(db: &Connection, host: i64) -> db::Result<Mark> {
+    let found = db
+        .prepare_cached("SELECT at, mark FROM feed_heads WHERE host = ?1")?
+        .query_row([host], |r| Ok(Mark { at: r.get(0)?, mark: r.get(1)? }))
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+/// A host's feed while nobody else appends to it. What was appended stays only with
+/// [`Turn::commit`].
+pub struct Turn<'f> {
+    feed: &'f Feed,
+    db: Option<Connection>,
+    host: i64,
+    end: Mark,
+}
+
+impl Turn<'_> {
+    /// Where the feed ends, with what this turn appended.
+    pub fn end(&self) -> Mark {
+        self.end
+    }
+
+    fn db(&self) -> Result<&Connection, CollectorError> {
+        self.db.as_ref().ok_or(CollectorError::Stopped)
+    }
+
+    /// Appends a row.
+    pub fn append(
+        &mut self,
+        kind: Kind,
+        number: Option<u64>,
+        body: &[u8],
+    ) -> Result<(), CollectorError> {
+        let next = Mark { at: self.end.at + 1, mark: rand::random::<i64>() };
+        let number = number.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        self.db()?
+            .prepare_cached(
+                "INSERT INTO feed (host, at, mark, kind, number, body) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )
+            .and_then(|mut s| {
+                s.execute(params![self.host, next.at, next.mark, kind.number(), number, body])
+            })
+            .map_err(CollectorError::db("append to a feed"))?;
+        self.end = next;
+        Ok(())
+    }
+
+    /// Takes the events of sessions out of the feed.
+    pub fn empty(&self, numbers: &[u64]) -> Result<(), CollectorError> {
+        for number in numbers {
+            let number = i64::try_from(*number).unwrap_or(i64::MAX);
+            self.db()?
+                .prepare_cached(
+                    "UPDATE feed SET kind = 0, body = ''::bytea, number = NULL \
+                     WHERE host = ?1 AND number = ?2",
+                )
+                .and_then(|mut s| s.execute([self.host, number]))
+                .map_err(CollectorError::db("empty a feed"))?;
+        }
+        Ok(())
+    }
+
+    /// What was appended is on disk when this returns.
+    pub fn commit(mut self) -> Result<Mark, CollectorError> {
+        let Some(db) = self.db.take() else { return Err(CollectorError::Stopped) };
+        db.prepare_cached("UPDATE feed_heads SET at = ?2, mark = ?3 WHERE host = ?1")
+            .and_then(|mut s| s.execute([self.host, self.end.at, self.end.mark]))
+            .and_then(|_| db.execute_batch("COMMIT"))
+            .map_err(CollectorError::db("commit to a feed"))?;
+        self.feed.give_back(db);
+        Ok(self.end)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(db) = self.db.take()
+            && db.execute_batch("ROLLBACK").is_ok()
+        {
+            self.feed.give_back(db);
+        }
+    }
+}
