@@ -207,7 +207,7 @@ pub struct HoldRow {
 
 impl HoldRow {
     const COLUMNS: &'static str = "h.id, h.host, coalesce(o.name, ''), h.hold, h.summary, h.opened_us, h.deadline_us, h.needs,
-         h.state, h.ended_us, (SELECT count(*) FROM votes v WHERE v.hold = h.id AND v.approve),
+         h.state, h.ended_us, (SELECT count(*) FROM votes v WHERE v.hold = h.id AND v.approve <> 0),
          h.parties FROM holds h LEFT JOIN hosts o ON o.id = h.host";
 
     fn read(row: &Row<'_>) -> crate::collector::db::Result<Option<Self>> {

@@ -335,7 +335,7 @@ pub fn set_problem(
 ) -> Result<(), CollectorError> {
     let changed = db
         .execute(
-            "UPDATE hosts SET problem = ?2 WHERE id = ?1 AND problem IS NOT ?2",
+            "UPDATE hosts SET problem = ?2 WHERE id = ?1 AND problem IS DISTINCT FROM ?2",
             params![host.id, problem],
         )
         .map_err(CollectorError::db("mark a host"))?;

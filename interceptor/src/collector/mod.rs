@@ -57,6 +57,9 @@ mod policy_tests;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod ship_tests;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod shared_tests;
+#[cfg(test)]
 mod testing;
 
 use std::sync::Arc;

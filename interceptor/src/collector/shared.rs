@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::db::{self, Connection, OptionalExtension, params};
 use super::error::CollectorError;
 use super::feed::Mark;
+use super::store::Server;
 use super::{Change, Collector, hosts, ingest};
 use crate::ship::wire::Raise;
 
@@ -43,14 +44,14 @@ pub async fn run(collector: Arc<Collector>) {
     }
     let (heard, hints) = mpsc::channel(BACKLOG);
     let own = collector.hub.outlet(BACKLOG);
+    // The threads end with the collector, so they must not keep it.
+    let Some(server) = collector.central.server().cloned() else { return };
+    let from = collector.leases.holder().to_owned();
     thread("notify", {
-        let collector = Arc::clone(&collector);
-        move || tell_all(&collector, own)
+        let (server, from) = (server.clone(), from.clone());
+        move || tell_all(&server, &from, own)
     });
-    thread("listen", {
-        let collector = Arc::clone(&collector);
-        move || listen_all(&collector, &heard)
-    });
+    thread("listen", move || listen_all(&server, &from, &heard));
     act(collector, hints).await;
 }
 
@@ -60,8 +61,7 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn connect(collector: &Collector) -> Option<Connection> {
-    let server = collector.central.server()?;
+fn connect(server: &Server) -> Option<Connection> {
     match db::connect(server) {
         Ok(db) => Some(db),
         Err(error) => {
@@ -73,8 +73,7 @@ fn connect(collector: &Collector) -> Option<Connection> {
 }
 
 /// Until the hub is gone.
-fn tell_all(collector: &Arc<Collector>, mut own: mpsc::Receiver<Change>) {
-    let from = collector.leases.holder().to_owned();
+fn tell_all(server: &Server, from: &str, mut own: mpsc::Receiver<Change>) {
     let mut db = None;
     while let Some(first) = own.blocking_recv() {
         let mut group = vec![first];
@@ -86,11 +85,11 @@ fn tell_all(collector: &Arc<Collector>, mut own: mpsc::Receiver<Change>) {
             }
         }
         if db.as_ref().is_none_or(Connection::is_closed) {
-            db = connect(collector);
+            db = connect(server);
         }
         let Some(db) = &db else { continue };
         for change in group {
-            let hint = Hint { from: from.clone(), change };
+            let hint = Hint { from: from.to_owned(), change };
             let Ok(text) = serde_json::to_string(&hint) else { continue };
             let told = db
                 .prepare_cached("SELECT 1 FROM (SELECT pg_notify(?1, ?2)) AS told")
@@ -104,18 +103,17 @@ fn tell_all(collector: &Arc<Collector>, mut own: mpsc::Receiver<Change>) {
 }
 
 /// Until nobody hears it.
-fn listen_all(collector: &Arc<Collector>, heard: &mpsc::Sender<Option<Change>>) {
-    let own = collector.leases.holder().to_owned();
+fn listen_all(server: &Server, own: &str, heard: &mpsc::Sender<Option<Change>>) {
     while !heard.is_closed() {
-        let Some(db) = connect(collector) else { continue };
+        let Some(db) = connect(server) else { continue };
         if db.execute_batch(&format!("LISTEN {CHANNEL}")).is_err() {
             continue;
         }
         // Whatever was told before is looked for.
         let _ = heard.blocking_send(None);
-        let Connection::Postgres(server) = &db else { return };
+        let Connection::Postgres(open) = &db else { return };
         while !heard.is_closed() && !db.is_closed() {
-            match server.notified(LOOK) {
+            match open.notified(LOOK) {
                 Ok(Some(text)) => match serde_json::from_str::<Hint>(&text) {
                     Ok(hint) if hint.from != own => {
                         let _ = heard.blocking_send(Some(hint.change));

@@ -549,7 +549,8 @@ async fn a_host_enrols_ships_renews_and_is_revoked() {
         .central
         .read(|db| {
             db.query_row(
-                "SELECT count(*), sum(events), sum(sealed IS NOT NULL), sum(leaf) FROM sessions",
+                "SELECT count(*), CAST(sum(events) AS BIGINT), count(sealed), \
+                 CAST(sum(leaf) AS BIGINT) FROM sessions",
                 [],
                 |r| {
                     Ok((
@@ -733,7 +734,7 @@ async fn an_index_that_a_crash_left_behind_catches_up() {
         .collector
         .central
         .read(|db| {
-            db.query_row("SELECT sum(events), count(leaf) FROM sessions", [], |r| {
+            db.query_row("SELECT CAST(sum(events) AS BIGINT), count(leaf) FROM sessions", [], |r| {
                 Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?))
             })
             .map_err(CollectorError::db("count"))

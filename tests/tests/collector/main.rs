@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod forward;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -213,6 +214,26 @@ fn free_port() -> Result<u16> {
 
 impl Collector {
     fn create(dir: &Path, netns: Option<String>) -> Result<Self> {
+        let me = Self::configured(dir, netns, "")?;
+        me.cli(["init"])?.ok()?;
+        Ok(me)
+    }
+
+    /// With more configuration; one that has another's keys, where there is another.
+    fn create_with(dir: &Path, more: &str, first: Option<&Self>) -> Result<Self> {
+        let me = Self::configured(dir, None, more)?;
+        match first {
+            None => drop(me.cli(["init"])?.ok()?),
+            Some(first) => {
+                let state = me.dir.join("state");
+                std::fs::create_dir_all(&state)?;
+                Cmd::new("cp").arg("-a").arg(first.dir.join("state/keys")).arg(&state).ok()?;
+            }
+        }
+        Ok(me)
+    }
+
+    fn configured(dir: &Path, netns: Option<String>, more: &str) -> Result<Self> {
         let dir = dir.join("collector");
         std::fs::create_dir_all(&dir)?;
         let (hosts, console) = (free_port()?, free_port()?);
@@ -222,14 +243,12 @@ impl Collector {
             format!(
                 "state = \"{d}/state\"\norigin = \"http://localhost:{console}\"\n\
                  [hosts]\nlisten = \"127.0.0.1:{hosts}\"\nnames = [\"127.0.0.1\"]\n\
-                 [console]\nlisten = \"127.0.0.1:{console}\"\n",
+                 [console]\nlisten = \"127.0.0.1:{console}\"\n{more}",
                 d = dir.display()
             ),
         )?;
         let url = format!("https://127.0.0.1:{hosts}");
-        let me = Self { dir, config, url, console, netns, process: None };
-        me.cli(["init"])?.ok()?;
-        Ok(me)
+        Ok(Self { dir, config, url, console, netns, process: None })
     }
 
     fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<Cmd> {

@@ -1,5 +1,7 @@
 //! Rows and their columns.
 
+use postgres::types::Type;
+
 use super::{Error, Result};
 
 /// What a statement gives, row by row.
@@ -99,7 +101,29 @@ macro_rules! same_in_both {
     )*};
 }
 
-same_in_both!(i64, String, Vec<u8>);
+same_in_both!(String, Vec<u8>);
+
+impl Column for i64 {
+    fn of_sqlite(row: &rusqlite::Row<'_>, index: usize) -> Result<Self> {
+        Ok(row.get(index)?)
+    }
+    fn of_postgres(row: &postgres::Row, index: usize) -> Result<Self> {
+        Option::<Self>::of_postgres(row, index)?.ok_or(Error::Contents)
+    }
+}
+
+/// Literals of PostgreSQL are narrower than its columns here.
+impl Column for Option<i64> {
+    fn of_sqlite(row: &rusqlite::Row<'_>, index: usize) -> Result<Self> {
+        Ok(row.get(index)?)
+    }
+    fn of_postgres(row: &postgres::Row, index: usize) -> Result<Self> {
+        if row.columns().get(index).is_some_and(|c| *c.type_() == Type::INT4) {
+            return Ok(row.try_get::<_, Option<i32>>(index)?.map(i64::from));
+        }
+        Ok(row.try_get(index)?)
+    }
+}
 
 macro_rules! smaller {
     ($($kind:ty),*) => {$(
@@ -108,7 +132,7 @@ macro_rules! smaller {
                 Ok(row.get(index)?)
             }
             fn of_postgres(row: &postgres::Row, index: usize) -> Result<Self> {
-                row.try_get::<_, i64>(index)?.try_into().map_err(|_| Error::Contents)
+                i64::of_postgres(row, index)?.try_into().map_err(|_| Error::Contents)
             }
         }
         impl Column for Option<$kind> {
@@ -116,7 +140,7 @@ macro_rules! smaller {
                 Ok(row.get(index)?)
             }
             fn of_postgres(row: &postgres::Row, index: usize) -> Result<Self> {
-                let value = row.try_get::<_, Option<i64>>(index)?;
+                let value = Option::<i64>::of_postgres(row, index)?;
                 value.map(|v| v.try_into().map_err(|_| Error::Contents)).transpose()
             }
         }
@@ -132,10 +156,10 @@ impl Column for bool {
     }
     fn of_postgres(row: &postgres::Row, index: usize) -> Result<Self> {
         let kind = row.columns().get(index).map(|c| c.type_().clone());
-        if kind == Some(postgres::types::Type::BOOL) {
+        if kind == Some(Type::BOOL) {
             return Ok(row.try_get::<_, Option<bool>>(index)?.unwrap_or_default());
         }
-        Ok(row.try_get::<_, i64>(index)? != 0)
+        Ok(i64::of_postgres(row, index)? != 0)
     }
 }
 
@@ -144,7 +168,7 @@ impl Column for Option<bool> {
         Ok(row.get(index)?)
     }
     fn of_postgres(row: &postgres::Row, index: usize) -> Result<Self> {
-        Ok(row.try_get::<_, Option<i64>>(index)?.map(|v| v != 0))
+        Ok(Option::<i64>::of_postgres(row, index)?.map(|v| v != 0))
     }
 }
 

@@ -120,7 +120,7 @@ fn clean(status: CentralStatus) -> CentralStatus {
 
 fn of(db: &Connection, host: i64) -> Result<OnHost, CollectorError> {
     let sql = format!(
-        "SELECT {} FROM (SELECT ?1 AS id) h LEFT JOIN host_policies p ON p.host = h.id",
+        "SELECT {} FROM (SELECT CAST(?1 AS BIGINT) AS id) h LEFT JOIN host_policies p ON p.host = h.id",
         OnHost::COLUMNS
     );
     db.prepare_cached(&sql)

@@ -381,15 +381,15 @@ fn count_kept(db: &Connection, hold: &LegalHold) -> Result<u64, CollectorError> 
         (hold.service.is_some(), "s.service = l.service"),
         (
             hold.host.is_some(),
-            "s.host IN (SELECT id FROM hosts WHERE id IS l.host_id OR name = l.host \
+            "s.host IN (SELECT id FROM hosts WHERE id = l.host_id OR name = l.host \
              OR fingerprint = l.host)",
         ),
     ];
     let narrow: String =
         narrow.iter().filter(|(set, _)| *set).map(|(_, sql)| format!(" AND {sql}")).collect();
     let sql = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM legal_holds l JOIN sessions s JOIN hosts h \
-         ON h.id = s.host WHERE l.id = ?1 AND s.deleted_us IS NULL{narrow} AND {FITS} LIMIT ?2)"
+        "SELECT count(*) FROM (SELECT 1 FROM legal_holds l CROSS JOIN sessions s JOIN hosts h \
+         ON h.id = s.host WHERE l.id = ?1 AND s.deleted_us IS NULL{narrow} AND {FITS} LIMIT ?2) AS kept"
     );
     db.prepare_cached(&sql)
         .and_then(|mut s| s.query_row(params![hold.id, MOST_COUNTED], |r| r.get::<_, i64>(0)))

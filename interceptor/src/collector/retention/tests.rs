@@ -374,7 +374,7 @@ async fn what_a_forward_has_not_passed_on_stays_however_old() {
     assert_eq!(bed.sweep(31).await.sessions, 0);
     let behind_the_first = r#"{"done":[[1,1]],"open":{"2":4}}"#;
     let stands = move |db: &Connection| {
-        let sql = "INSERT OR REPLACE INTO forward_cursors (forward, host, cursor, passed) \
+        let sql = "INSERT INTO forward_cursors (forward, host, cursor, passed) \
                    VALUES ('siem', 1, ?1, 0)";
         db.execute(sql, [behind_the_first]).map_err(CollectorError::db("stand"))
     };
@@ -585,7 +585,9 @@ async fn what_comes_back_with_an_old_backup_of_a_replica_goes_again() {
     assert!(matches!(read, Err(RecordError::Deleted { .. })), "not shown all the same");
     sweep::find_restored(&bed.collector).await.unwrap();
     let swept = bed.sweep(31).await;
-    assert_eq!((swept.sessions, swept.events), (0, 16));
+    // A shared database has already told it what was deleted.
+    let again = if bed.collector.feed.is_some() { 0 } else { 16 };
+    assert_eq!((swept.sessions, swept.events), (0, again));
     assert_eq!((bed.events(1), bed.events(2)), (0, 0));
     bed.is_sound().await;
 }

@@ -1,0 +1,312 @@
+//! Several collectors over one database. These run where `INTERCEPTOR_TEST_STORE` names a server
+//! (`cargo xtask test` starts one).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::replica::Position;
+use super::testing::Bed;
+use super::{Collector, CollectorError, Config, Replica, hosts, ingest};
+use crate::record::event::Event;
+use crate::record::{End, Opening, PublicKey, Reader, Recorder, now_us};
+use crate::ship::Spool;
+
+/// A second collector: another state directory, the same keys and the same database.
+fn second(bed: &Bed, name: &str) -> Arc<Collector> {
+    let state = bed.dir.path().join(name);
+    std::fs::create_dir_all(&state).unwrap();
+    let from = bed.dir.path().join("collector/keys");
+    let copied = std::process::Command::new("cp").arg("-a").args([&from, &state]).status();
+    assert!(copied.unwrap().success());
+    let config = Config { state, ..bed.collector.config.clone() };
+    Collector::open(config).unwrap()
+}
+
+struct Recorded {
+    dir: tempfile::TempDir,
+    recorder: Arc<Recorder>,
+}
+
+impl Recorded {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = crate::config::Record::default();
+        let recorder = Recorder::open_with(dir.path(), "db1", &settings, 1 << 20).unwrap();
+        Self { dir, recorder }
+    }
+
+    fn session(&self, requests: u64) {
+        let mut log = self
+            .recorder
+            .begin(Opening {
+                id: ulid::Ulid::new(),
+                ts_us: now_us(),
+                host: "db1".into(),
+                service: "orders".into(),
+                protocol: "postgres".into(),
+                source: "10.0.0.1:4711".into(),
+                original_dst: "10.0.0.2:5432".into(),
+                mode: "enforce".into(),
+                peer_uid: None,
+            })
+            .unwrap();
+        for n in 0..requests {
+            let body = serde_json::json!({ "n": n, "verdict": "allow", "text": "select 1" });
+            let event = Event { ts_us: now_us(), kind: "request", body: &body, data: &[9; 200] };
+            log.append(&event).unwrap();
+        }
+        log.seal(&End::because("client")).unwrap();
+    }
+
+    fn key(&self) -> PublicKey {
+        PublicKey::load(&self.dir.path().join("host.pub")).unwrap()
+    }
+}
+
+async fn enrolled(collector: &Collector, recorded: &Recorded) -> hosts::Host {
+    let key = recorded.key();
+    let (fingerprint, public) = (key.fingerprint_hex(), key.0.to_vec());
+    let add = move |db: &super::db::Connection| {
+        let id: i64 = db
+            .query_row(
+                "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
+                 certificate_until_us) VALUES (?1, 'db1', ?2, 0, '', 0) RETURNING id",
+                super::db::params![fingerprint, public],
+                |r| r.get(0),
+            )
+            .map_err(CollectorError::db("add a host"))?;
+        Ok::<_, CollectorError>(hosts::by_id(db, id)?.unwrap())
+    };
+    collector.central.write(add).await.unwrap()
+}
+
+/// Everything of a replica that may not differ between collectors.
+fn contents(collector: &Collector, key: &PublicKey) -> BTreeMap<String, i64> {
+    let dir = Replica::directory(&collector.config.state, &key.fingerprint_hex());
+    let db = rusqlite::Connection::open(dir.join("records.db")).unwrap();
+    let mut all = BTreeMap::new();
+    for (name, sql) in [
+        ("events", "SELECT count(*) FROM events"),
+        ("sessions", "SELECT count(*) FROM sessions"),
+        ("of sessions", "SELECT coalesce(sum(events), 0) FROM sessions"),
+        ("seals", "SELECT count(seal) FROM sessions"),
+        ("ledger", "SELECT count(*) FROM ledger"),
+        ("newest checkpoint", "SELECT coalesce(max(idx), 0) FROM checkpoints"),
+        ("tombstones", "SELECT count(*) FROM tombstones"),
+    ] {
+        all.insert(name.to_owned(), db.query_row(sql, [], |r| r.get(0)).unwrap());
+    }
+    all
+}
+
+/// Ships what is there, each batch to any of the collectors; some of it twice.
+async fn ship(all: &[Arc<Collector>], host: &hosts::Host, recorded: &Recorded) {
+    recorded.recorder.flush().unwrap();
+    let mut at = Position::default();
+    loop {
+        let spool = Spool::open(recorded.dir.path()).unwrap();
+        let Some(batch) = spool.next(&at, 16 << 10).unwrap() else { return };
+        let (first, second) = {
+            let mut random = rand::rng();
+            (random.random_range(0..all.len()), random.random_range(0..all.len()))
+        };
+        let frames: bytes::Bytes = batch.frames.into();
+        let standing = ingest::take(&all[first], host, frames.clone()).await.unwrap();
+        if rand::random_bool(0.3) {
+            let again = ingest::take(&all[second], host, frames).await.unwrap();
+            assert_eq!(again.position, standing.position);
+        }
+        at = standing.position;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_collector_takes_the_next_batch_and_all_have_the_same() {
+    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
+        return;
+    }
+    let bed = Bed::new("").await;
+    let all = [Arc::clone(&bed.collector), second(&bed, "b"), second(&bed, "c")];
+    let recorded = Recorded::new();
+    let host = enrolled(&all[0], &recorded).await;
+    for _ in 0..3 {
+        for requests in [0, 3, 40] {
+            recorded.session(requests);
+        }
+        ship(&all, &host, &recorded).await;
+    }
+    let key = recorded.key();
+    for collector in &all {
+        ingest::freshen(collector, &host).await.unwrap();
+    }
+    let first = contents(&all[0], &key);
+    assert_eq!((first["sessions"], first["seals"]), (9, 9));
+    for collector in &all[1..] {
+        assert_eq!(contents(collector, &key), first);
+    }
+    // One that lost its disk has all of it again, and a whole session verifies from there.
+    let fresh = second(&bed, "d");
+    ingest::freshen(&fresh, &host).await.unwrap();
+    assert_eq!(contents(&fresh, &key), first);
+    let reader =
+        Reader::of_replica(&Replica::directory(&fresh.config.state, &key.fingerprint_hex()));
+    let mut seen = 0;
+    reader.unwrap().events(9, 0, |_| seen += 1).unwrap();
+    assert_eq!(seen, 42);
+    recorded.recorder.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_deletes_is_gone_everywhere_and_from_the_database() {
+    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
+        return;
+    }
+    let bed = Bed::new("").await;
+    let all = [Arc::clone(&bed.collector), second(&bed, "b")];
+    let recorded = Recorded::new();
+    let host = enrolled(&all[0], &recorded).await;
+    for requests in [5, 6, 7] {
+        recorded.session(requests);
+    }
+    ship(&all, &host, &recorded).await;
+    for collector in &all {
+        ingest::freshen(collector, &host).await.unwrap();
+    }
+    let burial = crate::record::tombstones::Burial {
+        number: 2,
+        deleted_us: now_us(),
+        policy: "everything, 1 day".into(),
+    };
+    let buried = ingest::bury(&all[1], &host, vec![burial.clone()]).await.unwrap();
+    assert_eq!(buried, [2]);
+    // Twice is once, at any of them.
+    assert_eq!(ingest::bury(&all[0], &host, vec![burial]).await.unwrap(), [2]);
+    let fresh = second(&bed, "c");
+    let key = recorded.key();
+    for collector in [&all[0], &all[1], &fresh] {
+        ingest::with_replica(collector, &host, |r| r.store().remove_buried(1000, 1 << 20))
+            .await
+            .unwrap();
+        ingest::freshen(collector, &host).await.unwrap();
+        let there = contents(collector, &key);
+        assert_eq!((there["sessions"], there["tombstones"]), (3, 1));
+        assert_eq!(there["events"], there["of sessions"] - 8);
+    }
+    let left = |db: &super::db::Connection| {
+        db.query_row("SELECT count(*) FROM feed WHERE number = 2", [], |r| r.get::<_, i64>(0))
+            .map_err(CollectorError::db("look"))
+    };
+    assert_eq!(all[0].central.read(left).await.unwrap(), 0);
+    // What comes again of it is taken and not kept; what is new goes on.
+    recorded.session(1);
+    ship(&[all[0].clone(), all[1].clone(), fresh.clone()], &host, &recorded).await;
+    ingest::freshen(&fresh, &host).await.unwrap();
+    let there = contents(&fresh, &key);
+    assert_eq!((there["sessions"], there["tombstones"]), (4, 1));
+    assert_eq!(there["events"], there["of sessions"] - 8);
+    recorded.recorder.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_put_back_wins_over_replicas() {
+    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
+        return;
+    }
+    let bed = Bed::new("").await;
+    let recorded = Recorded::new();
+    let host = enrolled(&bed.collector, &recorded).await;
+    recorded.session(3);
+    let all = [Arc::clone(&bed.collector)];
+    ship(&all, &host, &recorded).await;
+    let id = host.id;
+    let put_back = move |db: &super::db::Connection| {
+        let undo = || -> super::db::Result<()> {
+            db.execute("DELETE FROM feed WHERE host = ?1 AND at > 1", [id])?;
+            let sql = "UPDATE feed_heads SET at = 1, mark = (SELECT mark FROM feed \
+                       WHERE host = ?1 AND at = 1) WHERE host = ?1";
+            db.execute(sql, [id])?;
+            Ok(())
+        };
+        undo().map_err(CollectorError::db("put back"))
+    };
+    let before = contents(&bed.collector, &recorded.key());
+    bed.collector.central.write(put_back).await.unwrap();
+    ingest::freshen(&bed.collector, &host).await.unwrap();
+    let after = contents(&bed.collector, &recorded.key());
+    assert!(after["seals"] < before["seals"], "{after:?}");
+    // The host sends what is missing again.
+    ship(&all, &host, &recorded).await;
+    assert_eq!(contents(&bed.collector, &recorded.key()), before);
+    recorded.recorder.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_one_does_what_is_to_be_done_once_and_another_after_it() {
+    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
+        return;
+    }
+    let bed = Bed::new("").await;
+    let b = second(&bed, "b");
+    assert!(bed.collector.leads("test").await);
+    assert!(!b.leads("test").await);
+    assert!(b.leads("another").await);
+    let over = |db: &super::db::Connection| {
+        db.execute("UPDATE leases SET until_us = 1", []).map_err(CollectorError::db("end"))
+    };
+    b.central.write(over).await.unwrap();
+    assert!(b.leads("test").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_other_keys_is_refused() {
+    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
+        return;
+    }
+    let bed = Bed::new("").await;
+    let state = bed.dir.path().join("stranger");
+    let config = Config { state, ..bed.collector.config.clone() };
+    let refused = Collector::init(&config).err().unwrap().to_string();
+    assert!(refused.contains("copy keys/"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_is_seen_and_decided_at_any_collector() {
+    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
+        return;
+    }
+    let bed = Bed::new("").await;
+    let host = bed.host("a").await;
+    let b = second(&bed, "b");
+    let task = tokio::spawn(super::shared::run(Arc::clone(&b)));
+    let mut changes = b.hub.listen();
+    let mut raise = super::testing::raised("h-1", Duration::from_secs(60));
+    raise.statement = "UPDATE cards SET pan = '4111'".into();
+    let id = super::holds::raise(&bed.collector, host.id.clone(), "boot", raise).await.unwrap();
+    let seen = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            match changes.recv().await {
+                Ok(super::Change::Hold(told)) if told == id && b.held.get(&id).is_some() => break,
+                _ => {}
+            }
+        }
+    });
+    seen.await.unwrap();
+    assert_eq!(b.held.get(&id).unwrap().statement, "UPDATE cards SET pan = '4111'");
+    // Nothing of it can be read in the database.
+    let clear = |db: &super::db::Connection| {
+        db.prepare("SELECT 1 FROM exacts WHERE position('cards'::bytea IN sealed) > 0")
+            .and_then(|mut s| s.exists([]))
+            .map_err(CollectorError::db("look"))
+    };
+    assert!(!b.central.read(clear).await.unwrap());
+    super::holds::withdraw(&b, host.id.clone(), "h-1", "gone".into()).await.unwrap();
+    let none = |db: &super::db::Connection| {
+        db.query_row("SELECT count(*) FROM exacts", [], |r| r.get::<_, i64>(0))
+            .map_err(CollectorError::db("look"))
+    };
+    assert_eq!(b.central.read(none).await.unwrap(), 0);
+    task.abort();
+}
