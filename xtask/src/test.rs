@@ -7,6 +7,7 @@ use crate::demo::BUILD;
 use crate::fuzz;
 use crate::run::{Result, find, output, root, target};
 use crate::steps::{End, Steps, as_root, cargo, is_root, passing};
+use crate::store::Store;
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: u32 = 60;
@@ -35,6 +36,7 @@ pub fn run(args: &[String]) -> Result<()> {
         let fuzzing = (built && !quick).then(|| scope.spawn(|| fuzz_build(&steps)));
         if built {
             steps.step("tests", tests);
+            steps.step("collector on PostgreSQL", on_postgres);
         }
         if let Some(targets) = fuzzing.and_then(|t| t.join().ok()) {
             fuzz::run(&steps, &targets, FUZZ_SECONDS);
@@ -132,6 +134,16 @@ fn tests() -> Result<End> {
         }
     }
     if failed.is_empty() { Ok(End::Ok) } else { Err(failed.join("\n")) }
+}
+
+/// The collector's own tests once more, with PostgreSQL in place of SQLite. Forwards read replicas
+/// and are the same on both; they take long and are left out.
+fn on_postgres() -> Result<End> {
+    let store = Store::start()?;
+    let mut test = linted(&["test", "--workspace", "--exclude", "interceptor-fuzz", "--lib"])?;
+    test.args(["collector::", "--", "--skip", "forward::"]);
+    test.env("INTERCEPTOR_TEST_STORE", store.url()).env("RUST_BACKTRACE", "0");
+    done(passing(&mut test))
 }
 
 /// Builds every fuzz target and gives their names; none when that failed.

@@ -79,7 +79,10 @@ impl Place {
     fn begin_write(&self) -> String {
         match self {
             Self::File(_) => "BEGIN IMMEDIATE".into(),
-            Self::Server(_) => format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})"),
+            Self::Server(_) => format!(
+                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+                 SELECT pg_advisory_xact_lock({LOCK})"
+            ),
         }
     }
 
@@ -262,11 +265,8 @@ fn migrate_postgres(db: &Connection) -> db::Result<()> {
         "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); \
          CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL);"
     ))?;
-    let version: i64 = db.query_row(
-        "SELECT coalesce(max(version), 0) FROM schema_version",
-        [],
-        |r| r.get(0),
-    )?;
+    let version: i64 =
+        db.query_row("SELECT coalesce(max(version), 0) FROM schema_version", [], |r| r.get(0))?;
     if usize::try_from(version).is_ok_and(|v| v > POSTGRES_MIGRATIONS.len()) {
         db.execute_batch("ROLLBACK")?;
         return Err(db::Error::Group(

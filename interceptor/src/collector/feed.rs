@@ -186,7 +186,10 @@ impl Feed {
     pub fn lock(&self, host: i64) -> Result<Turn<'_>, CollectorError> {
         let db = self.connection()?;
         let take = || -> db::Result<Mark> {
-            db.execute_batch("BEGIN; SET LOCAL lock_timeout = '20s'")?;
+            db.execute_batch(
+                "BEGIN; SET LOCAL lock_timeout = '20s'; \
+                 SET LOCAL idle_in_transaction_session_timeout = '60s'",
+            )?;
             db.prepare_cached(
                 "INSERT INTO feed_heads (host, at, mark) VALUES (?1, 0, 0) ON CONFLICT DO NOTHING",
             )?

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use crate::collector::db::{Connection, OptionalExtension, Row, params};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::collector::db::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
 use super::audit::{self, Who};

@@ -191,10 +191,7 @@ async fn follow(
 }
 
 /// Brings a host's replica here up to what all collectors took, for those who read it.
-pub(super) async fn freshen(
-    collector: &Arc<Collector>,
-    host: &Host,
-) -> Result<(), CollectorError> {
+pub(super) async fn freshen(collector: &Arc<Collector>, host: &Host) -> Result<(), CollectorError> {
     let slot = open_fresh(collector, host).await;
     slot.map(drop).map_err(|_| CollectorError::Busy(host.name.clone()))
 }
@@ -451,7 +448,11 @@ fn take_in(
 
 /// What is new of a batch: the events of each session together, and the ledger in its place. What
 /// the ledger says is about events before it.
-fn append(mut turn: Turn<'_>, taken: &Taken, frames: &[u8]) -> Result<Option<Mark>, CollectorError> {
+fn append(
+    mut turn: Turn<'_>,
+    taken: &Taken,
+    frames: &[u8],
+) -> Result<Option<Mark>, CollectorError> {
     let mut sessions: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut ledger = Vec::new();
     for (number, place) in &taken.fresh {

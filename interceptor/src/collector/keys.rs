@@ -124,7 +124,8 @@ impl Keys {
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut text = Zeroizing::new(text.to_vec());
-        let length = self.sealer().ok()?.open_in_place(nonce, Aad::from(name), &mut text).ok()?.len();
+        let length =
+            self.sealer().ok()?.open_in_place(nonce, Aad::from(name), &mut text).ok()?.len();
         text.truncate(length);
         Some(text)
     }

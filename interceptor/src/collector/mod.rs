@@ -27,9 +27,9 @@ pub mod hosts;
 mod http;
 mod hub;
 mod index;
-mod lease;
 mod ingest;
 mod keys;
+mod lease;
 pub mod link;
 pub mod log;
 pub mod orders;
@@ -55,10 +55,10 @@ mod link_tests;
 mod policy_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod ship_tests;
+mod shared_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod shared_tests;
+mod ship_tests;
 #[cfg(test)]
 mod testing;
 

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::collector::db::{Connection, OptionalExtension, params};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::collector::db::{Connection, OptionalExtension, params};
 use serde_json::json;
 use tokio::sync::watch;
 

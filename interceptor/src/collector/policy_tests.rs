@@ -44,8 +44,9 @@ async fn published(bed: &Bed, files: &[(&str, &str)]) -> Version {
 async fn published_above(bed: &Bed, files: &[(&str, &str)], above: u64) -> Version {
     let checked = given(files).check(None).unwrap();
     let this = Arc::clone(&bed.collector);
-    let write =
-        move |db: &crate::collector::db::Connection| publish(db, &this.keys, &How { above, ..how() }, checked);
+    let write = move |db: &crate::collector::db::Connection| {
+        publish(db, &this.keys, &How { above, ..how() }, checked)
+    };
     bed.collector.central.write(write).await.unwrap()
 }
 

@@ -1,8 +1,8 @@
 //! The proof of one session for a third party, put together from the log and the replica.
 
+use crate::collector::db::{self, Connection};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::collector::db::{self, Connection};
 
 use super::error::CollectorError;
 use super::log::{self, SessionProof};

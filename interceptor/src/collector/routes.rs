@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::collector::db::params;
 use axum::extract::{DefaultBodyLimit, Extension, Query, State};
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::collector::db::params;
 
 use super::error::CollectorError;
 use super::hosts::{self, Known};

@@ -175,10 +175,7 @@ async fn act(collector: Arc<Collector>, mut hints: mpsc::Receiver<Option<Change>
 }
 
 /// Hosts whose feed went on since it was looked at last.
-async fn lagging(
-    collector: &Arc<Collector>,
-    seen: &mut HashMap<i64, Mark>,
-) -> Vec<i64> {
+async fn lagging(collector: &Arc<Collector>, seen: &mut HashMap<i64, Mark>) -> Vec<i64> {
     let this = Arc::clone(collector);
     let ends = tokio::task::spawn_blocking(move || match &this.feed {
         Some(feed) => feed.ends(),

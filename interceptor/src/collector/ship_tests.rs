@@ -471,8 +471,9 @@ pub(super) async fn run_with(more: &str) -> Running {
 impl Running {
     pub(super) async fn code(&self, name: &str) -> String {
         let (name, now) = (name.to_owned(), now_us());
-        let write =
-            move |db: &crate::collector::db::Connection| codes::make(db, &name, "t", now, now + 60_000_000);
+        let write = move |db: &crate::collector::db::Connection| {
+            codes::make(db, &name, "t", now, now + 60_000_000)
+        };
         self.collector.central.write(write).await.unwrap()
     }
 

@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::collector::db::{self, Connection, params};
 use hmac::{Hmac, Mac};
 use reqwest::Url;
-use crate::collector::db::{self, Connection, params};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sha2::Sha256;

@@ -84,8 +84,9 @@ impl Balancer {
             for client in listener.incoming().flatten() {
                 let (to, first) = (Arc::clone(&to), turn.fetch_add(1, Ordering::Relaxed));
                 std::thread::spawn(move || {
-                    let server = (0..to.len())
-                        .find_map(|n| TcpStream::connect(("127.0.0.1", to[(first + n) % to.len()])).ok());
+                    let server = (0..to.len()).find_map(|n| {
+                        TcpStream::connect(("127.0.0.1", to[(first + n) % to.len()])).ok()
+                    });
                     if let Some(server) = server {
                         both_ways(client, server);
                     }
@@ -140,7 +141,10 @@ fn enrol_at(collector: &Collector, balancer: &Balancer, host: &Host, name: &str)
 
 /// How many events there are to be; the hundred thousand by hand.
 fn wanted() -> u64 {
-    std::env::var("INTERCEPTOR_TEST_SHARED_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
+    std::env::var("INTERCEPTOR_TEST_SHARED_EVENTS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(20_000)
 }
 
 #[test]

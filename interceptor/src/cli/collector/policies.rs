@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use crate::collector::db::Connection;
 use anyhow::bail;
 use clap::Subcommand;
-use crate::collector::db::Connection;
 
 use super::operator;
 use crate::cli::table::{Paint, Table, json, print, safe};

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
 use crate::collector::db::Connection;
+use clap::{Args, Subcommand};
 
 use super::super::sessions::moment;
 use super::super::table::{Paint, Table, json, print, safe};

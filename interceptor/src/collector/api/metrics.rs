@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
+use crate::collector::db::Connection;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_TYPE, FORWARDED, HOST};
 use axum::response::{IntoResponse, Response};
-use crate::collector::db::Connection;
 
 use super::caller::Caller;
 use super::{Api, Refused};

@@ -3,10 +3,10 @@
 //! Who may see an exact request and who may decide it is asked of
 //! [`crate::collector::decisions`]; these pages only show what comes back.
 
+use crate::collector::db::Connection;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use crate::collector::db::Connection;
 use serde::Deserialize;
 
 use super::Console;

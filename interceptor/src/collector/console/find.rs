@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use rusqlite::types::Value;
 use crate::collector::db::{Connection, OptionalExtension, Row, params_from_iter};
+use rusqlite::types::Value;
 use tokio::sync::Semaphore;
 
 use crate::collector::retention::legal_holds;

@@ -155,7 +155,8 @@ pub async fn look(
     let collector = console.collector().clone();
     let now = now_us();
     let inner = collector.clone();
-    let find = move |db: &crate::collector::db::Connection| logins::find(db, &inner.config, &name, now);
+    let find =
+        move |db: &crate::collector::db::Connection| logins::find(db, &inner.config, &name, now);
     collector.central.read(find).await.map_err(|e| Fault::from(e).into_response())
 }
 

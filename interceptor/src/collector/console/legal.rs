@@ -1,9 +1,9 @@
 //! Legal holds: what retention must not delete. For administrators.
 
+use crate::collector::db::Connection;
 use askama::Template;
 use axum::extract::{Path, State};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use crate::collector::db::Connection;
 use serde::Deserialize;
 
 use super::Console;

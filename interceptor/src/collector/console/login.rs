@@ -66,8 +66,9 @@ pub async fn begin(
     let url = begun.url.clone();
     let (bound, next) = (binding.clone(), local(&query.next).to_owned());
     let now = now_us();
-    let remember =
-        move |db: &crate::collector::db::Connection| logins::remember(db, &begun, &bound, &next, now);
+    let remember = move |db: &crate::collector::db::Connection| {
+        logins::remember(db, &begun, &bound, &next, now)
+    };
     console.collector().central.write(remember).await?;
     let mut answer = Redirect::to(&url).into_response();
     if let Some(cookie) = console.jar().set(Name::Binding, &binding, PENDING_SECONDS) {

@@ -4,9 +4,9 @@
 //! every login, so that one planted beforehand is worth nothing. A login ends when it is not
 //! used, at a fixed time in any case, and at once when the person logs out.
 
+use crate::collector::db::{Connection, OptionalExtension, params};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use crate::collector::db::{Connection, OptionalExtension, params};
 
 use super::oidc::{Begun, Who};
 use crate::collector::audit::{self, Entry};

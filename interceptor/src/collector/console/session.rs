@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::collector::db::OptionalExtension;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use crate::collector::db::OptionalExtension;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -163,7 +163,10 @@ pub async fn show(
 }
 
 /// The key with which a host signs.
-fn of_host(db: &crate::collector::db::Connection, host: i64) -> Result<Option<PublicKey>, CollectorError> {
+fn of_host(
+    db: &crate::collector::db::Connection,
+    host: i64,
+) -> Result<Option<PublicKey>, CollectorError> {
     let key: Option<Vec<u8>> = db
         .query_row("SELECT public_key FROM hosts WHERE id = ?1", [host], |r| r.get(0))
         .optional()

@@ -15,6 +15,10 @@ use crate::collector::store::Server;
 
 /// Statements that are kept prepared on a connection.
 const PREPARED: std::num::NonZeroUsize = std::num::NonZeroUsize::new(256).unwrap();
+/// What every session of ours has: a commit is on disk when it returns, and the locks of a collector
+/// whose machine is gone are not kept for hours.
+const OPTIONS: &str = "-c synchronous_commit=on -c tcp_keepalives_idle=30 \
+                       -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3";
 /// How long a server may take to answer a connection attempt.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -44,6 +48,9 @@ pub fn connect(server: &Server) -> Result<Connection> {
     }
     config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(60));
     config.application_name("interceptor collector");
+    let given = config.get_options().unwrap_or_default();
+    let options = format!("{given} {OPTIONS}");
+    config.options(&options);
     let client = match &server.tls {
         Some(tls) => config.connect(MakeRustlsConnect::new(tls.clone()))?,
         None => config.connect(NoTls)?,

@@ -9,9 +9,9 @@ pub mod check;
 pub mod hosts;
 pub mod offer;
 
+use crate::collector::db::{Connection, OptionalExtension, Row, params};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crate::collector::db::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde_json::json;
 

@@ -53,7 +53,10 @@ pub async fn run(collector: Arc<Collector>) {
         tracing::error!(%error, "the retention policy cannot be written down: nothing is deleted");
         return std::future::pending().await;
     }
-    if let Err(error) = sweep::find_restored(&collector).await {
+    // A shared database says itself what is deleted, and replicas follow it.
+    if collector.feed.is_none()
+        && let Err(error) = sweep::find_restored(&collector).await
+    {
         tracing::error!(%error, "whether deleted sessions came back cannot be told");
     }
     let mut tick = tokio::time::interval(EVERY);

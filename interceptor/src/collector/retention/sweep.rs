@@ -310,7 +310,9 @@ pub(super) async fn finish(
         db.prepare(
             "SELECT DISTINCT host FROM sessions WHERE deleted_us IS NOT NULL AND purged_us IS NULL",
         )
-        .and_then(|mut s| s.query_map([], |r| r.get(0))?.collect::<crate::collector::db::Result<Vec<i64>>>())
+        .and_then(|mut s| {
+            s.query_map([], |r| r.get(0))?.collect::<crate::collector::db::Result<Vec<i64>>>()
+        })
         .map_err(CollectorError::db("look for what is to be deleted"))
     };
     for id in collector.central.read(waiting).await? {

@@ -82,10 +82,8 @@ impl Bed {
     }
 
     async fn number(&self, sql: &'static str) -> i64 {
-        self.read(move |db| {
-            db.query_row(sql, [], |r| r.get(0)).map_err(CollectorError::db("ask"))
-        })
-        .await
+        self.read(move |db| db.query_row(sql, [], |r| r.get(0)).map_err(CollectorError::db("ask")))
+            .await
     }
 
     async fn sweep(&self, days: i64) -> Swept {
