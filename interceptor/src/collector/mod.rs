@@ -37,6 +37,7 @@ pub mod replica;
 pub mod retention;
 mod routes;
 pub mod rules;
+pub mod search;
 mod server;
 pub mod tokens;
 pub mod webhooks;
@@ -89,6 +90,8 @@ pub struct Collector {
     pub bells: orders::Bells,
     /// How the forwards are.
     pub forwards: forward::States,
+    /// Words of the replicas.
+    pub search: search::Index,
 }
 
 impl Collector {
@@ -98,6 +101,7 @@ impl Collector {
         let central = Central::open(&config.state)?;
         Ok(Arc::new(Self {
             replicas: Replicas::new(&config.state),
+            search: search::Index::new(&config.state),
             config,
             central,
             keys,
