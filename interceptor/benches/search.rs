@@ -313,7 +313,7 @@ async fn state(dir: &Path, times: Times, events: u64, hosts: u64) -> Result<(Arc
             .write(move |db| codes::make(db, &name, "bench", now, now + 60_000_000))
             .await?;
         let config: interceptor::config::Config = toml::from_str(&format!(
-            "name = \"host{n}\"\n[paths]\nstate = \"{}\"\n",
+            "[paths]\nstate = \"{}\"\n",
             host.display()
         ))?;
         let pin = collector.keys.authority_pin();
@@ -416,12 +416,13 @@ impl Session {
         let mut session = Self { log, shell, at_us, n: 0, events: 0, random };
         let agent = AGENTS[session.random.below(AGENTS.len() as u64) as usize];
         let user = session.random.below(5_000);
+        let token = format!("AT.{:016x}{:016x}", session.random.next(), session.random.next());
         session.event("identity.proven", &json!({
             "agent": agent, "principal": format!("user{user}@example.com"), "issuer": "okta",
             "labels": { "team": "shop" }, "source_key": source, "proven": true, "way": "password",
             "claims": { "iss": "https://example.okta.com/oauth2/default", "aud": "interceptor",
                 "sub": format!("user{user}@example.com"), "cid": format!("0oa{agent}"),
-                "jti": format!("AT.{:016x}{:016x}", session.random.next(), session.random.next()),
+                "jti": token,
                 "groups": ["everyone", "agents"] },
         }), &[])?;
         session.event("admission", &json!({
@@ -460,11 +461,12 @@ impl Session {
             let class = if text.starts_with("SELECT") { "select" } else { "update" };
             self.asks(class, if denied { "deny" } else { "allow" }, &text)?;
             let rows = self.random.below(20);
+            let duration_us = 100 + self.random.below(9_000);
             self.event(
                 "response",
                 &json!({
                     "n": self.n, "tag": format!("SELECT {rows}"), "rows": rows, "bytes": rows * 31,
-                    "duration_us": 100 + self.random.below(9_000), "masked": 0,
+                    "duration_us": duration_us, "masked": 0,
                 }),
                 &[7; 48],
             )?;
