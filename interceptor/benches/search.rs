@@ -312,10 +312,8 @@ async fn state(dir: &Path, times: Times, events: u64, hosts: u64) -> Result<(Arc
             .central
             .write(move |db| codes::make(db, &name, "bench", now, now + 60_000_000))
             .await?;
-        let config: interceptor::config::Config = toml::from_str(&format!(
-            "[paths]\nstate = \"{}\"\n",
-            host.display()
-        ))?;
+        let config: interceptor::config::Config =
+            toml::from_str(&format!("[paths]\nstate = \"{}\"\n", host.display()))?;
         let pin = collector.keys.authority_pin();
         interceptor::ship::enrol(&config, &Ship::at(url.clone()), &code, &pin).await?;
         let identity = Identity::load(&host.join("ship"))?.context("not enrolled")?;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
@@ -27,6 +27,10 @@ const FEW: usize = 500;
 /// Sessions that the index proposes at a time, first and at most.
 const FIRST: usize = 100;
 const MOST: usize = 2_000;
+/// The stretch of time that the index looks at first; it grows while that is quick.
+const STRETCH_US: i64 = 86_400_000_000;
+/// What is quick.
+const QUICK: Duration = Duration::from_millis(40);
 /// Sessions of which the index lacks something; with more, it is behind and not asked.
 const TAILS: usize = 2_000;
 /// Open sessions that are looked at for that.
@@ -181,12 +185,18 @@ impl<'a> Walk<'a> {
             }
         }
         let mut tailed = self.of_tails().await?;
-        let (mut most, mut below) = (FIRST, self.below());
+        let (mut most, mut below, mut stretch) = (FIRST, self.below(), STRETCH_US);
         loop {
             let (expression, since) = (self.query.expression(), self.since());
-            let read =
-                move |db: &Connection| store::candidates(db, &expression, since, below, most);
+            let read = move |db: &Connection| {
+                store::candidates(db, &expression, (since, below), stretch, most)
+            };
+            let begun = Instant::now();
             let Some(found) = on_index(self.collector, read).await? else { return Ok(None) };
+            stretch = match begun.elapsed() < QUICK {
+                true => stretch.saturating_mul(4),
+                false => (stretch / 2).max(STRETCH_US / 1024),
+            };
             let ids: Vec<i64> = found.sessions.keys().copied().collect();
             let mut rows = self.rows(ids).await?;
             // Those that the index lacks and that belong between these.

@@ -236,33 +236,42 @@ pub fn unplaced(db: &Connection, most: usize) -> rusqlite::Result<Vec<(i64, Span
 }
 
 /// The newest sessions that fit and opened before `below_us` and not before `since_us`: about so
-/// many, and always all of one moment.
+/// many, always all of one moment, and only those of a stretch of time behind the newest document,
+/// so that what fits nowhere takes no longer than that stretch.
 pub fn candidates(
     db: &Connection,
     expression: &str,
-    since_us: i64,
-    below_us: i64,
+    (since_us, below_us): (i64, i64),
+    stretch_us: i64,
     most: usize,
 ) -> rusqlite::Result<Candidates> {
     let mut found = Candidates::default();
-    let Some(newest) = below_us.checked_sub(1) else { return Ok(found) };
+    let Some(last) = below_us.checked_sub(1) else { return Ok(found) };
+    let ends: (Option<i64>, Option<i64>) = db
+        .prepare_cached(
+            "SELECT (SELECT min(id) FROM docs), (SELECT max(id) FROM docs WHERE id <= ?1)",
+        )?
+        .query_row([ceiling(last)], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let (Some(oldest), Some(newest)) = ends else { return Ok(found) };
+    let (first, stretch) = (floor(since_us.max(oldest)), floor(newest.saturating_sub(stretch_us)));
     let mut s = db.prepare_cached(
         "SELECT w.rowid, d.session, d.behind, d.last FROM words w CROSS JOIN docs d \
          ON d.id = w.rowid WHERE words MATCH ?1 AND w.rowid BETWEEN ?2 AND ?3 \
          ORDER BY w.rowid DESC",
     )?;
-    let mut rows = s.query(params![expression, floor(since_us), ceiling(newest)])?;
+    let mut rows = s.query(params![expression, first.max(stretch), newest])?;
     let mut moment = i64::MAX;
     while let Some(row) = rows.next()? {
         let at = floor(row.get(0)?);
         if at != moment && found.sessions.len() >= most {
             found.since_us = Some(moment);
-            break;
+            return Ok(found);
         }
         moment = at;
         let span = (unsigned(row.get(2)?), unsigned(row.get(3)?));
         found.sessions.entry(row.get(1)?).or_default().push(span);
     }
+    found.since_us = (stretch > first).then_some(stretch);
     Ok(found)
 }
 
