@@ -4,7 +4,8 @@
 //! A document is some events of one session. Its id begins with the moment at which the session
 //! opened, so that matches come newest first without being sorted, and an interval of time is an
 //! interval of ids. The texts themselves are only in the replicas: to take a document out, they
-//! are read there once more.
+//! are read there once more. Nor are there places of words: two words that stand side by side are a
+//! word of their own, by which a text of many common words is found as fast as a rare one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -45,7 +46,8 @@ CREATE TABLE positions (
   cursor TEXT NOT NULL,
   passed INTEGER NOT NULL
 ) STRICT;
-CREATE VIRTUAL TABLE words USING fts5 (text, content = '', columnsize = 0, tokenize = 'ascii');
+CREATE VIRTUAL TABLE words USING fts5 (text, content = '', columnsize = 0, detail = none,
+  tokenize = 'ascii');
 INSERT INTO words (words, rank) VALUES ('secure-delete', 1);";
 
 /// How far each host is indexed.

@@ -13,6 +13,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 const LONGEST: usize = 64;
 /// Words of a search that the index is asked for; the check sees them all.
 const ASKED: usize = 24;
+/// Stands before each word of a pair: in no word, and no separator for the full-text table.
+const BETWEEN: char = '‖';
 /// Fields of a body that nobody looks for: sums over exact contents.
 const SKIPPED: [&str; 5] = ["hmac", "blake3", "blake3_in", "blake3_out", "blake3_err"];
 
@@ -27,10 +29,17 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The texts of some events as the index takes them: each different text once.
+/// A pair of words that stand side by side, as one word of its own: what is between is in no word.
+fn pair(first: &str, second: &str) -> String {
+    format!("{BETWEEN}{first}{BETWEEN}{second}")
+}
+
+/// The words of some events as the index takes them, and which stood side by side in a text: each
+/// once, since documents are told apart by what they have and not by where.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    seen: HashSet<Box<str>>,
+    texts: HashSet<Box<str>>,
+    known: HashSet<Box<str>>,
     words: String,
 }
 
@@ -38,15 +47,29 @@ impl Gathered {
     /// Adds the texts of one event.
     pub fn event(&mut self, body: &[u8]) {
         each_text(body, &mut |text| {
-            if self.seen.contains(text) {
-                return;
-            }
-            self.seen.insert(text.into());
-            for word in words(text) {
-                self.words.push_str(word);
-                self.words.push(' ');
+            if !self.texts.contains(text) {
+                self.texts.insert(text.into());
+                self.text(&text.to_ascii_lowercase());
             }
         });
+    }
+
+    fn text(&mut self, text: &str) {
+        let mut previous = None;
+        for word in words(text) {
+            self.word(word);
+            if let Some(previous) = previous.replace(word) {
+                self.word(&pair(previous, word));
+            }
+        }
+    }
+
+    fn word(&mut self, word: &str) {
+        if !self.known.contains(word) {
+            self.known.insert(word.into());
+            self.words.push_str(word);
+            self.words.push(' ');
+        }
     }
 
     /// Bytes so far.
@@ -87,13 +110,22 @@ impl Query {
         &self.text
     }
 
-    /// The same for FTS5. Nothing in it is a person's syntax: words are letters and digits, and
-    /// stand in quotes.
+    /// The same for FTS5: one word, or each pair of neighbours. Nothing in it is a person's syntax:
+    /// words are letters and digits, and stand in quotes.
     pub fn expression(&self) -> String {
-        let all: Vec<&str> = words(&self.text).take(ASKED + 1).collect();
+        let all: Vec<&str> = words(&self.lower).take(ASKED + 1).collect();
         let asked = &all[..all.len().min(ASKED)];
-        let star = if self.open_end && all.len() == asked.len() { "*" } else { "" };
-        format!("\"{}\"{star}", asked.join(" "))
+        let mut parts: Vec<String> = match asked {
+            [one] => vec![format!("\"{one}\"")],
+            more => more.windows(2).map(|w| format!("\"{}\"", pair(w[0], w[1]))).collect(),
+        };
+        if self.open_end
+            && all.len() == asked.len()
+            && let Some(last) = parts.last_mut()
+        {
+            last.push('*');
+        }
+        parts.join(" AND ")
     }
 
     /// Whether one of an event's texts fits.
@@ -263,11 +295,14 @@ mod tests {
     #[test]
     fn nothing_is_syntax() {
         for (text, expression) in [
-            ("DROP TABLE", "\"DROP TABLE\""),
-            ("a OR b\" NOT c:", "\"a OR b NOT c\""),
+            ("DROP", "\"drop\""),
+            ("DROP TABLE", "\"‖drop‖table\""),
+            ("a OR b\" NOT c:", "\"‖a‖or\" AND \"‖or‖b\" AND \"‖b‖not\" AND \"‖not‖c\""),
             ("cust*", "\"cust\"*"),
+            ("drop cust*", "\"‖drop‖cust\"*"),
             ("select *", "\"select\""),
-            ("NEAR(a b, 3)", "\"NEAR a b 3\""),
+            ("NEAR(b)", "\"‖near‖b\""),
+            ("a‖b", "\"‖a‖b\""),
         ] {
             assert_eq!(Query::read(text).unwrap().expression(), expression);
         }
@@ -294,9 +329,10 @@ mod tests {
         let words = gathered.into_words();
         let mut all: Vec<&str> = words.split_terminator(' ').collect();
         all.sort_unstable();
-        let mut wanted =
-            vec!["DROP", "JSON", "TABLE", "a", "allow", "allow", "b", "eve", "in", "kept", "no"];
-        wanted.push("verdict");
+        let mut wanted = vec!["drop", "table", "a", "b", "‖drop‖table", "‖table‖a", "‖a‖b"];
+        wanted.extend(["allow", "eve", "in", "kept"]);
+        wanted.extend(["verdict", "no", "json", "‖verdict‖allow", "‖allow‖no", "‖no‖json"]);
+        wanted.sort_unstable();
         assert_eq!(all, wanted);
     }
 }
