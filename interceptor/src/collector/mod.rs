@@ -40,6 +40,7 @@ pub mod replica;
 pub mod retention;
 mod routes;
 pub mod rules;
+pub mod search;
 mod server;
 mod shared;
 mod store;
@@ -101,6 +102,8 @@ pub struct Collector {
     pub leases: lease::Leases,
     /// What hosts shipped, where collectors share a database.
     pub feed: Option<feed::Feed>,
+    /// Words of the replicas.
+    pub search: search::Index,
 }
 
 impl Collector {
@@ -115,6 +118,7 @@ impl Collector {
         Ok(Arc::new(Self {
             replicas: Replicas::new(&config.state),
             feed: server.map(feed::Feed::new),
+            search: search::Index::new(&config.state),
             config,
             central,
             keys,

@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::error::CollectorError;
 use super::keys::Keys;
-use super::{Collector, forward, http, link, retention, shared};
+use super::{Collector, forward, http, link, retention, search, shared};
 
 /// How long the listener's own certificate is good for.
 const CERTIFICATE_DAYS: i64 = 30;
@@ -73,6 +73,7 @@ impl Server {
         tasks.spawn(forward::run(Arc::clone(&self.collector)));
         tasks.spawn(link::run(Arc::clone(&self.collector)));
         tasks.spawn(shared::run(Arc::clone(&self.collector)));
+        tasks.spawn(search::run(Arc::clone(&self.collector)));
         tasks.spawn(retention::run(self.collector));
         tasks.join_all().await;
     }

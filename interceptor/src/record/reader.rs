@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use rusqlite::{Connection, Row, params, params_from_iter};
 
 use super::RecordError;
 use super::consume::{Consumer, Pass};
@@ -214,15 +214,34 @@ impl Reader {
 
     /// The first event of one session whose body contains a text, as [`Reader::search`] finds it.
     pub fn first_hit(&self, number: u64, text: &str) -> Result<Option<Hit>, RecordError> {
-        let number = i64::try_from(number).unwrap_or(i64::MAX);
-        self.db
-            .prepare_cached(
+        self.first_hit_of(number, (0, store::MAX_SEQ), text, |_| true)
+    }
+
+    /// The same behind an event and up to another, and only where the body fits.
+    pub fn first_hit_of(
+        &self,
+        number: u64,
+        (behind, last): (u64, u64),
+        text: &str,
+        fits: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Hit>, RecordError> {
+        let id = |seq: u64| store::event_id(number, seq.min(store::MAX_SEQ));
+        let read = || -> rusqlite::Result<Option<Hit>> {
+            let mut s = self.db.prepare_cached(
                 "SELECT s.id, s.number, e.id, e.ts_us, e.kind, e.body FROM sessions s \
-                 JOIN events e ON e.id > s.number << 31 AND e.id < (s.number + 1) << 31 \
-                 WHERE s.number = ?1 AND e.body LIKE ?2 ESCAPE '!' ORDER BY e.id LIMIT 1",
-            )
-            .and_then(|mut s| s.query_row(params![number, like(text)], Hit::from_row).optional())
-            .map_err(RecordError::sqlite("search a session"))
+                 JOIN events e ON e.id > ?2 AND e.id <= ?3 \
+                 WHERE s.number = ?1 AND e.body LIKE ?4 ESCAPE '!' ORDER BY e.id",
+            )?;
+            let number = i64::try_from(number).unwrap_or(i64::MAX);
+            let mut rows = s.query(params![number, id(behind), id(last), like(text)])?;
+            while let Some(row) = rows.next()? {
+                if fits(row.get_ref(5)?.as_bytes().unwrap_or_default()) {
+                    return Hit::from_row(row).map(Some);
+                }
+            }
+            Ok(None)
+        };
+        read().map_err(RecordError::sqlite("search a session"))
     }
 
     /// The newest checkpoint, to be kept elsewhere.

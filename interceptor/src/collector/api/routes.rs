@@ -142,6 +142,7 @@ async fn description() -> Response {
 #[serde(default, deny_unknown_fields)]
 struct Asked {
     q: Option<String>,
+    anywhere: bool,
     agent: Option<String>,
     principal: Option<String>,
     service: Option<String>,
@@ -170,6 +171,8 @@ async fn sessions(
     }
     let wanted = Wanted {
         text: asked.q.filter(|q| !q.is_empty()),
+        anywhere: asked.anywhere,
+        ids: None,
         agent: asked.agent,
         principal: asked.principal,
         service: asked.service,
@@ -186,6 +189,7 @@ async fn sessions(
         "sessions": page.sessions,
         "next": page.next.map(|c| c.to_string()),
         "unfinished": page.unfinished,
+        "behind": page.behind,
     })))
 }
 

@@ -1,10 +1,14 @@
 //! Finding sessions of all hosts.
 //!
-//! Who, where and when come from the central index. A text is looked for in the replicas, in
-//! the newest sessions first and for a limited time; the answer says how far it came, so that
-//! the next page goes on from there.
+//! Who, where and when come from the central index. Words are looked up in the index of words
+//! ([`search`]); a text that stands anywhere in a word is looked for in the replicas, in the newest
+//! sessions first and for a limited time; the answer says how far it came, so that the next page
+//! goes on from there.
+//!
+//! [`search`]: crate::collector::search
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -14,7 +18,7 @@ use rusqlite::types::Value;
 use tokio::sync::Semaphore;
 
 use crate::collector::retention::legal_holds;
-use crate::collector::{Collector, CollectorError};
+use crate::collector::{Collector, CollectorError, search};
 use crate::record::reader::Hit;
 use crate::record::{Reader, RecordError};
 
@@ -23,7 +27,7 @@ pub const PAGE: usize = 50;
 /// Sessions of the index that are looked into at a time.
 const PORTION: usize = 200;
 /// How long one page looks into replicas.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Searches at a time; the next one waits.
 static SEARCHES: Semaphore = Semaphore::const_new(2);
 
@@ -193,6 +197,11 @@ impl Cursor {
         Self { opened_us: found.opened_us, id: found.id }
     }
 
+    /// Behind all that opened at a time or later.
+    pub fn before(opened_us: i64) -> Self {
+        Self { opened_us, id: 0 }
+    }
+
     /// Until where was searched.
     pub fn opened_us(self) -> i64 {
         self.opened_us
@@ -210,6 +219,10 @@ impl std::fmt::Display for Cursor {
 pub struct Wanted {
     /// Text in statements, commands, claims, messages.
     pub text: Option<String>,
+    /// Look for the text anywhere, in words and in what stands between texts: in the replicas.
+    pub anywhere: bool,
+    /// Only these, by their number at the collector.
+    pub ids: Option<Vec<i64>>,
     /// Registered agent.
     pub agent: Option<String>,
     /// Principal.
@@ -241,6 +254,9 @@ pub struct Page {
     pub next: Option<Cursor>,
     /// The search took too long to look at everything: the next page goes on.
     pub unfinished: bool,
+    /// Events that the index of words does not have yet, when so many are missing that the
+    /// replicas were read instead.
+    pub behind: Option<u64>,
 }
 
 impl Wanted {
@@ -281,8 +297,19 @@ impl Wanted {
             let n = values.len();
             clause.push_str(&format!(" AND (s.opened_us, s.id) < (?{}, ?{n})", n - 1));
         }
+        // Those that are named first, whatever else restricts them.
+        let (mut first, mut from) = (String::new(), "sessions");
+        if let Some(ids) = &self.ids {
+            first.push_str("WITH named AS MATERIALIZED (SELECT * FROM sessions WHERE id IN (");
+            for (i, id) in ids.iter().enumerate() {
+                // Numbers of ours; writing into a text does not fail.
+                let _ = write!(first, "{}{id}", if i == 0 { "" } else { "," });
+            }
+            first.push_str(")) ");
+            from = "named";
+        }
         let sql = format!(
-            "SELECT {} FROM sessions s JOIN hosts h ON h.id = s.host WHERE {clause} \
+            "{first}SELECT {} FROM {from} s JOIN hosts h ON h.id = s.host WHERE {clause} \
              ORDER BY s.opened_us DESC, s.id DESC LIMIT {limit}",
             *COLUMNS
         );
@@ -300,18 +327,33 @@ impl Wanted {
     pub async fn page(self, collector: &Arc<Collector>) -> Result<Page, CollectorError> {
         let limit = self.limit.clamp(1, 500);
         match self.text.clone() {
-            Some(text) => self.search(collector, text, limit).await,
+            Some(text) => {
+                let Ok(_place) = SEARCHES.acquire().await else {
+                    return Err(CollectorError::Stopped);
+                };
+                let query = search::Query::read(&text).filter(|_| !self.anywhere);
+                match query {
+                    Some(query) => search::page(self, collector, query, limit).await,
+                    None => {
+                        let look = move |reader: &Reader, found: &Found| {
+                            reader.first_hit(found.number, &text)
+                        };
+                        self.scan_all(collector, limit, look).await
+                    }
+                }
+            }
             None => {
                 let mut sessions = self.portion(collector, limit + 1).await?;
                 let more = sessions.len() > limit;
                 sessions.truncate(limit);
                 let next = sessions.last().filter(|_| more).map(Cursor::behind);
-                Ok(Page { sessions, next, unfinished: false })
+                Ok(Page { sessions, next, ..Page::default() })
             }
         }
     }
 
-    async fn portion(
+    /// Rows of the index, newest first.
+    pub async fn portion(
         &self,
         collector: &Arc<Collector>,
         limit: usize,
@@ -322,27 +364,20 @@ impl Wanted {
 
     /// The central database is read in portions and let go between them; the replicas are read
     /// where it may block, a few searches at a time.
-    async fn search(
+    pub async fn scan_all(
         mut self,
         collector: &Arc<Collector>,
-        text: String,
         limit: usize,
+        look: impl Fn(&Reader, &Found) -> Result<Option<Hit>, RecordError> + Clone + Send + 'static,
     ) -> Result<Page, CollectorError> {
-        let Ok(_place) = SEARCHES.acquire().await else { return Err(CollectorError::Stopped) };
         let until = Instant::now() + PATIENCE;
         let mut page = Page { next: self.before, ..Page::default() };
         loop {
             self.before = page.next;
             let portion = self.portion(collector, PORTION).await?;
             let last = portion.len() < PORTION;
-            let (this, text) = (Arc::clone(collector), text.clone());
-            let work = move || {
-                let full = scan(&this, &mut page, portion, &text, limit, until)?;
-                Ok::<_, CollectorError>((page, full))
-            };
-            let done = tokio::task::spawn_blocking(work).await;
             let full;
-            (page, full) = done.unwrap_or(Err(CollectorError::Stopped))?;
+            (page, full) = scan(collector, page, portion, limit, until, look.clone()).await?;
             if full {
                 page.unfinished = page.sessions.len() < limit;
                 return Ok(page);
@@ -355,32 +390,38 @@ impl Wanted {
     }
 }
 
-/// Looks into the replicas of some sessions. True when the page is full or its time is over.
-fn scan(
-    collector: &Collector,
-    page: &mut Page,
+/// Looks into the replicas of some sessions, newest first. True when the page is full or its time
+/// is over.
+pub async fn scan(
+    collector: &Arc<Collector>,
+    mut page: Page,
     portion: Vec<Found>,
-    text: &str,
     limit: usize,
     until: Instant,
-) -> Result<bool, CollectorError> {
-    let mut readers: HashMap<i64, Option<Reader>> = HashMap::new();
-    for mut found in portion {
-        if page.sessions.len() >= limit || Instant::now() > until {
-            return Ok(true);
+    look: impl Fn(&Reader, &Found) -> Result<Option<Hit>, RecordError> + Send + 'static,
+) -> Result<(Page, bool), CollectorError> {
+    let collector = Arc::clone(collector);
+    let work = move || {
+        let mut readers: HashMap<i64, Option<Reader>> = HashMap::new();
+        for mut found in portion {
+            if page.sessions.len() >= limit || Instant::now() > until {
+                return Ok((page, true));
+            }
+            page.next = Some(Cursor::behind(&found));
+            if found.deleted_us.is_some() {
+                continue;
+            }
+            let reader =
+                readers.entry(found.host).or_insert_with(|| found.replica(&collector).ok());
+            let Some(reader) = reader else { continue };
+            if let Some(hit) = look(reader, &found)? {
+                found.hit = Some(hit);
+                page.sessions.push(found);
+            }
         }
-        page.next = Some(Cursor::behind(&found));
-        if found.deleted_us.is_some() {
-            continue;
-        }
-        let reader = readers.entry(found.host).or_insert_with(|| found.replica(collector).ok());
-        let Some(reader) = reader else { continue };
-        if let Some(hit) = reader.first_hit(found.number, text)? {
-            found.hit = Some(hit);
-            page.sessions.push(found);
-        }
-    }
-    Ok(false)
+        Ok((page, false))
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(CollectorError::Stopped))
 }
 
 /// One session by its ULID or its number at the collector.

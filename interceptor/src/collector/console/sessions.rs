@@ -20,6 +20,7 @@ use crate::record::terminal::duration;
 #[serde(default)]
 pub struct Asked {
     q: String,
+    anywhere: String,
     agent: String,
     principal: String,
     service: String,
@@ -44,6 +45,11 @@ struct Page {
     next: Option<String>,
     /// Until when was searched, when the search is not at its end.
     unfinished: Option<When>,
+    /// Events that the index of words lacks, when it is behind.
+    behind: Option<String>,
+    /// Address of the same question inside of words, where it is not asked so.
+    anywhere: Option<String>,
+    inside: bool,
     filtered: bool,
     first: bool,
 }
@@ -90,6 +96,7 @@ impl Asked {
     fn wanted(&self) -> Wanted {
         Wanted {
             text: some(&self.q),
+            anywhere: !self.anywhere.is_empty(),
             agent: some(&self.agent),
             principal: some(&self.principal),
             service: some(&self.service),
@@ -111,6 +118,7 @@ impl Asked {
         let before = before.map(|b| b.to_string()).unwrap_or_default();
         let pairs = [
             ("q", &self.q),
+            ("anywhere", &self.anywhere),
             ("agent", &self.agent),
             ("principal", &self.principal),
             ("service", &self.service),
@@ -144,6 +152,9 @@ pub async fn list(
         _ => "",
     };
     let unfinished = page.next.filter(|_| page.unfinished).map(|c| When::at(c.opened_us()));
+    let inside = !asked.anywhere.is_empty();
+    let anywhere = Asked { anywhere: "1".into(), before: String::new(), ..asked.clone() };
+    let anywhere = (!inside && !asked.q.trim().is_empty()).then(|| anywhere.href(None));
     let now = now_us();
     let html = Page {
         frame: Frame::new("Sessions", "sessions", &login).live("sessions", told),
@@ -155,6 +166,9 @@ pub async fn list(
         newest: asked.href(None),
         next: page.next.map(|c| asked.href(Some(c))),
         unfinished,
+        behind: page.behind.map(count),
+        anywhere,
+        inside,
         filtered: asked.href(None) != "/sessions",
         first: asked.before.is_empty(),
         asked: Texts { q: asked.q, principal: asked.principal },

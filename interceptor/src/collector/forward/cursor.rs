@@ -72,6 +72,24 @@ impl Cursor {
         rest
     }
 
+    /// Events in all that lie behind it.
+    pub fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// As text and the events behind it, to be kept somewhere.
+    pub fn write(&self) -> (String, i64) {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        (text, i64::try_from(self.passed).unwrap_or(i64::MAX))
+    }
+
+    /// Reads what [`Self::write`] wrote.
+    pub fn read(text: &str, passed: i64) -> Option<Self> {
+        let mut cursor: Self = serde_json::from_str(text).ok()?;
+        cursor.passed = u64::try_from(passed).unwrap_or(0);
+        Some(cursor)
+    }
+
     /// Reads the cursor of a forward at a host; at the beginning when there is none.
     pub fn load(db: &Connection, forward: &str, host: i64) -> Result<Self, CollectorError> {
         let row: Option<(String, i64)> = db

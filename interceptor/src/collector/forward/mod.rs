@@ -32,8 +32,9 @@ pub use state::{Standing, States};
 
 use super::error::CollectorError;
 use super::{Change, Collector};
-use cursor::Cursor;
+pub(super) use cursor::Cursor;
 use read::{Batch, Source};
+pub(super) use read::{SESSIONS, candidates};
 use sink::{Failure, Sink};
 
 /// Pause after a failure; doubles up to [`LONGEST_PAUSE`].
@@ -284,7 +285,7 @@ async fn rest(pause: &mut Duration, wanted: Option<Duration>) {
 }
 
 /// Waits until events may have come.
-async fn news(changes: &mut broadcast::Receiver<Change>) {
+pub(super) async fn news(changes: &mut broadcast::Receiver<Change>) {
     loop {
         match changes.recv().await {
             Ok(Change::Session(_)) | Err(RecvError::Lagged(_)) => return,

@@ -32,7 +32,7 @@ const READ: u64 = 50_000;
 /// Most events of one session in a batch, so that one that is busy keeps no other waiting.
 const READ_OF_ONE: u64 = 10_000;
 /// Most sessions that are looked at for a batch.
-const SESSIONS: usize = 1_000;
+pub const SESSIONS: usize = 1_000;
 /// Sessions of which is remembered who they are.
 const KNOWN: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// The request of an answer is looked for among so many events before it.
@@ -98,10 +98,13 @@ impl Known {
 }
 
 /// A session that may have something.
-struct Candidate {
-    number: u64,
-    events: u64,
-    sealed: bool,
+pub struct Candidate {
+    /// Its number on its host.
+    pub number: u64,
+    /// Its events.
+    pub events: u64,
+    /// None will follow.
+    pub sealed: bool,
 }
 
 impl Source {
@@ -259,7 +262,7 @@ impl Source {
 
 /// Sessions that may have something behind the cursor. Numbers that the replica has given up, or
 /// knows only by a seal, are through.
-fn candidates(db: &Connection, cursor: &mut Cursor) -> rusqlite::Result<Vec<Candidate>> {
+pub fn candidates(db: &Connection, cursor: &mut Cursor) -> rusqlite::Result<Vec<Candidate>> {
     let known: Option<i64> = db
         .prepare_cached("SELECT value FROM meta WHERE key = 'complete_below'")?
         .query_row([], |r| r.get(0))

@@ -10,7 +10,7 @@
 //! 1. The chain is computed once more. What is not as it was sealed stays: it is evidence.
 //! 2. One transaction of the central database asks the legal holds, marks the sessions and writes
 //!    them into the audit trail. From here on nobody is shown their contents.
-//! 3. The replica gets tombstones.
+//! 3. The replica gets tombstones, and the search index forgets the words.
 //! 4. Events go, in small transactions, and the replica is let go between them.
 //! 5. The central database notes that they are gone.
 //!

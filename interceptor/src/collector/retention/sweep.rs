@@ -14,7 +14,7 @@ use crate::collector::audit::{self, Who};
 use crate::collector::forward::{self, Forward};
 use crate::collector::hosts::{self, Host};
 use crate::collector::replica::Replica;
-use crate::collector::{Change, Collector, CollectorError, ingest};
+use crate::collector::{Change, Collector, CollectorError, ingest, search};
 use crate::record::tombstones::{Burial, Removed};
 use crate::record::{Reader, RecordError, now_us, sealed};
 
@@ -394,6 +394,7 @@ async fn purge(
                 "the replica has no sealed session where one was deleted: was it put back?"
             );
         }
+        search::forget(collector, host, &buried).await?;
         let removed = remove(collector, host).await?;
         swept.events += removed.events;
         swept.bytes += removed.bytes;
