@@ -30,6 +30,7 @@ mod keys;
 pub mod link;
 pub mod log;
 pub mod orders;
+pub mod overview;
 pub mod policies;
 pub mod prove;
 mod refuse;
