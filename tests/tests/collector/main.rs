@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod forward;
+mod status;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;

@@ -32,7 +32,7 @@ const SWEEP_US: i64 = 3 * 3600 * SECOND;
 /// Attempts after which a webhook's receiver is taken for away: about two minutes.
 const TRIES: u64 = 6;
 /// Free room below this share, or below so many bytes, is little.
-const FREE_PERCENT: u64 = 10;
+const FREE_PERCENT: u64 = 5;
 const FREE_BYTES: u64 = 1 << 30;
 /// Names that are written out; more are counted.
 const NAMED: usize = 5;
