@@ -1,6 +1,7 @@
 //! What the benchmark measures, against what, and how it is written down.
 
 pub mod cases;
+pub mod collector;
 pub mod memory;
 pub mod report;
 pub mod ssh;
@@ -27,6 +28,10 @@ pub struct Plan {
     pub ssh_bytes: u64,
     /// Idle SSH sessions for the memory measurement.
     pub ssh_idle: u32,
+    /// Held statements that are approved at the collector.
+    pub holds: u32,
+    /// Statements of a round while the CPU time of shipping is counted.
+    pub shipped: u32,
     /// Only cases whose name contains this.
     pub only: Option<String>,
 }
@@ -43,6 +48,8 @@ impl Plan {
             copy_bytes: 1 << 30,
             ssh_bytes: 1536 << 20,
             ssh_idle: 200,
+            holds: 200,
+            shipped: 160_000,
             only: None,
         }
     }
@@ -58,6 +65,8 @@ impl Plan {
             copy_bytes: 16 << 20,
             ssh_bytes: 16 << 20,
             ssh_idle: 10,
+            holds: 3,
+            shipped: 2_000,
             only: None,
         }
     }

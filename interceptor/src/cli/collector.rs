@@ -2,7 +2,9 @@
 //! approvals.
 
 mod policies;
+mod probe;
 mod retention;
+mod status;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use crate::record::terminal::local_time;
 Examples:
   interceptor collector init
   interceptor collector run
+  interceptor collector status
   interceptor collector enrol --name db1
   interceptor collector hosts revoke db1
   interceptor collector retention --dry-run
@@ -56,6 +59,8 @@ enum Verb {
     Init,
     /// Serve hosts and people.
     Run,
+    /// How it is, at one glance; the exit status says whether something needs a person.
+    Status(status::StatusArgs),
     /// Print a one-time code with which one host enrols.
     Enrol {
         /// Name under which the host is listed.
@@ -138,6 +143,7 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.collector_config)?;
     match args.verb {
         Verb::VerifyProof { .. } => Ok(ExitCode::FAILURE),
+        Verb::Status(args) => status::run(config, args).await,
         Verb::Enrol { name, valid_for, json } => enrol(config, name, valid_for, json).await,
         Verb::Hosts { json, verb } => hosts(config, verb.unwrap_or(HostsVerb::List), json).await,
         Verb::Retention(args) => retention::show(config, args).await,

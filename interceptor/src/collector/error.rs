@@ -60,6 +60,11 @@ impl CollectorError {
         Self::Io { action, path: path.into(), source }
     }
 
+    /// A file of SQLite beside the central database refused.
+    pub(super) fn sqlite(action: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+        move |source| Self::Database { action, source: source.into() }
+    }
+
     pub(super) fn db(action: &'static str) -> impl FnOnce(db::Error) -> Self {
         move |source| Self::Database { action, source }
     }

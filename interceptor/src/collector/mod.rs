@@ -33,6 +33,7 @@ mod lease;
 pub mod link;
 pub mod log;
 pub mod orders;
+pub mod overview;
 pub mod policies;
 pub mod prove;
 mod refuse;

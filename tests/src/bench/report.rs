@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::bench::cases::{Outcome, Sample};
+use crate::bench::collector::{self, Figures, Holds, Shipping};
 use crate::bench::memory::{Memory, Stored};
 use crate::bench::ssh::Ssh;
 use crate::bench::targets::Way;
@@ -32,6 +33,8 @@ pub struct Report {
     pub stored: Vec<Stored>,
     /// SSH.
     pub ssh: Ssh,
+    /// The collector.
+    pub collector: Figures,
 }
 
 /// Median, least and most of some numbers.
@@ -84,6 +87,12 @@ impl Report {
         }
         self.sizes(&mut out);
         self.over_ssh(&mut out);
+        if let Some(holds) = &self.collector.holds {
+            approvals(&mut out, holds);
+        }
+        if !self.collector.shipping.is_empty() {
+            shipping(&mut out, &self.collector.shipping);
+        }
         out
     }
 
@@ -242,6 +251,69 @@ impl Report {
         std::fs::write(file.with_extension("md"), self.markdown())?;
         Ok(file)
     }
+}
+
+fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "MISSED" }
+}
+
+fn approvals(out: &mut String, holds: &Holds) {
+    let _ = writeln!(
+        out,
+        "| collector, {} held statements | median | p95 | most | target |\n|---|---:|---:|---:|---:|",
+        holds.seen_ms.len()
+    );
+    let plain = holds.plain();
+    let beyond: Vec<f64> = holds.done_ms.iter().map(|ms| ms - plain).collect();
+    let limit = collector::HOLD_MS;
+    for (what, numbers) in [
+        ("sent → shown by the console's page", &holds.seen_ms),
+        ("approved there → answered to the client", &holds.done_ms),
+        ("… less the statement's own time", &beyond),
+    ] {
+        let p95 = collector::at(numbers, 95);
+        let _ = writeln!(
+            out,
+            "| {what} | {:.1} ms | {p95:.1} ms | {:.1} ms | p95 < {limit:.0} ms: {} |",
+            collector::at(numbers, 50),
+            collector::at(numbers, 100),
+            verdict(p95 < limit)
+        );
+    }
+    let _ = writeln!(
+        out,
+        "\nThe statement itself, where nobody is asked: median {plain:.2} ms. The page is fetched \
+         when the console's stream says so, as its script does.\n"
+    );
+}
+
+fn shipping(out: &mut String, all: &[Shipping]) {
+    out.push_str(
+        "| daemon's CPU time per statement | without a collector | shipping to one | more | target |\n\
+         |---|---:|---:|---:|---:|\n",
+    );
+    for s in all {
+        let both = s.with_us.iter().zip(&s.without_us);
+        let more = spread(&both.map(|(with, without)| with / without - 1.0).collect::<Vec<_>>());
+        let _ = writeln!(
+            out,
+            "| pgbench -S {}, 8 clients, TLS, {} statements | {:.1} µs | {:.1} µs \
+             | {:+.1} % ({:+.1}–{:+.1}) | ≤ {:.0} %: {} |",
+            s.protocol,
+            s.statements,
+            spread(&s.without_us).0,
+            spread(&s.with_us).0,
+            more.0 * 100.0,
+            more.1 * 100.0,
+            more.2 * 100.0,
+            collector::SHIPPING * 100.0,
+            verdict(more.0 <= collector::SHIPPING)
+        );
+    }
+    out.push_str(
+        "\nMedians of interleaved pairs with minimum and maximum; counted until everything is \
+         recorded, shipped and acknowledged.\n\n",
+    );
 }
 
 fn of(result: &Outcome, way: Way) -> &[Sample] {

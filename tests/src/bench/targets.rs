@@ -137,15 +137,20 @@ pub fn token_login(bed: &Bed) -> Result<Login> {
 
 /// A bed with the daemon as it is measured.
 pub fn with_daemon(durability: &str) -> Result<Bed> {
+    Bed::with(daemon_spec(durability))
+}
+
+/// The same, still to be made.
+pub fn daemon_spec(durability: &str) -> Spec {
     let policy = include_str!("../../data/policies/bench.toml");
     let daemon = DaemonSpec {
         policies: vec![("bench.toml".into(), policy.into())],
         config: format!("[record]\ndurability = \"{durability}\"\n"),
         ..DaemonSpec::default()
     };
-    Bed::with(Spec { daemon: Some(daemon), ..Spec::default() }.service(|s| {
+    Spec { daemon: Some(daemon), ..Spec::default() }.service(|s| {
         s.settings = "plaintext_loopback = true\nmax_connections = 2000".into();
-    }))
+    })
 }
 
 /// pgbench's tables, and one with rows to be read in bulk.

@@ -7,6 +7,7 @@ use clap::Parser;
 use interceptor_tests::bed::cannot_run;
 use interceptor_tests::bench::Plan;
 use interceptor_tests::bench::cases::{all, measure};
+use interceptor_tests::bench::collector::{self, Shippers};
 use interceptor_tests::bench::memory::{ciphers, memory, stored};
 use interceptor_tests::bench::report::Report;
 use interceptor_tests::bench::ssh::{self, SshTargets};
@@ -27,7 +28,8 @@ struct Options {
     #[arg(long)]
     seconds: Option<u64>,
     /// Only cases whose name contains this; beside them there are `memory`, `stored`, and for
-    /// SSH (all of it: `ssh`) `ssh downloads` and `ssh idle`.
+    /// SSH (all of it: `ssh`) `ssh downloads` and `ssh idle`, and for the collector (all of it:
+    /// `collector`) `collector holds`, `collector shipping simple` and `… prepared`.
     #[arg(long)]
     only: Option<String>,
 }
@@ -80,6 +82,7 @@ fn run(options: &Options) -> Result<bool> {
         }
     }
     over_ssh(&plan, &mut report)?;
+    with_collector(&plan, &mut report)?;
     let file = report.save()?;
     println!("{}\nwritten to {}", report.markdown(), file.display());
     let whole = report.stored.iter().all(|s| s.sent == s.stored);
@@ -109,6 +112,29 @@ fn over_ssh(plan: &Plan, report: &mut Report) -> Result<()> {
     }
     if downloads {
         report.ssh.downloads = Some(ssh::downloads(&targets, plan)?);
+    }
+    Ok(())
+}
+
+fn with_collector(plan: &Plan, report: &mut Report) -> Result<()> {
+    let protocols: Vec<_> = collector::PROTOCOLS
+        .into_iter()
+        .filter(|p| plan.wants(&format!("{} {p}", collector::SHIP)))
+        .collect();
+    let holds = plan.wants(collector::HOLDS);
+    if (holds || !protocols.is_empty()) && interceptor_tests::paths::npm().is_none() {
+        bail!("no npm packages: run `cargo xtask setup console`");
+    }
+    if holds {
+        eprintln!("  {}", collector::HOLDS);
+        report.collector.holds = Some(collector::holds(plan)?);
+    }
+    if !protocols.is_empty() {
+        eprintln!("building two beds, one with a collector");
+        let shippers = Shippers::build(plan)?;
+        for protocol in protocols {
+            report.collector.shipping.push(shippers.measure(protocol, plan)?);
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod forward;
 mod shared;
+mod status;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;

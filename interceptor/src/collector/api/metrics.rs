@@ -103,6 +103,8 @@ fn text(db: &Connection) -> Result<String, CollectorError> {
     };
     let counts = counts().map_err(CollectorError::db("count for metrics"))?;
     let mut out = String::new();
+    head(&mut out, "info", "gauge", "The version that runs.");
+    line(&mut out, "info", concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1);
     for (name, kind, help, value) in counts {
         head(&mut out, name, kind, help);
         line(&mut out, name, "", value);

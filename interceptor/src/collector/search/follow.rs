@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::Index;
 use super::store::{self, Document};
 use super::words::Gathered;
+use crate::collector::db;
 use crate::collector::forward::{self, Cursor};
 use crate::collector::index::session_id;
 use crate::collector::replica::Replica;
@@ -100,7 +101,7 @@ async fn on_thread<T: Send + 'static>(
 }
 
 /// All hosts: id, fingerprint and events.
-pub(super) fn hosts(db: &Connection) -> Result<Vec<(i64, String, u64)>, CollectorError> {
+pub(super) fn hosts(db: &db::Connection) -> Result<Vec<(i64, String, u64)>, CollectorError> {
     db.prepare_cached("SELECT id, fingerprint, events FROM hosts ORDER BY id")
         .and_then(|mut s| {
             s.query_map([], |r| {
@@ -108,7 +109,7 @@ pub(super) fn hosts(db: &Connection) -> Result<Vec<(i64, String, u64)>, Collecto
             })?
             .collect()
         })
-        .map_err(CollectorError::sqlite("list hosts"))
+        .map_err(CollectorError::db("list hosts"))
 }
 
 /// What was indexed.

@@ -105,11 +105,13 @@ impl Index {
                 *writer = Some(db);
                 Ok(result)
             }
-            Err(CollectorError::Sqlite { source, action }) if is_damaged(&source) => {
+            Err(CollectorError::Database { source: super::db::Error::Sqlite(source), action })
+                if is_damaged(&source) =>
+            {
                 drop(db);
                 tracing::error!(error = %source, "the search index is damaged and made anew");
                 self.throw_away()?;
-                Err(CollectorError::Sqlite { source, action })
+                Err(CollectorError::sqlite(action)(source))
             }
             // It is opened anew, from what is on disk.
             Err(error) => Err(error),

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::store::{self, Cursors, Span};
 use super::words::Query;
 use super::{Index, follow};
 use crate::collector::console::find::{self, Cursor, Found, PATIENCE, Page, Wanted};
+use crate::collector::db;
 use crate::collector::forward;
 use crate::collector::index::session_id;
 use crate::collector::{Collector, CollectorError};
@@ -100,7 +101,7 @@ async fn tails(collector: &Arc<Collector>) -> Result<Option<Spans>, CollectorErr
     Ok(Some(tails))
 }
 
-fn lacking(db: &Connection, cursors: &Cursors) -> Result<Option<Spans>, CollectorError> {
+fn lacking(db: &db::Connection, cursors: &Cursors) -> Result<Option<Spans>, CollectorError> {
     let none = forward::Cursor::default();
     let (mut tails, mut looked) = (Spans::new(), 0);
     for (host, _, events) in follow::hosts(db)? {
@@ -126,7 +127,7 @@ fn lacking(db: &Connection, cursors: &Cursors) -> Result<Option<Spans>, Collecto
 }
 
 fn numbers(
-    db: &Connection,
+    db: &db::Connection,
     host: i64,
     first: u64,
     last: u64,
@@ -136,11 +137,11 @@ fn numbers(
         "SELECT number, events FROM sessions WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT ?3",
     )
     .and_then(|mut s| {
-        let ids = params![session_id(host, first), session_id(host, last), most as i64];
+        let ids = db::params![session_id(host, first), session_id(host, last), most as i64];
         let count = |n: i64| n.max(0).unsigned_abs();
         s.query_map(ids, |r| Ok((count(r.get(0)?), count(r.get(1)?))))?.collect()
     })
-    .map_err(CollectorError::sqlite("look for what is not indexed"))
+    .map_err(CollectorError::db("look for what is not indexed"))
 }
 
 async fn on_index<T: Send + 'static>(

@@ -45,13 +45,13 @@ impl Bed {
         let recorder = open_host(dir.path());
         let key = key_of(dir.path());
         let (fingerprint, public) = (key.fingerprint_hex(), key.0.to_vec());
-        let add = move |db: &Connection| {
+        let add = move |db: &crate::collector::db::Connection| {
             db.execute(
                 "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
                  certificate_until_us) VALUES (?1, ?2, ?3, 0, '', 0)",
-                rusqlite::params![fingerprint, format!("db{id}"), public],
+                crate::collector::db::params![fingerprint, format!("db{id}"), public],
             )
-            .map_err(CollectorError::sqlite("add a host"))?;
+            .map_err(CollectorError::db("add a host"))?;
             Ok::<_, CollectorError>(crate::collector::hosts::by_id(db, id)?.unwrap())
         };
         let host = self.collector.central.write(add).await.unwrap();
