@@ -181,8 +181,10 @@ async fn follow(
                 return Ok((replica, followed));
             }
             followed = true;
-            replica.follow(&rows)?;
+            let touched = replica.follow(&rows)?;
             if rows.iter().any(|row| row.kind == Kind::Stones) {
+                let touched: Vec<u64> = touched.into_iter().collect();
+                this.search.remove(&this.config.state, &host, &replica.buried_of(&touched)?)?;
                 replica.remove_buried()?;
             }
         }
@@ -246,13 +248,8 @@ fn bury_shared(
         let mark = turn.commit()?;
         replica.follow(&[Row { mark, kind: Kind::Stones, body }])?;
     }
-    let mut buried = Vec::new();
-    for burial in marked {
-        if replica.store().tombstone(burial.number)?.is_some() {
-            buried.push(burial.number);
-        }
-    }
-    Ok(Some(buried))
+    let numbers: Vec<u64> = marked.iter().map(|burial| burial.number).collect();
+    Ok(Some(replica.buried_of(&numbers)?))
 }
 
 /// Does something with a host's replica between its batches.

@@ -156,6 +156,17 @@ impl Replica {
         Ok(())
     }
 
+    /// Those of some sessions that have a tombstone.
+    pub fn buried_of(&self, numbers: &[u64]) -> Result<Vec<u64>, RecordError> {
+        let mut buried = Vec::new();
+        for number in numbers {
+            if self.store.tombstone(*number)?.is_some() {
+                buried.push(*number);
+            }
+        }
+        Ok(buried)
+    }
+
     /// Deletes the events of sessions that have a tombstone.
     pub fn remove_buried(&mut self) -> Result<(), RecordError> {
         while !self.store.remove_buried(20_000, 64 << 20)?.finished {}

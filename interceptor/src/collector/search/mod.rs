@@ -230,7 +230,12 @@ impl Index {
 
     /// Takes some sessions of a host out, whose events are about to be deleted: their words are
     /// overwritten in the file. When that cannot be done the whole index goes.
-    fn remove(&self, state: &Path, host: &Host, numbers: &[u64]) -> Result<(), CollectorError> {
+    pub(super) fn remove(
+        &self,
+        state: &Path,
+        host: &Host,
+        numbers: &[u64],
+    ) -> Result<(), CollectorError> {
         if !self.path.exists() {
             return Ok(());
         }
