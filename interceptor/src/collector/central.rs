@@ -30,6 +30,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/002-forwards.sql"),
     include_str!("migrations/003-retention.sql"),
     include_str!("migrations/004-policies.sql"),
+    include_str!("migrations/005-columns-of-documents.sql"),
 ];
 /// The same for PostgreSQL, where versions count from 1 as well.
 const POSTGRES_MIGRATIONS: &[&str] = &[include_str!("postgres/001-schema.sql")];
@@ -80,7 +81,8 @@ impl Place {
         match self {
             Self::File(_) => "BEGIN IMMEDIATE".into(),
             Self::Server(_) => format!(
-                "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+                 SET LOCAL idle_in_transaction_session_timeout = '60s'; \
                  SELECT pg_advisory_xact_lock({LOCK})"
             ),
         }
@@ -262,7 +264,8 @@ fn migrate_sqlite(db: &rusqlite::Connection) -> rusqlite::Result<()> {
 /// Several collectors may start at a time: one of them migrates.
 fn migrate_postgres(db: &Connection) -> db::Result<()> {
     db.execute_batch(&format!(
-        "BEGIN; SELECT pg_advisory_xact_lock({LOCK}); \
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+         SELECT pg_advisory_xact_lock({LOCK}); \
          CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL);"
     ))?;
     let version: i64 =

@@ -37,7 +37,7 @@ pub enum CollectorError {
     #[error("collector: [store] {0}")]
     Store(String),
     /// The database's writer has stopped.
-    #[error("collector: the database takes nothing more: restart the collector and read its log")]
+    #[error("collector: the database takes nothing now: try again, and read the collector's log")]
     Stopped,
     /// A replica is in use for long.
     #[error("collector: the records of host {0} are in use: it is tried again later")]

@@ -13,7 +13,8 @@
 //! What this module must never do: append for a replica that is not at the end, or bring back an
 //! event that retention deleted.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,10 @@ use crate::record::Summary;
 const PORTION_BYTES: i64 = 16 << 20;
 /// Rows that are read at a time.
 const PORTION_ROWS: i64 = 1_000;
+/// Connections at a time.
+const MOST: usize = 16;
+/// How long one is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Connections that are kept open.
 const IDLE: usize = 4;
 
@@ -100,15 +105,63 @@ pub struct Row {
 pub struct Feed {
     server: Server,
     idle: Mutex<Vec<Connection>>,
+    /// Connections that are in use; whoever wants one more than [`MOST`] waits.
+    used: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// A connection, and its place among those that are in use.
+struct Used<'f> {
+    feed: &'f Feed,
+    db: Option<Connection>,
+}
+
+impl Used<'_> {
+    fn db(&self) -> Result<&Connection, CollectorError> {
+        self.db.as_ref().ok_or(CollectorError::Stopped)
+    }
+
+    /// It is in no transaction any more.
+    fn give_back(mut self) {
+        if let Some(db) = self.db.take() {
+            let mut idle = self.feed.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < IDLE {
+                idle.push(db);
+            }
+        }
+    }
+}
+
+impl Drop for Used<'_> {
+    fn drop(&mut self) {
+        let mut used = self.feed.used.lock().unwrap_or_else(PoisonError::into_inner);
+        *used = used.saturating_sub(1);
+        self.feed.freed.notify_one();
+    }
 }
 
 impl Feed {
     /// In the database of `[store]`, whose tables are there.
     pub fn new(server: Server) -> Self {
-        Self { server, idle: Mutex::default() }
+        Self { server, idle: Mutex::default(), used: Mutex::default(), freed: Condvar::new() }
     }
 
-    fn connection(&self) -> Result<Connection, CollectorError> {
+    fn connection(&self) -> Result<Used<'_>, CollectorError> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = self.freed.wait_timeout_while(used, PATIENCE, |used| *used >= MOST);
+        let (mut used, waited) = wait.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(CollectorError::Stopped);
+        }
+        *used += 1;
+        drop(used);
+        // From here on the place is given back, whatever happens.
+        let mut taken = Used { feed: self, db: None };
+        taken.db = Some(self.open()?);
+        Ok(taken)
+    }
+
+    fn open(&self) -> Result<Connection, CollectorError> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(db) = idle.pop() {
             if !db.is_closed() {
@@ -119,21 +172,14 @@ impl Feed {
         db::connect(&self.server).map_err(CollectorError::db("reach the database of [store]"))
     }
 
-    fn give_back(&self, db: Connection) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE {
-            idle.push(db);
-        }
-    }
-
     fn with<T>(
         &self,
         action: &'static str,
         work: impl FnOnce(&Connection) -> db::Result<T>,
     ) -> Result<T, CollectorError> {
-        let db = self.connection()?;
-        let result = work(&db).map_err(CollectorError::db(action))?;
-        self.give_back(db);
+        let used = self.connection()?;
+        let result = work(used.db()?).map_err(CollectorError::db(action))?;
+        used.give_back();
         Ok(result)
     }
 
@@ -184,10 +230,11 @@ impl Feed {
 
     /// Takes the host's feed: nobody else appends until this ends.
     pub fn lock(&self, host: i64) -> Result<Turn<'_>, CollectorError> {
-        let db = self.connection()?;
+        let used = self.connection()?;
+        let db = used.db()?;
         let take = || -> db::Result<Mark> {
             db.execute_batch(
-                "BEGIN; SET LOCAL lock_timeout = '20s'; \
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '20s'; \
                  SET LOCAL idle_in_transaction_session_timeout = '60s'",
             )?;
             db.prepare_cached(
@@ -198,10 +245,10 @@ impl Feed {
                 .query_row([host], |r| Ok(Mark { at: r.get(0)?, mark: r.get(1)? }))
         };
         match take() {
-            Ok(end) => Ok(Turn { feed: self, db: Some(db), host, end }),
+            Ok(end) => Ok(Turn { used: Some(used), host, end }),
             Err(e) => {
                 if db.execute_batch("ROLLBACK").is_ok() {
-                    self.give_back(db);
+                    used.give_back();
                 }
                 Err(CollectorError::db("take a host's turn")(e))
             }
@@ -220,8 +267,7 @@ fn end(db: &Connection, host: i64) -> db::Result<Mark> {
 /// A host's feed while nobody else appends to it. What was appended stays only with
 /// [`Turn::commit`].
 pub struct Turn<'f> {
-    feed: &'f Feed,
-    db: Option<Connection>,
+    used: Option<Used<'f>>,
     host: i64,
     end: Mark,
 }
@@ -233,7 +279,7 @@ impl Turn<'_> {
     }
 
     fn db(&self) -> Result<&Connection, CollectorError> {
-        self.db.as_ref().ok_or(CollectorError::Stopped)
+        self.used.as_ref().ok_or(CollectorError::Stopped)?.db()
     }
 
     /// Appends a row.
@@ -275,22 +321,23 @@ impl Turn<'_> {
 
     /// What was appended is on disk when this returns.
     pub fn commit(mut self) -> Result<Mark, CollectorError> {
-        let Some(db) = self.db.take() else { return Err(CollectorError::Stopped) };
+        let Some(used) = self.used.take() else { return Err(CollectorError::Stopped) };
+        let db = used.db()?;
         db.prepare_cached("UPDATE feed_heads SET at = ?2, mark = ?3 WHERE host = ?1")
             .and_then(|mut s| s.execute([self.host, self.end.at, self.end.mark]))
             .and_then(|_| db.execute_batch("COMMIT"))
             .map_err(CollectorError::db("commit to a feed"))?;
-        self.feed.give_back(db);
+        used.give_back();
         Ok(self.end)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if let Some(db) = self.db.take()
-            && db.execute_batch("ROLLBACK").is_ok()
+        if let Some(used) = self.used.take()
+            && used.db().is_ok_and(|db| db.execute_batch("ROLLBACK").is_ok())
         {
-            self.feed.give_back(db);
+            used.give_back();
         }
     }
 }

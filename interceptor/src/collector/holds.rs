@@ -87,7 +87,7 @@ impl Exacts {
         raise: Raise,
         boot: &str,
         mark: i64,
-    ) -> Result<(), HoldsError> {
+    ) -> Result<Arc<Raise>, HoldsError> {
         let exact =
             raise.statement.len() + raise.values.iter().flatten().map(String::len).sum::<usize>();
         let around = (&raise.hold, &raise.principal_ids, &raise.owners, &raise.claims);
@@ -106,8 +106,9 @@ impl Exacts {
             return Err(HoldsError::Full);
         }
         let (since, raise, boot) = (Instant::now(), Arc::new(raise), boot.to_owned());
+        let exact = Arc::clone(&raise);
         kept.insert(id.into(), Kept { since, mark, raise, boot, bytes });
-        Ok(())
+        Ok(exact)
     }
 
     /// The exact form, while the request waits.
@@ -291,17 +292,13 @@ pub async fn raise(
     // In memory first: whoever hears of the hold can look at it.
     let new = collector.held.get(&id).is_none();
     let mark = rand::random();
-    collector.held.put(&id, raise, boot, mark)?;
-    let exact = collector.held.get(&id);
+    let exact = collector.held.put(&id, raise, boot, mark)?;
     let (this, row, boot) = (Arc::clone(collector), id.clone(), boot.to_owned());
     let taken = collector
         .central
         .write(move |db| {
             insert(db, &this.config, &host, &row, &summary, &conditions)?;
-            if let Some(exact) = exact {
-                shared::put_exact(db, &this, (&row, mark), &boot, &exact)?;
-            }
-            Ok(())
+            Ok(shared::put_exact(db, &this, (&row, mark), &boot, &exact)?)
         })
         .await;
     match taken {
@@ -344,8 +341,8 @@ fn insert(
     let deadline = now.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
     let text = |value: serde_json::Result<String>| value.unwrap_or_default();
     db.prepare_cached(
-        "INSERT INTO holds (id, host, hold, session, opened_us, deadline_us, summary, parties, needs, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'waiting')",
+        "INSERT INTO holds (id, host, hold, session, opened_us, deadline_us, summary, parties, needs, state,
+         agent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'waiting', ?10)",
     )
     .and_then(|mut s| {
         s.execute(params![
@@ -358,6 +355,7 @@ fn insert(
             text(serde_json::to_string(summary)),
             text(serde_json::to_string(conditions)),
             conditions.terms.needs,
+            summary.agent,
         ])
     })
     .map_err(fail("write a hold"))?;

@@ -2,7 +2,7 @@
 //! log's leaves. Written after the replica is on disk; whatever a crash kept from being written
 //! is written when the replica is opened next.
 
-use crate::collector::db::{Connection, params};
+use crate::collector::db::{self, Connection, params};
 
 use super::error::CollectorError;
 use super::hosts::Host;
@@ -53,24 +53,33 @@ pub fn write(
             .and_then(|mut s| s.execute(params![session_id(host.id, *number), place as i64]))
             .map_err(CollectorError::db("index a seal"))?;
     }
-    db.prepare_cached(
-        "UPDATE hosts SET ledger_idx = coalesce(?2, ledger_idx), \
-         ledger_hash = coalesce(?3, ledger_hash), events = coalesce(?4, events), \
-         logged_idx = CASE WHEN logged_idx < ?5 THEN ?5 ELSE logged_idx END, seen_us = ?6 WHERE id = ?1",
-    )
-    .and_then(|mut s| {
-        let head = update.standing.map(|(head, _)| head);
-        s.execute(params![
-            host.id,
-            head.map(|h| h.idx as i64),
-            head.map(|h| h.hash.to_vec()),
-            update.standing.map(|(_, events)| events as i64),
-            update.logged as i64,
-            now_us()
-        ])
-    })
-    .map_err(CollectorError::db("note a host's position"))?;
+    stand(db, host, update).map_err(CollectorError::db("note a host's position"))?;
     log::store::checkpoint(db, keys, console)
+}
+
+/// Where the host stands. Another collector may have written what came after this: an older state
+/// does not take its place.
+fn stand(db: &Connection, host: &Host, update: &Update) -> db::Result<()> {
+    if let Some((head, events)) = update.standing {
+        let alone = matches!(db, Connection::Sqlite(_));
+        db.prepare_cached(
+            "UPDATE hosts SET ledger_idx = ?2, ledger_hash = ?3, events = ?4 WHERE id = ?1 \
+             AND (?5 = 1 OR (events <= ?4 AND ledger_idx <= ?2))",
+        )?
+        .execute(params![
+            host.id,
+            head.idx as i64,
+            head.hash.to_vec(),
+            events as i64,
+            i64::from(alone)
+        ])?;
+    }
+    db.prepare_cached(
+        "UPDATE hosts SET logged_idx = CASE WHEN logged_idx < ?2 THEN ?2 ELSE logged_idx END, \
+         seen_us = ?3 WHERE id = ?1",
+    )?
+    .execute(params![host.id, update.logged as i64, now_us()])?;
+    Ok(())
 }
 
 fn leaf(host: &Host, number: u64, body: &str) -> Option<Leaf> {
@@ -94,7 +103,8 @@ fn upsert(db: &Connection, host: i64, s: &Summary) -> Result<(), CollectorError>
          protocol = ?8, mode = ?9, source = ?10, original_dst = ?11, agent = ?12, \
          principal = ?13, issuer = ?14, proven = ?15, role = ?16, database = ?17, client = ?18, \
          events = ?19, requests = ?20, allowed = ?21, held = ?22, denied = ?23, errors = ?24, \
-         rows = ?25, masked = ?26, alerts = ?27, reason = ?28, sealed = ?29",
+         rows = ?25, masked = ?26, alerts = ?27, reason = ?28, sealed = ?29 \
+         WHERE sessions.events <= ?19 AND (sessions.sealed IS NULL OR ?29 IS NOT NULL)",
     )
     .and_then(|mut statement| {
         statement.execute(params![

@@ -16,7 +16,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
-use super::audit::{self, Entry};
+use super::audit::{self, Entry, Who};
 use super::error::CollectorError;
 use super::feed::{Kind, Mark, Row, Turn};
 use super::hosts::{self, Host, Known};
@@ -68,6 +68,8 @@ pub struct Slot {
     used: Option<Instant>,
     noted: Option<Instant>,
     problem: bool,
+    /// It followed what another collector took, and whether that one indexed it is not known.
+    followed: bool,
 }
 
 impl Replicas {
@@ -127,8 +129,14 @@ async fn open(collector: &Arc<Collector>, host: &Host) -> Result<OwnedMutexGuard
         let replica = blocking(move || Replica::open(&state, key, &name))
             .await?
             .map_err(CollectorError::from)?;
-        let (replica, _) = follow(collector, host, replica).await?;
-        let replica = catch_up(collector, host, &mut slot, replica).await?;
+        let (replica, followed) = follow(collector, host, replica).await?;
+        slot.followed |= followed;
+        let replica = match collector.feed {
+            None => catch_up(collector, host, &mut slot, replica).await?,
+            Some(_) => replica,
+        };
+        // The index is looked at by whoever takes something next.
+        slot.followed |= collector.feed.is_some();
         slot.replica = Some(replica);
     }
     Ok(slot)
@@ -143,13 +151,27 @@ async fn open_fresh(
     if collector.feed.is_some()
         && let Some(replica) = slot.replica.take()
     {
-        let (mut replica, followed) = follow(collector, host, replica).await?;
-        if followed {
-            replica = catch_up(collector, host, &mut slot, replica).await?;
-        }
+        let (replica, followed) = follow(collector, host, replica).await?;
+        slot.followed |= followed;
         slot.replica = Some(replica);
     }
     Ok(slot)
+}
+
+/// Sees to it that the index has what other collectors took, since one may have died before it
+/// wrote that.
+async fn indexed(
+    collector: &Arc<Collector>,
+    host: &Host,
+    slot: &mut Slot,
+) -> Result<(), CollectorError> {
+    if slot.followed
+        && let Some(replica) = slot.replica.take()
+    {
+        slot.replica = Some(catch_up(collector, host, slot, replica).await?);
+        slot.followed = false;
+    }
+    Ok(())
 }
 
 /// Brings a replica up to the end of its feed; whether that took anything. One that belongs to
@@ -162,34 +184,54 @@ async fn follow(
     if collector.feed.is_none() {
         return Ok((replica, false));
     }
-    let (this, host) = (Arc::clone(collector), host.clone());
-    blocking(move || {
-        let Some(feed) = &this.feed else { return Ok((replica, false)) };
-        let mut replica = replica;
-        let mut followed = false;
-        if !feed.knows(host.id, replica.followed())? {
-            tracing::warn!(host = %host.name, "the database of [store] was put back: the replica \
-                is made anew from it");
-            drop(replica);
-            Replica::discard(&this.replicas.state, &host.key)?;
-            replica = Replica::open(&this.replicas.state, host.key, &host.name)?;
-            followed = true;
+    let (this, of) = (Arc::clone(collector), host.clone());
+    let (replica, followed, put_aside) = blocking(move || follow_in(&this, &of, replica)).await??;
+    if let Some(place) = put_aside {
+        let (host, words) = (
+            host.clone(),
+            format!(
+                "reported: the database of [store] is an older or another one than this replica \
+             followed; the replica is kept in {place}, and a new one is made from the database"
+            ),
+        );
+        tracing::error!(host = %host.name, words, "a host's records");
+        collector
+            .central
+            .write(move |db| hosts::set_problem(db, &host, &Who::Collector, Some(&words)))
+            .await?;
+    }
+    Ok((replica, followed))
+}
+
+/// The replica, whether it took anything, and where one was put that followed another feed.
+fn follow_in(
+    collector: &Collector,
+    host: &Host,
+    mut replica: Replica,
+) -> Result<(Replica, bool, Option<String>), CollectorError> {
+    let Some(feed) = &collector.feed else { return Ok((replica, false, None)) };
+    let state = &collector.replicas.state;
+    let (mut followed, mut put_aside) = (false, None);
+    if !feed.knows(host.id, replica.followed())? {
+        drop(replica);
+        put_aside = Some(Replica::put_aside(state, &host.key)?);
+        replica = Replica::open(state, host.key, &host.name)?;
+        followed = true;
+    }
+    loop {
+        // Also what was left when this process died in the middle of it.
+        let buried = replica.store().remaining()?;
+        if !buried.is_empty() {
+            collector.search.remove(state, host, &buried)?;
+            replica.remove_buried()?;
         }
-        loop {
-            let rows = feed.after(host.id, replica.followed().at)?;
-            if rows.is_empty() {
-                return Ok((replica, followed));
-            }
-            followed = true;
-            let touched = replica.follow(&rows)?;
-            if rows.iter().any(|row| row.kind == Kind::Stones) {
-                let touched: Vec<u64> = touched.into_iter().collect();
-                this.search.remove(&this.config.state, &host, &replica.buried_of(&touched)?)?;
-                replica.remove_buried()?;
-            }
+        let rows = feed.after(host.id, replica.followed().at)?;
+        if rows.is_empty() {
+            return Ok((replica, followed, put_aside));
         }
-    })
-    .await?
+        followed = true;
+        replica.follow(&rows)?;
+    }
 }
 
 /// Brings a host's replica here up to what all collectors took, for those who read it.
@@ -299,9 +341,12 @@ async fn catch_up(
     if slot.logged > have {
         tracing::error!(host = %host.name, logged, have, "the replica is behind the log: was it put back?");
     }
-    if (events.max(0) as u64, ledger.max(0) as u64) == (replica.events(), have)
-        && slot.logged >= have
-    {
+    let index = (events.max(0) as u64, ledger.max(0) as u64);
+    if index == (replica.events(), have) && slot.logged >= have {
+        return Ok(replica);
+    }
+    // Another collector took more meanwhile, and wrote it.
+    if collector.feed.is_some() && index.0 >= replica.events() && index.1 >= have {
         return Ok(replica);
     }
     tracing::info!(host = %host.name, "bringing the index up to the replica");
@@ -366,6 +411,7 @@ pub(super) async fn take(
     frames: Bytes,
 ) -> Result<Standing, Refuse> {
     let mut slot = open(collector, host).await?;
+    indexed(collector, host, &mut slot).await?;
     let mut tries = 0;
     let (replica, result) = loop {
         let Some(mut replica) = slot.replica.take() else { return Err(Refuse::busy()) };
@@ -384,6 +430,7 @@ pub(super) async fn take(
                 slot.replica = Some(replica);
                 drop(slot);
                 slot = open_fresh(collector, host).await?;
+                indexed(collector, host, &mut slot).await?;
                 tries += 1;
             }
             Ok(None) => {
@@ -576,6 +623,7 @@ pub async fn position(
         return Err(Refuse::form("ledger is no entry's number"));
     }
     let mut slot = open_fresh(&collector, &host).await?;
+    indexed(&collector, &host, &mut slot).await?;
     if let Some(mut replica) = slot.replica.take() {
         let (this, id) = (Arc::clone(&collector), host.id);
         let (replica, result) = blocking(move || {

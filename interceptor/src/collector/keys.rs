@@ -64,6 +64,13 @@ impl Keys {
         Self::open(state)
     }
 
+    /// Takes keys away that were just made and are nobody's.
+    pub(super) fn forget(state: &Path) {
+        if let Err(error) = std::fs::remove_dir_all(Self::directory(state)) {
+            tracing::warn!(%error, "keys that belong to nothing stay");
+        }
+    }
+
     /// Reads what [`Keys::create`] made.
     pub fn open(state: &Path) -> Result<Self, CollectorError> {
         let dir = Self::directory(state);

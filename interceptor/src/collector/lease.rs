@@ -15,6 +15,8 @@ use super::error::CollectorError;
 
 /// How long a lease lasts without being renewed.
 const LIFE: Duration = Duration::from_secs(15);
+/// One that another has is asked for again after this time.
+const AGAIN: Duration = Duration::from_secs(2);
 /// It is renewed when so much of it is over.
 const RENEW: Duration = Duration::from_secs(5);
 
@@ -22,11 +24,17 @@ const RENEW: Duration = Duration::from_secs(5);
 pub struct Leases {
     holder: String,
     held: Mutex<HashMap<String, Instant>>,
+    /// Those that another has, and when that was said.
+    refused: Mutex<HashMap<String, Instant>>,
 }
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { holder: ulid::Ulid::new().to_string(), held: Mutex::default() }
+        Self {
+            holder: ulid::Ulid::new().to_string(),
+            held: Mutex::default(),
+            refused: Mutex::default(),
+        }
     }
 }
 
@@ -41,12 +49,26 @@ impl Leases {
         held.get(name).map(Instant::elapsed)
     }
 
-    fn note(&self, name: &str, asked: Option<Instant>) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        match asked {
-            Some(asked) => drop(held.insert(name.to_owned(), asked)),
-            None => drop(held.remove(name)),
+    /// Whether another had it a moment ago.
+    fn is_refused(&self, name: &str) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(name).is_some_and(|asked| asked.elapsed() < AGAIN)
+    }
+
+    fn note(&self, name: &str, asked: Instant, leads: bool) {
+        let (mut there, mut gone) = (&self.held, &self.refused);
+        if !leads {
+            std::mem::swap(&mut there, &mut gone);
         }
+        let lock = |map: &Mutex<HashMap<String, Instant>>, asked: Option<Instant>| {
+            let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+            match asked {
+                Some(asked) => drop(map.insert(name.to_owned(), asked)),
+                None => drop(map.remove(name)),
+            }
+        };
+        lock(there, Some(asked));
+        lock(gone, None);
     }
 }
 
@@ -56,15 +78,21 @@ impl Collector {
         if self.feed.is_none() || self.leases.age(name).is_some_and(|age| age < RENEW) {
             return true;
         }
+        if self.leases.is_refused(name) {
+            return false;
+        }
         let asked = Instant::now();
         let (own, holder) = (name.to_owned(), self.leases.holder.clone());
-        let leads = self.central.write(move |db| take(db, &own, &holder)).await;
-        let leads = leads.unwrap_or_else(|error| {
-            tracing::warn!(%error, name, "the lease cannot be renewed");
-            self.leases.age(name).is_some_and(|age| age < LIFE)
-        });
-        self.leases.note(name, leads.then_some(asked));
-        leads
+        match self.central.write(move |db| take(db, &own, &holder)).await {
+            Ok(leads) => {
+                self.leases.note(name, asked, leads);
+                leads
+            }
+            Err(error) => {
+                tracing::warn!(%error, name, "the lease cannot be renewed");
+                self.leases.age(name).is_some_and(|age| age < LIFE)
+            }
+        }
     }
 }
 

@@ -135,7 +135,14 @@ impl Collector {
     pub fn init(config: &Config) -> Result<Keys, CollectorError> {
         let keys = Keys::create(&config.state)?;
         match &config.store {
-            Some(store) => drop(Central::open_store(store.server()?, &keys)?),
+            Some(store) => {
+                let opened = store.server().and_then(|s| Central::open_store(s, &keys));
+                // Keys that belong to nothing would keep the next attempt from making any.
+                if let Err(e) = opened {
+                    Keys::forget(&config.state);
+                    return Err(e);
+                }
+            }
             None => drop(Central::open(&config.state)?),
         }
         Ok(keys)

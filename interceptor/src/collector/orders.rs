@@ -132,9 +132,14 @@ pub fn issue(
         .map_err(|e| CollectorError::Key(format!("an order cannot be written: {e}")))?;
     let signature = keys.sign(ORDER_DOMAIN, body.as_bytes());
     db.prepare_cached(
-        "INSERT INTO orders (host, seq, ts_us, body, signature) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO orders (host, seq, ts_us, body, signature, expires_us, hold)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )
-    .and_then(|mut s| s.execute(params![host.id, number, issued_us, body, &signature[..]]))
+    .and_then(|mut s| {
+        let hold = order.order.hold();
+        let expires = order.expires_us;
+        s.execute(params![host.id, number, issued_us, body, &signature[..], expires, hold])
+    })
     .map_err(fail("write an order"))?;
     Ok(seq)
 }
@@ -142,11 +147,10 @@ pub fn issue(
 /// The orders of a host that come after a number and are still good, oldest first.
 pub fn after(db: &Connection, host: i64, after: u64) -> Result<Vec<SignedOrder>, CollectorError> {
     let after = i64::try_from(after).unwrap_or(i64::MAX);
-    let expires = db.json_number("body", &["expires_us"]);
-    db.prepare_cached(&format!(
+    db.prepare_cached(
         "SELECT seq, body, signature FROM orders WHERE host = ?1 AND seq > ?2 AND done_us IS NULL
-         AND {expires} > ?4 ORDER BY seq LIMIT ?3",
-    ))
+         AND expires_us > ?4 ORDER BY seq LIMIT ?3",
+    )
     .and_then(|mut s| {
         s.query_map(params![host, after, MOST, now_us()], |row| {
             Ok(SignedOrder {
@@ -201,12 +205,11 @@ pub enum Fate {
 
 /// What became of the last order to a host about one of its holds.
 pub fn fate(db: &Connection, host: i64, hold: &str) -> Result<Option<Fate>, CollectorError> {
-    let about = db.json_text("body", &["order", "hold"]);
     let answer: Option<Option<String>> = db
-        .prepare_cached(&format!(
-            "SELECT result FROM orders WHERE host = ?1 AND {about} = ?2
+        .prepare_cached(
+            "SELECT result FROM orders WHERE host = ?1 AND hold = ?2
              ORDER BY seq DESC LIMIT 1",
-        ))
+        )
         .and_then(|mut s| s.query_row(params![host, hold], |r| r.get(0)).optional())
         .map_err(CollectorError::db("read what became of an order"))?;
     Ok(answer.map(|answer| match answer {

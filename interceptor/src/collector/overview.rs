@@ -196,7 +196,7 @@ fn counts(db: &Connection) -> crate::collector::db::Result<Overview> {
         |r| Ok(Log { size: count(r.get(0)?), signed: count(r.get(1)?), signed_us: r.get(2)? }),
     )?;
     o.deliveries = db.query_row(
-        "SELECT count(*), coalesce(sum(tries > 0), 0), coalesce(max(tries), 0) FROM deliveries",
+        "SELECT count(*), count(CASE WHEN tries > 0 THEN 1 END), coalesce(max(tries), 0) FROM deliveries",
         [],
         |r| {
             let (waiting, failed) = (count(r.get(0)?), count(r.get(1)?));

@@ -141,19 +141,23 @@ impl Replica {
         Ok(replica)
     }
 
-    /// Deletes a replica that can be made anew from its feed. It must be closed.
-    pub fn discard(state: &Path, key: &PublicKey) -> Result<(), RecordError> {
+    /// Puts a replica aside, where a person finds it: it may be the only copy of what the database
+    /// lost. It must be closed. Where it is now.
+    pub fn put_aside(state: &Path, key: &PublicKey) -> Result<String, RecordError> {
         let dir = Self::directory(state, &key.fingerprint_hex());
+        let aside = dir.join(format!("put-aside-{}", ulid::Ulid::new()));
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| RecordError::Io { action, path, source }
+        };
+        std::fs::DirBuilder::new().mode(0o700).create(&aside).map_err(io("create", &aside))?;
         for name in ["records.db", "records.db-wal", "records.db-shm"] {
             let path = dir.join(name);
-            match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(RecordError::Io { action: "delete", path, source });
-                }
-                _ => {}
+            if path.exists() {
+                std::fs::rename(&path, aside.join(name)).map_err(io("put aside", &path))?;
             }
         }
-        Ok(())
+        Ok(aside.display().to_string())
     }
 
     /// Those of some sessions that have a tombstone.

@@ -4,12 +4,13 @@
 //! A hint may be lost; everything that it speaks of stands in tables, and is looked for every now
 //! and then without one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use super::db::{self, Connection, OptionalExtension, params};
 use super::error::CollectorError;
@@ -26,6 +27,8 @@ const BACKLOG: usize = 4096;
 const GROUP: usize = 500;
 /// How often is looked without a hint.
 const LOOK: Duration = Duration::from_secs(1);
+/// Replicas that follow their feeds at a time.
+static FOLLOWING: Semaphore = Semaphore::const_new(4);
 /// Before a connection is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -120,9 +123,7 @@ fn listen_all(server: &Server, own: &str, heard: &mpsc::Sender<Option<Change>>) 
                     }
                     _ => {}
                 },
-                Ok(None) => {
-                    let _ = heard.blocking_send(None);
-                }
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "nothing is heard of other collectors");
                     break;
@@ -132,11 +133,27 @@ fn listen_all(server: &Server, own: &str, heard: &mpsc::Sender<Option<Change>>) 
     }
 }
 
-/// Does what hints ask for: what they speak of is here before anybody who waits hears of it.
+/// Does what hints ask for, and looks for itself every now and then.
 async fn act(collector: Arc<Collector>, mut hints: mpsc::Receiver<Option<Change>>) {
-    let mut seen: HashMap<i64, Mark> = HashMap::new();
-    while let Some(first) = hints.recv().await {
-        let mut group = vec![first];
+    let mut followed = Followed::default();
+    let mut rung = HashMap::new();
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut group = Vec::new();
+        tokio::select! {
+            first = hints.recv() => match first {
+                Some(first) => group.push(first),
+                None => return,
+            },
+            _ = tick.tick() => group.push(None),
+            Some((host, end)) = followed.next() => {
+                for change in followed.done(host, end) {
+                    collector.hub.hear(change);
+                }
+                continue;
+            }
+        }
         while group.len() < GROUP
             && let Ok(next) = hints.try_recv()
         {
@@ -144,27 +161,24 @@ async fn act(collector: Arc<Collector>, mut hints: mpsc::Receiver<Option<Change>
         }
         let looks = group.contains(&None);
         let changes: Vec<Change> = group.into_iter().flatten().collect();
-        if looks || changes.iter().any(|c| matches!(c, Change::Hold(_))) {
-            if let Err(error) = bring_exacts(&collector).await {
-                tracing::warn!(%error, "what waits at other collectors is not known");
-            }
+        if (looks || changes.iter().any(|c| matches!(c, Change::Hold(_))))
+            && let Err(error) = bring_exacts(&collector).await
+        {
+            tracing::warn!(%error, "what waits at other collectors is not known");
         }
-        let mut behind: BTreeSet<i64> = changes
-            .iter()
-            .filter_map(|c| match c {
-                Change::Session(id) => Some(id >> 32),
-                _ => None,
-            })
-            .collect();
         if looks {
-            behind.extend(lagging(&collector, &mut seen).await);
-            collector.bells.ring_all();
-        }
-        for host in behind {
-            bring_host(&collector, host).await;
+            ring(&collector, &mut rung).await;
+            for (host, end) in ends(&collector).await {
+                followed.lags(&collector, host, end);
+            }
         }
         for change in changes {
             match &change {
+                // Whoever looks at the session finds it here.
+                Change::Session(id) => {
+                    followed.hears(&collector, id >> 32, change);
+                    continue;
+                }
                 Change::Order(host) => collector.bells.ring(*host),
                 Change::Policies => collector.bells.ring_all(),
                 _ => {}
@@ -174,35 +188,111 @@ async fn act(collector: Arc<Collector>, mut hints: mpsc::Receiver<Option<Change>
     }
 }
 
-/// Hosts whose feed went on since it was looked at last.
-async fn lagging(collector: &Arc<Collector>, seen: &mut HashMap<i64, Mark>) -> Vec<i64> {
+/// Hosts whose replicas are brought up to their feeds, a few at a time.
+#[derive(Default)]
+struct Followed {
+    tasks: JoinSet<(i64, Option<Mark>)>,
+    /// What is told when a host's replica is there; those that are under way are in it.
+    waiting: HashMap<i64, Vec<Change>>,
+    /// How far replicas are.
+    seen: HashMap<i64, Mark>,
+}
+
+impl Followed {
+    async fn next(&mut self) -> Option<(i64, Option<Mark>)> {
+        match self.tasks.join_next().await {
+            Some(Ok(done)) => Some(done),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// A feed ends there.
+    fn lags(&mut self, collector: &Arc<Collector>, host: i64, end: Mark) {
+        if self.seen.get(&host) != Some(&end) {
+            self.begin(collector, host, Some(end));
+        }
+    }
+
+    fn hears(&mut self, collector: &Arc<Collector>, host: i64, change: Change) {
+        self.begin(collector, host, None);
+        if let Some(waiting) = self.waiting.get_mut(&host)
+            && waiting.len() < GROUP
+            && !waiting.contains(&change)
+        {
+            waiting.push(change);
+        }
+    }
+
+    fn begin(&mut self, collector: &Arc<Collector>, host: i64, end: Option<Mark>) {
+        if self.waiting.contains_key(&host) {
+            return;
+        }
+        self.waiting.insert(host, Vec::new());
+        let collector = Arc::clone(collector);
+        self.tasks.spawn(async move {
+            let Ok(_place) = FOLLOWING.acquire().await else { return (host, None) };
+            (host, bring_host(&collector, host, end).await)
+        });
+    }
+
+    /// What may be told now.
+    fn done(&mut self, host: i64, end: Option<Mark>) -> Vec<Change> {
+        if let Some(end) = end {
+            self.seen.insert(host, end);
+        }
+        self.waiting.remove(&host).unwrap_or_default()
+    }
+}
+
+/// Rings hosts for which there is a newer order than they were rung for.
+async fn ring(collector: &Arc<Collector>, rung: &mut HashMap<i64, i64>) {
+    let newest = |db: &Connection| {
+        db.prepare_cached("SELECT host, max(seq) FROM orders WHERE done_us IS NULL GROUP BY host")
+            .and_then(|mut s| s.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect())
+            .map_err(CollectorError::db("look for orders"))
+    };
+    let newest: Result<Vec<(i64, i64)>, CollectorError> = collector.central.read(newest).await;
+    match newest {
+        Ok(newest) => {
+            for (host, seq) in newest {
+                if rung.insert(host, seq) != Some(seq) {
+                    collector.bells.ring(host);
+                }
+            }
+        }
+        Err(error) => tracing::warn!(%error, "orders of other collectors are not known"),
+    }
+}
+
+/// Where every host's feed ends.
+async fn ends(collector: &Arc<Collector>) -> Vec<(i64, Mark)> {
     let this = Arc::clone(collector);
     let ends = tokio::task::spawn_blocking(move || match &this.feed {
         Some(feed) => feed.ends(),
         None => Ok(Vec::new()),
     })
     .await;
-    match ends.unwrap_or(Err(CollectorError::Stopped)) {
-        Ok(ends) => ends
-            .into_iter()
-            .filter(|(host, end)| seen.insert(*host, *end) != Some(*end))
-            .map(|(host, _)| host)
-            .collect(),
-        Err(error) => {
-            tracing::warn!(%error, "the feeds of hosts cannot be read");
-            Vec::new()
-        }
-    }
+    ends.unwrap_or(Err(CollectorError::Stopped)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the feeds of hosts cannot be read");
+        Vec::new()
+    })
 }
 
-async fn bring_host(collector: &Arc<Collector>, id: i64) {
+/// Brings a replica up to its feed; the given end, when it is surely there.
+async fn bring_host(collector: &Arc<Collector>, id: i64, end: Option<Mark>) -> Option<Mark> {
     let host = match collector.central.read(move |db| hosts::by_id(db, id)).await {
-        Ok(Some(host)) => host,
-        Ok(None) => return,
-        Err(error) => return tracing::warn!(%error, "a host cannot be looked up"),
+        Ok(host) => host?,
+        Err(error) => {
+            tracing::warn!(%error, "a host cannot be looked up");
+            return None;
+        }
     };
-    if let Err(error) = ingest::freshen(collector, &host).await {
-        tracing::warn!(%error, host = %host.name, "its replica lags");
+    match ingest::freshen(collector, &host).await {
+        Ok(()) => end,
+        Err(error) => {
+            tracing::warn!(%error, host = %host.name, "its replica lags");
+            None
+        }
     }
 }
 
@@ -250,7 +340,7 @@ async fn bring_exacts(collector: &Arc<Collector>) -> Result<(), CollectorError> 
     let (instance, gone, new) = collector
         .central
         .read(move |db| {
-            let read = || -> db::Result<(Option<String>, Vec<String>, New)> {
+            let read = || -> db::Result<(Option<String>, Vec<(String, bool)>, New)> {
                 let instance = db
                     .prepare_cached("SELECT instance FROM exacts_instance")?
                     .query_row([], |r| r.get(0))
@@ -259,11 +349,21 @@ async fn bring_exacts(collector: &Arc<Collector>) -> Result<(), CollectorError> 
                     .prepare_cached("SELECT id, mark FROM exacts")?
                     .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
                     .collect::<db::Result<_>>()?;
-                let gone = here.keys().filter(|id| !there.contains_key(*id)).cloned().collect();
+                let mut gone = Vec::new();
+                for id in here.keys().filter(|id| !there.contains_key(*id)) {
+                    let state: Option<String> = db
+                        .prepare_cached("SELECT state FROM holds WHERE id = ?1")?
+                        .query_row([id], |r| r.get(0))
+                        .optional()?;
+                    gone.push((id.clone(), state.is_some_and(|state| state != "waiting")));
+                }
                 let mut new = Vec::new();
                 for (id, _) in there.iter().filter(|(id, mark)| here.get(*id) != Some(*mark)) {
                     let row = db
-                        .prepare_cached("SELECT id, mark, boot, sealed FROM exacts WHERE id = ?1")?
+                        .prepare_cached(
+                            "SELECT e.id, e.mark, e.boot, e.sealed FROM exacts e \
+                             JOIN holds h ON h.id = e.id WHERE e.id = ?1 AND h.state = 'waiting'",
+                        )?
                         .query_row([id], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))
                         .optional()?;
                     new.extend(row);
@@ -278,8 +378,12 @@ async fn bring_exacts(collector: &Arc<Collector>) -> Result<(), CollectorError> 
         None => collector.central.write(begin_instance).await?,
     };
     collector.held.set_instance(instance);
-    for id in gone {
-        collector.held.wipe_unless_new(&id);
+    for (id, ended) in gone {
+        if ended {
+            collector.held.wipe(&id);
+        } else {
+            collector.held.wipe_unless_new(&id);
+        }
     }
     for (id, mark, boot, sealed) in new {
         let raise = collector

@@ -229,6 +229,17 @@ impl Store {
         write().map_err(sql("lay a tombstone"))
     }
 
+    /// Sessions with a tombstone of which something may remain.
+    pub fn remaining(&self) -> Result<Vec<u64>, RecordError> {
+        let read = || -> rusqlite::Result<Vec<u64>> {
+            self.db
+                .prepare_cached("SELECT number FROM tombstones WHERE remains = 1")?
+                .query_map([], |r| r.get::<_, i64>(0).map(|n| n.max(0).unsigned_abs()))?
+                .collect()
+        };
+        read().map_err(sql("look for what is to be deleted"))
+    }
+
     /// Deletes some events of sessions with a tombstone, in one transaction of limited size.
     pub fn remove_buried(&self, most_events: u64, most_bytes: u64) -> Result<Removed, RecordError> {
         let write = || -> rusqlite::Result<Removed> {

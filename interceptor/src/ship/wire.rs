@@ -144,6 +144,16 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The hold that it is about, by its id on the host.
+    pub fn hold(&self) -> Option<&str> {
+        match self {
+            Self::Decide { hold, .. } | Self::Expire { hold } => Some(hold),
+            Self::Kill { .. } | Self::RevokeGrant { .. } | Self::Conflict { .. } => None,
+        }
+    }
+}
+
 /// One order, as it is signed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Order {

@@ -132,7 +132,9 @@ async fn gather(config: Config) -> anyhow::Result<Status> {
     status.console = console;
     // A database that is not there is not made by asking for it.
     let there = config.state.join("collector.db");
-    if let Err(e) = std::fs::metadata(&there) {
+    if config.store.is_none()
+        && let Err(e) = std::fs::metadata(&there)
+    {
         status.needs_a_person.push(format!(
             "THE STATE CANNOT BE READ: {}: {e}; are you root, or is this the first start \
              (`interceptor collector init`)?",

@@ -293,12 +293,11 @@ fn history(db: &Connection, agent: &str) -> Result<History, CollectorError> {
                     ..History::default()
                 })
             })?;
-        let of = db.json_text("summary", &["agent"]);
-        let mut ended = db.prepare_cached(&format!(
+        let mut ended = db.prepare_cached(
             "SELECT state, count(*) FROM (SELECT state FROM holds WHERE opened_us > ?2 AND \
-             state != 'waiting' AND {of} = ?1 \
+             state != 'waiting' AND agent = ?1 \
              ORDER BY opened_us DESC LIMIT 10000) AS latest GROUP BY state",
-        ))?;
+        )?;
         let (mut granted, mut refused) = (0, 0);
         for row in ended
             .query_map((agent, since), |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?)))?

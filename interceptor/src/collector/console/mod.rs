@@ -154,6 +154,7 @@ mod tests {
     /// ours, and plain strings, which the template escapes.
     const IN_ATTRIBUTES: &[&str] = &[
         "asked.principal",
+        "anywhere",
         "asked.q",
         "at",
         "at.exact",

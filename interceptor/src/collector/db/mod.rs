@@ -99,19 +99,6 @@ impl Connection {
         self.prepare_cached(sql)?.query_row(params, read)
     }
 
-    /// A member of a JSON document, as text. The names are our own.
-    pub fn json_text(&self, document: &str, path: &[&str]) -> String {
-        match self {
-            Self::Sqlite(_) => format!("json_extract({document}, '$.{}')", path.join(".")),
-            Self::Postgres(_) => format!("({document}::json #>> '{{{}}}')", path.join(",")),
-        }
-    }
-
-    /// A member of a JSON document, as a whole number.
-    pub fn json_number(&self, document: &str, path: &[&str]) -> String {
-        format!("CAST({} AS BIGINT)", self.json_text(document, path))
-    }
-
     /// Several statements without parameters.
     pub fn execute_batch(&self, sql: &str) -> Result<()> {
         match self {

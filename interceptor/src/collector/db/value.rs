@@ -48,7 +48,9 @@ impl ToSql for Value<'_> {
                 }
             }
             (Value::Blob(bytes), &Type::BYTEA) => bytes.to_sql(kind, out),
-            (value, _) => Err(format!("{value:?} is no {kind}").into()),
+            (Value::Int(_), _) => Err(format!("a whole number is no {kind}").into()),
+            (Value::Text(_), _) => Err(format!("a text is no {kind}").into()),
+            (Value::Blob(_), _) => Err(format!("bytes are no {kind}").into()),
         }
     }
 

@@ -118,7 +118,8 @@ impl Cursor {
         let passed = i64::try_from(self.passed).unwrap_or(i64::MAX);
         db.prepare_cached(
             "INSERT INTO forward_cursors (forward, host, cursor, passed) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (forward, host) DO UPDATE SET cursor = ?3, passed = ?4",
+             ON CONFLICT (forward, host) DO UPDATE SET cursor = ?3, passed = ?4 \
+             WHERE forward_cursors.passed <= ?4",
         )
         .and_then(|mut s| s.execute(params![forward, host, text, passed]))
         .map(drop)

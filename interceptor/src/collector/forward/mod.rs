@@ -162,6 +162,14 @@ impl Run {
         let mut cursors = Vec::new();
         if self.forward.from == Begin::End {
             for (host, fingerprint) in hosts {
+                let find = move |db: &crate::collector::db::Connection| {
+                    crate::collector::hosts::by_id(db, host)
+                };
+                if self.collector.feed.is_some()
+                    && let Some(host) = self.collector.central.read(find).await?
+                {
+                    crate::collector::ingest::freshen(&self.collector, &host).await?;
+                }
                 let end = self.reading(move |source| source.end(&fingerprint)).await??;
                 cursors.push((host, end));
             }

@@ -1,4 +1,4 @@
--- The tables of schema.sql and its migrations up to 004, for PostgreSQL; what they mean stands
+-- The tables of schema.sql and its migrations up to 005, for PostgreSQL; what they mean stands
 -- there. Whole numbers are bigint, truth values 0 and 1. Texts are compared byte by byte, as SQLite
 -- does, whatever the database's locale says.
 
@@ -118,7 +118,8 @@ CREATE TABLE holds (
   parties     TEXT COLLATE "C" NOT NULL,
   needs       BIGINT NOT NULL,
   state       TEXT COLLATE "C" NOT NULL,
-  ended_us    BIGINT
+  ended_us    BIGINT,
+  agent       TEXT COLLATE "C"
 );
 CREATE INDEX holds_waiting ON holds (opened_us) WHERE state = 'waiting';
 CREATE INDEX holds_session ON holds (session);
@@ -149,6 +150,8 @@ CREATE TABLE orders (
   signature BYTEA NOT NULL,
   done_us   BIGINT,
   result    TEXT COLLATE "C",
+  expires_us BIGINT NOT NULL DEFAULT 0,
+  hold      TEXT COLLATE "C",
   PRIMARY KEY (host, seq)
 );
 CREATE TABLE grants (
@@ -306,8 +309,7 @@ CREATE TABLE leases (
 );
 
 -- Exact statements and values of what waits, for the collectors that did not get them from the
--- host. Unlogged: they are in no backup and in no write-ahead log, and gone after a crash of the
--- server; the hosts raise them again.
+-- host. Unlogged: they are in no write-ahead log, and gone after a crash of the server; the hosts raise them again.
 -- Sealed with a key that is not in the database.
 CREATE UNLOGGED TABLE exacts (
   id     TEXT COLLATE "C" PRIMARY KEY,

@@ -173,6 +173,9 @@ async fn one_batch(
 ) -> Result<Vec<u64>, CollectorError> {
     let known = collector.central.read(move |db| hosts::by_id(db, host)).await?;
     let Some(known) = known else { return Ok(Vec::new()) };
+    if collector.feed.is_some() {
+        ingest::freshen(collector, &known).await?;
+    }
     let (state, key) = (collector.config.state.clone(), known.clone());
     let batch = batch.to_vec();
     let look = move || unaltered(&state, &key, batch);
