@@ -30,7 +30,7 @@ pub struct Plan {
     pub ssh_idle: u32,
     /// Held statements that are approved at the collector.
     pub holds: u32,
-    /// Statements of a round while the CPU time of shipping is counted.
+    /// Statements of each measurement of the CPU time of shipping.
     pub shipped: u32,
     /// Only cases whose name contains this.
     pub only: Option<String>,
@@ -49,7 +49,7 @@ impl Plan {
             ssh_bytes: 1536 << 20,
             ssh_idle: 200,
             holds: 200,
-            shipped: 160_000,
+            shipped: 40_000,
             only: None,
         }
     }

@@ -37,6 +37,8 @@ const CLIENTS: u32 = 8;
 pub const HOLDS: &str = "collector holds";
 /// Beginning of the names of the two ways to send statements.
 pub const SHIP: &str = "collector shipping";
+/// Pairs of each round of the plan: short ones, so that both of a pair find the same machine.
+const PAIRS: u32 = 3;
 /// pgbench's `-M` that are measured.
 pub const PROTOCOLS: [&str; 2] = ["simple", "prepared"];
 /// The rules of the bed whose statements are held: one table asks, its twin does not.
@@ -73,7 +75,7 @@ impl Holds {
 }
 
 /// CPU time of the daemon in microseconds per statement, one number per round.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Shipping {
     /// pgbench's `-M`.
     pub protocol: &'static str,
@@ -83,6 +85,8 @@ pub struct Shipping {
     pub without_us: Vec<f64>,
     /// Enrolled at one; everything shipped and acknowledged.
     pub with_us: Vec<f64>,
+    /// Of that, what the thread that ships used itself.
+    pub ship_us: Vec<f64>,
 }
 
 /// A percentile by rank.
@@ -248,29 +252,36 @@ impl Shippers {
     pub fn measure(&self, protocol: &'static str, plan: &Plan) -> Result<Shipping> {
         let each = plan.shipped.div_ceil(CLIENTS);
         let statements = u64::from(each) * u64::from(CLIENTS);
-        let (mut without_us, mut with_us) = (Vec::new(), Vec::new());
+        let mut all = Shipping { protocol, statements, ..Shipping::default() };
         // The first of each pays for what is made once.
         self.one(false, protocol, each.min(500))?;
         self.one(true, protocol, each.min(500))?;
-        for round in 0..plan.rounds {
-            eprintln!("  {SHIP} {protocol} · round {} of {}", round + 1, plan.rounds);
-            for ships in [round % 2 == 0, round % 2 == 1] {
-                let us = self.one(ships, protocol, each)?;
-                if ships { with_us.push(us) } else { without_us.push(us) }
+        let pairs = plan.rounds * PAIRS;
+        for pair in 0..pairs {
+            eprintln!("  {SHIP} {protocol} · pair {} of {pairs}", pair + 1);
+            for ships in [pair % 2 == 0, pair % 2 == 1] {
+                let (us, ship) = self.one(ships, protocol, each)?;
+                if ships {
+                    all.with_us.push(us);
+                    all.ship_us.push(ship);
+                } else {
+                    all.without_us.push(us);
+                }
             }
         }
-        Ok(Shipping { protocol, statements, without_us, with_us })
+        Ok(all)
     }
 
-    /// Microseconds of CPU time per statement, with everything that comes after it.
-    fn one(&self, ships: bool, protocol: &str, each: u32) -> Result<f64> {
+    /// Microseconds of CPU time per statement, with everything that comes after it: of the whole
+    /// daemon, and of its thread that ships.
+    fn one(&self, ships: bool, protocol: &str, each: u32) -> Result<(f64, f64)> {
         let bed = if ships { &self.with } else { &self.without };
         let pid = bed.interceptor()?.process()?.pid();
         let login = token_login(bed)?;
         let statements = u64::from(each) * u64::from(CLIENTS);
         let before = if ships { self.arrived()? } else { 0 };
         settled(pid)?;
-        let begun = cpu(pid)?;
+        let begun = (cpu(pid)?, cpu_of(pid, "ship")?);
         let cmd = bed
             .client(&login, "pgbench")
             .args(["-n", "-S", "-M", protocol, "-c", &CLIENTS.to_string(), "-j", "2"])
@@ -279,15 +290,19 @@ impl Shippers {
         let out = bed.place(&login, cmd).ok()?;
         let all = format!("actually processed: {statements}/{statements}");
         ensure!(out.contains(&all), "no {all:?} in:\n{out}");
+        settled(pid)?;
         if ships {
             // A request and its answer.
             wait_for("everything to be shipped", Duration::from_secs(300), || {
-                Ok((self.arrived()? >= before + 2 * statements).then_some(()))
+                let there = self.arrived()? >= before + 2 * statements;
+                settled(pid)?;
+                Ok(there.then_some(()))
             })?;
         }
-        settled(pid)?;
-        let used = cpu(pid)?.saturating_sub(begun);
-        Ok(used.as_secs_f64() * 1e6 / statements as f64)
+        let used = cpu(pid)?.saturating_sub(begun.0);
+        let ship = cpu_of(pid, "ship")?.saturating_sub(begun.1);
+        let us = |time: Duration| time.as_secs_f64() * 1e6 / statements as f64;
+        Ok((us(used), us(ship)))
     }
 }
 
@@ -308,14 +323,33 @@ fn settled(pid: u32) -> Result<()> {
 
 /// CPU time of a process, in user and in kernel mode.
 pub fn cpu(pid: u32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // Its name may hold anything, and ends with the last parenthesis.
-    let (_, rest) = stat.rsplit_once(')').context("no name")?;
+    ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?).map(|(_, time)| time)
+}
+
+/// The same of its threads of a name; none is no error.
+fn cpu_of(pid: u32, name: &str) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One that has ended meanwhile does not count.
+        let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else { continue };
+        let (found, time) = ticks(&stat)?;
+        if found == name {
+            sum += time;
+        }
+    }
+    Ok(sum)
+}
+
+/// Name and CPU time in a `stat` of procfs.
+fn ticks(stat: &str) -> Result<(&str, Duration)> {
+    // A name may hold anything, and ends with the last parenthesis.
+    let (before, rest) = stat.rsplit_once(')').context("no name")?;
+    let (_, name) = before.split_once('(').context("no name")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("too short")?.parse()?) };
     let a_second = sysconf(SysconfVar::CLK_TCK)?.and_then(|n| u32::try_from(n).ok());
     let a_second = a_second.filter(|n| *n > 0).context("no clock ticks")?;
-    Ok(Duration::from_secs(ticks(11)? + ticks(12)?) / a_second)
+    Ok((name, Duration::from_secs(ticks(11)? + ticks(12)?) / a_second))
 }
 
 #[cfg(test)]
@@ -328,6 +362,12 @@ mod tests {
         assert_eq!((at(&hundred, 50), at(&hundred, 95), at(&hundred, 100)), (50.0, 95.0, 100.0));
         assert_eq!(at(&[7.0], 95), 7.0);
         assert!(at(&[], 95).is_nan());
+    }
+
+    #[test]
+    fn names_hold_anything() {
+        let stat = "7 (a) b ( c)) S 1 7 7 0 -1 1 2 3 4 5 300 50 0 0 20 0 1 0 9";
+        assert_eq!(ticks(stat).unwrap(), ("a) b ( c)", Duration::from_millis(3500)));
     }
 
     #[test]

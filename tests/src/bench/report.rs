@@ -289,8 +289,8 @@ fn approvals(out: &mut String, holds: &Holds) {
 
 fn shipping(out: &mut String, all: &[Shipping]) {
     out.push_str(
-        "| daemon's CPU time per statement | without a collector | shipping to one | more | target |\n\
-         |---|---:|---:|---:|---:|\n",
+        "| daemon's CPU time per statement | without a collector | shipping to one | of it the thread \
+         that ships | more | target |\n|---|---:|---:|---:|---:|---:|\n",
     );
     for s in all {
         let both = s.with_us.iter().zip(&s.without_us);
@@ -298,11 +298,12 @@ fn shipping(out: &mut String, all: &[Shipping]) {
         let _ = writeln!(
             out,
             "| pgbench -S {}, 8 clients, TLS, {} statements | {:.1} µs | {:.1} µs \
-             | {:+.1} % ({:+.1}–{:+.1}) | ≤ {:.0} %: {} |",
+             | {:.1} µs | {:+.1} % ({:+.1}–{:+.1}) | ≤ {:.0} %: {} |",
             s.protocol,
             s.statements,
             spread(&s.without_us).0,
             spread(&s.with_us).0,
+            spread(&s.ship_us).0,
             more.0 * 100.0,
             more.1 * 100.0,
             more.2 * 100.0,
