@@ -161,10 +161,14 @@ async fn act(collector: Arc<Collector>, mut hints: mpsc::Receiver<Option<Change>
         }
         let looks = group.contains(&None);
         let changes: Vec<Change> = group.into_iter().flatten().collect();
-        if (looks || changes.iter().any(|c| matches!(c, Change::Hold(_))))
-            && let Err(error) = bring_exacts(&collector).await
-        {
-            tracing::warn!(%error, "what waits at other collectors is not known");
+        if looks || changes.iter().any(|c| matches!(c, Change::Hold(_))) {
+            match bring_exacts(&collector).await {
+                // Also those whose hint was lost.
+                Ok(changed) => changed.into_iter().for_each(|c| collector.hub.hear(c)),
+                Err(error) => {
+                    tracing::warn!(%error, "what waits at other collectors is not known");
+                }
+            }
         }
         if looks {
             ring(&collector, &mut rung).await;
@@ -333,8 +337,9 @@ pub fn wipe_exact(db: &Connection, id: &str) -> Result<(), CollectorError> {
     }
 }
 
-/// Brings the exact texts here that other collectors got, and lets go of what has ended.
-async fn bring_exacts(collector: &Arc<Collector>) -> Result<(), CollectorError> {
+/// Brings the exact texts here that other collectors got, and lets go of what has ended. The holds
+/// that changed by it.
+async fn bring_exacts(collector: &Arc<Collector>) -> Result<Vec<Change>, CollectorError> {
     let here = collector.held.marks();
     type New = Vec<(String, i64, String, Vec<u8>)>;
     let (instance, gone, new) = collector
@@ -378,9 +383,11 @@ async fn bring_exacts(collector: &Arc<Collector>) -> Result<(), CollectorError> 
         None => collector.central.write(begin_instance).await?,
     };
     collector.held.set_instance(instance);
+    let mut changed = Vec::new();
     for (id, ended) in gone {
         if ended {
             collector.held.wipe(&id);
+            changed.push(Change::Hold(id));
         } else {
             collector.held.wipe_unless_new(&id);
         }
@@ -391,15 +398,16 @@ async fn bring_exacts(collector: &Arc<Collector>) -> Result<(), CollectorError> 
             .open_sealed(id.as_bytes(), &sealed)
             .and_then(|text| serde_json::from_slice::<Raise>(&text).ok());
         match raise {
-            Some(raise) => {
-                if let Err(error) = collector.held.put(&id, raise, &boot, mark) {
+            Some(raise) => match collector.held.put(&id, raise, &boot, mark) {
+                Ok(_) => changed.push(Change::Hold(id)),
+                Err(error) => {
                     tracing::warn!(%error, id, "what waits elsewhere cannot be shown here");
                 }
-            }
+            },
             None => tracing::error!(id, "what waits elsewhere was not sealed by this collector"),
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// The exact texts of before were lost, or there were none yet.
