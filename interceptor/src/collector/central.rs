@@ -350,7 +350,10 @@ fn write_group(db: &Connection, begin: &str, group: Vec<Job>) {
     }
     for tell in told {
         // The same result for each of the group.
-        tell(ended.as_ref().map(|()| ()).map_err(|e| db::Error::Group(e.to_string())));
+        tell(match &ended {
+            Ok(()) => Ok(()),
+            Err(e) => Err(db::Error::Group(e.to_string())),
+        });
     }
 }
 #[cfg(test)]
@@ -403,7 +406,7 @@ mod tests {
     /// Retention counts from the first signed root over a leaf, where leaves had no time yet.
     #[test]
     fn leaves_from_before_retention_get_the_time_of_their_root() {
-        let mut db = Connection::open_in_memory().unwrap();
+        let db = Connection::open_in_memory().unwrap();
         for statements in &MIGRATIONS[..2] {
             db.execute_batch(statements).unwrap();
         }
@@ -414,7 +417,7 @@ mod tests {
              INSERT INTO log_checkpoints VALUES (2, x'00', 111, ''), (3, x'00', 222, '');",
         )
         .unwrap();
-        migrate(&mut db).unwrap();
+        migrate(&db).unwrap();
         let at = |idx: i64| -> i64 {
             let sql = "SELECT accepted_us FROM leaves WHERE idx = ?1";
             db.query_row(sql, [idx], |r| r.get(0)).unwrap()

@@ -142,7 +142,7 @@ impl Keys {
     fn sealer(&self) -> Result<RandomizedNonceKey, CollectorError> {
         use sha2::{Digest, Sha256};
         let secret = Zeroizing::new(self.sign(SEAL_DOMAIN, b""));
-        let key = Zeroizing::new(<[u8; 32]>::from(Sha256::digest(&*secret)));
+        let key = Zeroizing::new(<[u8; 32]>::from(Sha256::digest(*secret)));
         RandomizedNonceKey::new(&AES_256_GCM, &*key)
             .map_err(|_| CollectorError::Key("nothing can be sealed: restart the collector".into()))
     }

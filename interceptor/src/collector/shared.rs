@@ -341,11 +341,14 @@ pub fn wipe_exact(db: &Connection, id: &str) -> Result<(), CollectorError> {
 /// that changed by it.
 async fn bring_exacts(collector: &Arc<Collector>) -> Result<Vec<Change>, CollectorError> {
     let here = collector.held.marks();
+    /// Id, mark, life of the host, sealed text.
     type New = Vec<(String, i64, String, Vec<u8>)>;
+    /// Life of the texts; those that are gone, and whether they ended; new ones.
+    type There = (Option<String>, Vec<(String, bool)>, New);
     let (instance, gone, new) = collector
         .central
         .read(move |db| {
-            let read = || -> db::Result<(Option<String>, Vec<(String, bool)>, New)> {
+            let read = || -> db::Result<There> {
                 let instance = db
                     .prepare_cached("SELECT instance FROM exacts_instance")?
                     .query_row([], |r| r.get(0))

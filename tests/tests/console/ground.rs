@@ -133,7 +133,7 @@ impl Ground {
 
     /// Hosts that are not well: one away, one revoked, one that never came.
     pub async fn other_hosts(&self) {
-        let write = |db: &rusqlite::Connection| -> Result<(), CollectorError> {
+        let write = |db: &interceptor::collector::db::Connection| -> Result<(), CollectorError> {
             let (now, hour) = (now_us(), 3_600_000_000_i64);
             for (name, seen, revoked, until, problem) in [
                 ("web1", Some(now - 3 * hour), None, now + 48 * hour, Some("entry 7 was altered")),
@@ -160,15 +160,16 @@ impl Ground {
         let all = reader.list(&Filter { limit: 10_000, ..Filter::default() }).unwrap();
         let host = self.host;
         let ids = all.iter().map(|s| host << 32 | s.number as i64).collect::<Vec<_>>();
-        let write = move |db: &rusqlite::Connection| -> Result<(), CollectorError> {
-            for s in &all {
-                let mut row = serde_json::to_value(s).unwrap();
-                row["key"] = json!(host << 32 | s.number as i64);
-                row["host_id"] = json!(host);
-                db.execute(INDEX, [row.to_string()]).unwrap();
-            }
-            Ok(())
-        };
+        let write =
+            move |db: &interceptor::collector::db::Connection| -> Result<(), CollectorError> {
+                for s in &all {
+                    let mut row = serde_json::to_value(s).unwrap();
+                    row["key"] = json!(host << 32 | s.number as i64);
+                    row["host_id"] = json!(host);
+                    db.execute(INDEX, [row.to_string()]).unwrap();
+                }
+                Ok(())
+            };
         self.collector.central.write(write).await.unwrap();
         for id in ids {
             self.collector.hub.tell(Change::Session(id));
@@ -200,16 +201,16 @@ async fn enrol(collector: &Collector, fingerprint: &str, key: [u8; 32]) -> i64 {
     });
     let status = json!({ "status": status, "lag_events": 0, "now_us": now_us(), "skew_us": 0 });
     let (fingerprint, status) = (fingerprint.to_owned(), status.to_string());
-    let write = move |db: &rusqlite::Connection| -> Result<i64, CollectorError> {
+    let write = move |db: &interceptor::collector::db::Connection| -> Result<i64, CollectorError> {
         let now = now_us();
-        db.execute(
+        let id = db.query_row(
             "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
              certificate_until_us, seen_us, version, status) \
-             VALUES (?1, 'db1', ?2, ?3, '1', ?4, ?3, '0.1.0', ?5)",
+             VALUES (?1, 'db1', ?2, ?3, '1', ?4, ?3, '0.1.0', ?5) RETURNING id",
             (fingerprint, key, now, now + 30 * 86_400_000_000, status),
-        )
-        .unwrap();
-        Ok(db.last_insert_rowid())
+            |r| r.get(0),
+        );
+        Ok(id.unwrap())
     };
     collector.central.write(write).await.unwrap()
 }

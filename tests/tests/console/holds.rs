@@ -16,7 +16,7 @@ impl Ground {
     /// A host raises a hold; its name at the collector.
     pub async fn raise(&self, id: &str, exact: &str) -> String {
         let host = self.host;
-        let find = move |db: &rusqlite::Connection| HostId::find(db, host);
+        let find = move |db: &interceptor::collector::db::Connection| HostId::find(db, host);
         let host = self.collector.central.read(find).await.unwrap().unwrap();
         let issuer = self.people.issuer();
         let raise = serde_json::from_value(json!({
@@ -110,7 +110,7 @@ async fn a_decision_that_the_host_does_not_take_is_told_with_its_reason() {
     let mut ann = ground.log_in("00u-ann");
     assert_eq!(ground.decide(&mut ann, &id, &[("decision", "approve")]).0, 303);
     let host = ground.host;
-    let answer = move |db: &rusqlite::Connection| {
+    let answer = move |db: &interceptor::collector::db::Connection| {
         let host = HostId::find(db, host)?.unwrap();
         let refused = Done {
             result: "refused".into(),
@@ -198,7 +198,7 @@ async fn administrators_end_sessions_and_others_do_not() {
         assert_eq!(answer.status, status, "{who}: {}", answer.text());
     }
     let orders =
-        move |db: &rusqlite::Connection| -> Result<String, interceptor::collector::CollectorError> {
+        move |db: &interceptor::collector::db::Connection| -> Result<String, interceptor::collector::CollectorError> {
             Ok(db.query_row("SELECT body FROM orders", [], |r| r.get(0)).unwrap())
         };
     let body = ground.collector.central.read(orders).await.unwrap();

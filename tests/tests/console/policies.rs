@@ -28,7 +28,9 @@ impl Ground {
         let who = Who::Operator { user: "root".into() };
         let how = How { who, note: Some("hold changes of orders".into()), above: 0 };
         let this = std::sync::Arc::clone(&self.collector);
-        let write = move |db: &rusqlite::Connection| publish(db, &this.keys, &how, checked);
+        let write = move |db: &interceptor::collector::db::Connection| {
+            publish(db, &this.keys, &how, checked)
+        };
         self.collector.central.write(write).await.unwrap();
         let error = Some("central:1/fleet.toml:4: rule \"a\", effect: \"dney\" is none".into());
         self.says(Some(CentralStatus { error, refused: Some(1), ..Default::default() })).await;
@@ -37,7 +39,7 @@ impl Ground {
     /// What the host says of its policies.
     async fn says(&self, central: Option<CentralStatus>) {
         let host = self.host;
-        let said = move |db: &rusqlite::Connection| {
+        let said = move |db: &interceptor::collector::db::Connection| {
             let host = HostId::find(db, host)?.expect("the host");
             report(db, &host, Report { central }).map(drop)
         };

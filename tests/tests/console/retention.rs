@@ -9,7 +9,7 @@ use crate::records;
 
 async fn delete(ground: &Ground, session: &str) {
     let session = session.to_owned();
-    let mark = move |db: &rusqlite::Connection| -> Result<(), CollectorError> {
+    let mark = move |db: &interceptor::collector::db::Connection| -> Result<(), CollectorError> {
         for set in [
             "leaf = 0, sealed = coalesce(sealed, 1)",
             "deleted_us = 1796083200000000, deleted_policy = 'rule 2, 90 days', purged_us = 1",

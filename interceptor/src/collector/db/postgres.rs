@@ -56,7 +56,7 @@ pub fn connect(server: &Server) -> Result<Connection> {
         None => config.connect(NoTls)?,
     };
     let prepared = RefCell::new(LruCache::new(PREPARED));
-    Ok(Connection::Postgres(Postgres { client: RefCell::new(Some(client)), prepared }))
+    Ok(Connection::Postgres(Box::new(Postgres { client: RefCell::new(Some(client)), prepared })))
 }
 
 impl Postgres {
