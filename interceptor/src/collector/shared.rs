@@ -148,7 +148,7 @@ async fn act(collector: Arc<Collector>, mut hints: mpsc::Receiver<Option<Change>
             },
             _ = tick.tick() => group.push(None),
             Some((host, end)) = followed.next() => {
-                for change in followed.done(host, end) {
+                for change in followed.done(&collector, host, end) {
                     collector.hub.hear(change);
                 }
                 continue;
@@ -195,19 +195,25 @@ async fn act(collector: Arc<Collector>, mut hints: mpsc::Receiver<Option<Change>
 /// Hosts whose replicas are brought up to their feeds, a few at a time.
 #[derive(Default)]
 struct Followed {
-    tasks: JoinSet<(i64, Option<Mark>)>,
+    tasks: JoinSet<Option<Mark>>,
+    /// Which host each of them is about.
+    hosts: HashMap<tokio::task::Id, i64>,
     /// What is told when a host's replica is there; those that are under way are in it.
     waiting: HashMap<i64, Vec<Change>>,
+    /// What came while a host was under way.
+    again: HashMap<i64, Vec<Change>>,
     /// How far replicas are.
     seen: HashMap<i64, Mark>,
 }
 
 impl Followed {
     async fn next(&mut self) -> Option<(i64, Option<Mark>)> {
-        match self.tasks.join_next().await {
-            Some(Ok(done)) => Some(done),
-            _ => std::future::pending().await,
-        }
+        let (task, end) = match self.tasks.join_next_with_id().await {
+            Some(Ok((task, end))) => (task, end),
+            Some(Err(panicked)) => (panicked.id(), None),
+            None => std::future::pending().await,
+        };
+        self.hosts.remove(&task).map(|host| (host, end))
     }
 
     /// A feed ends there.
@@ -218,12 +224,13 @@ impl Followed {
     }
 
     fn hears(&mut self, collector: &Arc<Collector>, host: i64, change: Change) {
+        // One that is under way may have looked before this came.
+        let under_way = self.waiting.contains_key(&host);
         self.begin(collector, host, None);
-        if let Some(waiting) = self.waiting.get_mut(&host)
-            && waiting.len() < GROUP
-            && !waiting.contains(&change)
-        {
-            waiting.push(change);
+        let told = if under_way { &mut self.again } else { &mut self.waiting };
+        let told = told.entry(host).or_default();
+        if told.len() < GROUP && !told.contains(&change) {
+            told.push(change);
         }
     }
 
@@ -233,18 +240,23 @@ impl Followed {
         }
         self.waiting.insert(host, Vec::new());
         let collector = Arc::clone(collector);
-        self.tasks.spawn(async move {
-            let Ok(_place) = FOLLOWING.acquire().await else { return (host, None) };
-            (host, bring_host(&collector, host, end).await)
+        let task = self.tasks.spawn(async move {
+            let Ok(_place) = FOLLOWING.acquire().await else { return None };
+            bring_host(&collector, host, end).await
         });
+        self.hosts.insert(task.id(), host);
     }
 
-    /// What may be told now.
-    fn done(&mut self, host: i64, end: Option<Mark>) -> Vec<Change> {
+    /// What may be told now. What came meanwhile begins anew.
+    fn done(&mut self, collector: &Arc<Collector>, host: i64, end: Option<Mark>) -> Vec<Change> {
         if let Some(end) = end {
             self.seen.insert(host, end);
         }
-        self.waiting.remove(&host).unwrap_or_default()
+        let told = self.waiting.remove(&host).unwrap_or_default();
+        for change in self.again.remove(&host).unwrap_or_default() {
+            self.hears(collector, host, change);
+        }
+        told
     }
 }
 

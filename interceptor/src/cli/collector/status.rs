@@ -111,7 +111,7 @@ async fn gather(config: Config) -> anyhow::Result<Status> {
     let (console, shown) = probe::console(&config).await;
     let mut status = Status {
         installed: env!("CARGO_PKG_VERSION"),
-        store: "sqlite",
+        store: if config.store.is_some() { "postgresql" } else { "sqlite" },
         state: config.state.display().to_string(),
         ..Status::default()
     };
@@ -340,7 +340,11 @@ fn render(s: &Status, now: i64, paint: Paint) -> String {
         || "unknown".into(),
         |d| format!("{} used, {} of {} free", bytes(d.used), bytes(d.free), bytes(d.size)),
     );
-    line(&mut out, "store", &format!("{} in {}: {disk}", s.store, s.state));
+    let place = match s.store {
+        "sqlite" => format!("sqlite in {}", s.state),
+        shared => format!("{shared}, replicas in {}", s.state),
+    };
+    line(&mut out, "store", &format!("{place}: {disk}"));
     out
 }
 
