@@ -168,6 +168,10 @@ impl Ground {
                     row["host_id"] = json!(host);
                     db.execute(INDEX, [row.to_string()]).unwrap();
                 }
+                // A search begins with how many events a host has sent.
+                let all = "UPDATE hosts SET events = (SELECT sum(events) FROM sessions \
+                           WHERE host = ?1) WHERE id = ?1";
+                db.execute(all, [host]).unwrap();
                 Ok(())
             };
         self.collector.central.write(write).await.unwrap();
