@@ -192,11 +192,6 @@ impl Feed {
         })
     }
 
-    /// Where a host's feed ends.
-    pub fn end(&self, host: i64) -> Result<Mark, CollectorError> {
-        self.with("read where a feed ends", |db| end(db, host))
-    }
-
     /// Whether a replica that stands there followed this feed.
     pub fn knows(&self, host: i64, mark: Mark) -> Result<bool, CollectorError> {
         if mark.at == 0 {
@@ -237,12 +232,14 @@ impl Feed {
                 "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '20s'; \
                  SET LOCAL idle_in_transaction_session_timeout = '60s'",
             )?;
+            if let Some(end) = locked(db, host)? {
+                return Ok(end);
+            }
             db.prepare_cached(
                 "INSERT INTO feed_heads (host, at, mark) VALUES (?1, 0, 0) ON CONFLICT DO NOTHING",
             )?
             .execute([host])?;
-            db.prepare_cached("SELECT at, mark FROM feed_heads WHERE host = ?1 FOR UPDATE")?
-                .query_row([host], |r| Ok(Mark { at: r.get(0)?, mark: r.get(1)? }))
+            locked(db, host)?.ok_or(db::Error::NoRows)
         };
         match take() {
             Ok(end) => Ok(Turn { used: Some(used), host, end }),
@@ -256,12 +253,11 @@ impl Feed {
     }
 }
 
-fn end(db: &Connection, host: i64) -> db::Result<Mark> {
-    let found = db
-        .prepare_cached("SELECT at, mark FROM feed_heads WHERE host = ?1")?
+/// Where a feed ends, once nobody else appends to it; none before anybody has.
+fn locked(db: &Connection, host: i64) -> db::Result<Option<Mark>> {
+    db.prepare_cached("SELECT at, mark FROM feed_heads WHERE host = ?1 FOR UPDATE")?
         .query_row([host], |r| Ok(Mark { at: r.get(0)?, mark: r.get(1)? }))
-        .optional()?;
-    Ok(found.unwrap_or_default())
+        .optional()
 }
 
 /// A host's feed while nobody else appends to it. What was appended stays only with

@@ -39,6 +39,7 @@ pub mod prove;
 mod refuse;
 pub mod replica;
 pub mod retention;
+mod roots;
 mod routes;
 pub mod rules;
 pub mod search;

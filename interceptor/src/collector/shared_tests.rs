@@ -14,6 +14,17 @@ use crate::record::event::Event;
 use crate::record::{End, Opening, PublicKey, Reader, Recorder, now_us};
 use crate::ship::Spool;
 
+/// A collector over PostgreSQL; none, visibly, where there is no server for it.
+async fn shared_bed() -> Option<Bed> {
+    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
+        eprintln!("skipped: INTERCEPTOR_TEST_STORE names no PostgreSQL");
+        return None;
+    }
+    let bed = Bed::new("").await;
+    assert!(bed.collector.feed.is_some(), "the store is not PostgreSQL");
+    Some(bed)
+}
+
 /// A second collector: another state directory, the same keys and the same database.
 fn second(bed: &Bed, name: &str) -> Arc<Collector> {
     let state = bed.dir.path().join(name);
@@ -125,10 +136,7 @@ async fn ship(all: &[Arc<Collector>], host: &hosts::Host, recorded: &Recorded) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_collector_takes_the_next_batch_and_all_have_the_same() {
-    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
-        return;
-    }
-    let bed = Bed::new("").await;
+    let Some(bed) = shared_bed().await else { return };
     let all = [Arc::clone(&bed.collector), second(&bed, "b"), second(&bed, "c")];
     let recorded = Recorded::new();
     let host = enrolled(&all[0], &recorded).await;
@@ -161,10 +169,7 @@ async fn any_collector_takes_the_next_batch_and_all_have_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_deletes_is_gone_everywhere_and_from_the_database() {
-    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
-        return;
-    }
-    let bed = Bed::new("").await;
+    let Some(bed) = shared_bed().await else { return };
     let all = [Arc::clone(&bed.collector), second(&bed, "b")];
     let recorded = Recorded::new();
     let host = enrolled(&all[0], &recorded).await;
@@ -212,10 +217,7 @@ async fn what_one_deletes_is_gone_everywhere_and_from_the_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_put_back_wins_over_replicas() {
-    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
-        return;
-    }
-    let bed = Bed::new("").await;
+    let Some(bed) = shared_bed().await else { return };
     let recorded = Recorded::new();
     let host = enrolled(&bed.collector, &recorded).await;
     recorded.session(3);
@@ -245,10 +247,7 @@ async fn a_database_that_was_put_back_wins_over_replicas() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_one_does_what_is_to_be_done_once_and_another_after_it() {
-    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
-        return;
-    }
-    let bed = Bed::new("").await;
+    let Some(bed) = shared_bed().await else { return };
     let b = second(&bed, "b");
     assert!(bed.collector.leads("test").await);
     assert!(!b.leads("test").await);
@@ -267,10 +266,7 @@ async fn only_one_does_what_is_to_be_done_once_and_another_after_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_with_other_keys_is_refused() {
-    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
-        return;
-    }
-    let bed = Bed::new("").await;
+    let Some(bed) = shared_bed().await else { return };
     let state = bed.dir.path().join("stranger");
     let config = Config { state, ..bed.collector.config.clone() };
     let refused = Collector::init(&config).err().unwrap().to_string();
@@ -279,10 +275,7 @@ async fn a_collector_with_other_keys_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_seen_and_decided_at_any_collector() {
-    if std::env::var_os("INTERCEPTOR_TEST_STORE").is_none() {
-        return;
-    }
-    let bed = Bed::new("").await;
+    let Some(bed) = shared_bed().await else { return };
     let host = bed.host("a").await;
     let b = second(&bed, "b");
     let task = tokio::spawn(super::shared::run(Arc::clone(&b)));

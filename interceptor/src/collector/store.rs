@@ -9,15 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use postgres::config::{Host, SslMode};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use super::db::{Connection, params};
 use super::error::CollectorError;
 use super::keys::Keys;
+use super::roots;
 use crate::config::SecretRef;
 
 /// `[store]`: a PostgreSQL database in place of SQLite.
@@ -60,7 +59,7 @@ impl Settings {
         let tls = match &self.ca_file {
             Some(file) => {
                 config.ssl_mode(SslMode::Require);
-                Some(tls(file).map_err(|e| wrong(format!("ca_file {}: {e}", file.display())))?)
+                Some(tls(file).map_err(|e| wrong(format!("ca_file {e}")))?)
             }
             None if config.get_hosts().iter().all(is_here) => {
                 config.ssl_mode(SslMode::Disable);
@@ -110,16 +109,7 @@ fn is_here(host: &Host) -> bool {
 }
 
 fn tls(file: &std::path::Path) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    let authorities = CertificateDer::pem_file_iter(file)
-        .and_then(|all| all.collect::<Result<Vec<_>, _>>())
-        .map_err(|e| e.to_string())?;
-    for authority in authorities {
-        roots.add(authority).map_err(|e| e.to_string())?;
-    }
-    if roots.is_empty() {
-        return Err("no certificate in it".into());
-    }
+    let roots = roots::read(file)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

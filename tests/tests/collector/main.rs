@@ -170,6 +170,17 @@ impl Host {
         }
     }
 
+    /// What the last kills left open is sealed by a start; then nothing is written any more.
+    fn seals_all(&mut self) -> Result<()> {
+        self.kill();
+        self.start(0)?;
+        wait_for("the last seals", SOON, || {
+            let open =
+                self.reader()?.list(&Filter { open: Some(true), limit: 1, ..Filter::default() })?;
+            Ok(open.is_empty().then_some(()))
+        })
+    }
+
     fn state(&self) -> PathBuf {
         self.dir.join("state")
     }
@@ -367,14 +378,7 @@ fn killed_at_random_on_either_side_everything_arrives_once() -> Result<()> {
             break;
         }
     }
-    // What the last kills left open is sealed by a start; then nothing is written any more.
-    host.kill();
-    host.start(0)?;
-    wait_for("the last seals", SOON, || {
-        let open =
-            host.reader()?.list(&Filter { open: Some(true), limit: 1, ..Filter::default() })?;
-        Ok(open.is_empty().then_some(()))
-    })?;
+    host.seals_all()?;
     let (sessions, events) = assert_shipped(&collector, &host)?;
     let listed = wait_for("the index to have everything", SOON, || {
         let listed = collector.hosts()?.remove(0);

@@ -182,13 +182,7 @@ fn two_collectors_over_one_database_are_killed_and_everything_arrives_once() -> 
             break;
         }
     }
-    host.kill();
-    host.start(0)?;
-    wait_for("the last seals", SOON, || {
-        let open =
-            host.reader()?.list(&Filter { open: Some(true), limit: 1, ..Filter::default() })?;
-        Ok(open.is_empty().then_some(()))
-    })?;
+    host.seals_all()?;
     let (sessions, events) = assert_shipped(&all[0], &host)?;
     // The other follows, and both say the same of the log that they share.
     assert_eq!(assert_shipped(&all[1], &host)?, (sessions, events));

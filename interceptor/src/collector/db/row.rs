@@ -171,18 +171,3 @@ impl Column for Option<bool> {
         Ok(Option::<i64>::of_postgres(row, index)?.map(|v| v != 0))
     }
 }
-
-macro_rules! hashes {
-    ($($n:literal),*) => {$(
-        impl Column for [u8; $n] {
-            fn of_sqlite(row: &rusqlite::Row<'_>, index: usize) -> Result<Self> {
-                Ok(row.get(index)?)
-            }
-            fn of_postgres(row: &postgres::Row, index: usize) -> Result<Self> {
-                row.try_get::<_, Vec<u8>>(index)?.try_into().map_err(|_| Error::Contents)
-            }
-        }
-    )*};
-}
-
-hashes!(16, 32);

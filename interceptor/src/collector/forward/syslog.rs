@@ -10,9 +10,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,6 +22,7 @@ use tokio_rustls::client::TlsStream;
 use super::config::{Acknowledge, Syslog};
 use super::line::Line;
 use super::sink::Failure;
+use crate::collector::roots;
 use crate::identity::https::chain;
 
 /// A connection must stand within this time, and TLS within the same again.
@@ -121,16 +122,7 @@ async fn closed(tls: &mut TlsStream<TcpStream>, acknowledge: Acknowledge) -> Res
 fn tls(to: &Syslog) -> Result<ClientConfig, String> {
     let fail =
         |path: &std::path::Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let mut roots = RootCertStore::empty();
-    let authorities = CertificateDer::pem_file_iter(&to.ca_file)
-        .and_then(|all| all.collect::<Result<Vec<_>, _>>())
-        .map_err(|e| fail(&to.ca_file, &e))?;
-    for authority in authorities {
-        roots.add(authority).map_err(|e| fail(&to.ca_file, &e))?;
-    }
-    if roots.is_empty() {
-        return Err(fail(&to.ca_file, &"no certificate in it"));
-    }
+    let roots = roots::read(&to.ca_file)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
