@@ -1,6 +1,7 @@
 //! `interceptor collector`: the central service that receives records, shows them, and carries
 //! approvals.
 
+mod keys;
 mod policies;
 mod probe;
 mod retention;
@@ -35,6 +36,7 @@ Examples:
   interceptor collector retention --dry-run
   interceptor collector legal-hold place --principal eve@example.com --reason 'case 17'
   interceptor collector policies publish ./policies --note 'hold changes of orders'
+  interceptor collector keys rotate
   interceptor collector prove 01J9ZK > proof.json
   interceptor collector verify-proof proof.json --key collector.example.com/interceptor+…")]
 pub struct CollectorArgs {
@@ -96,6 +98,14 @@ enum Verb {
         #[command(subcommand)]
         verb: policies::PoliciesVerb,
     },
+    /// Which key signs the log, orders and policies: list, change it.
+    Keys {
+        /// JSON instead of text.
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        verb: Option<keys::KeysVerb>,
+    },
     /// Print the proof that a sealed session stands in the log, for somebody else.
     Prove {
         /// Id of the session, or the beginning or end of it.
@@ -149,6 +159,9 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
         Verb::Retention(args) => retention::show(config, args).await,
         Verb::LegalHold { verb } => retention::legal_hold(config, verb).await,
         Verb::Policies { json, verb } => policies::run(config, verb, json).await,
+        Verb::Keys { json, verb } => {
+            keys::run(config, verb.unwrap_or(keys::KeysVerb::List), json).await
+        }
         Verb::Prove { session } => prove(config, session).await,
         Verb::LogKey => {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;

@@ -31,9 +31,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/003-retention.sql"),
     include_str!("migrations/004-policies.sql"),
     include_str!("migrations/005-columns-of-documents.sql"),
+    include_str!("migrations/006-keys.sql"),
 ];
 /// The same for PostgreSQL, where versions count from 1 as well.
-const POSTGRES_MIGRATIONS: &[&str] = &[include_str!("postgres/001-schema.sql")];
+const POSTGRES_MIGRATIONS: &[&str] =
+    &[include_str!("postgres/001-schema.sql"), include_str!("postgres/002-keys.sql")];
 /// Most writes in one transaction.
 const GROUP: usize = 512;
 /// Writes that may wait before further writers do.
@@ -110,6 +112,11 @@ impl Central {
         Self::at(Place::File(state.join("collector.db")), None)
     }
 
+    /// The same for a collector, which learns which of its keys is in force.
+    pub fn open_file(state: &Path, keys: &Keys) -> Result<Self, CollectorError> {
+        Self::at(Place::File(state.join("collector.db")), Some(keys))
+    }
+
     /// Opens the database of `[store]`, which must exist, brings its tables up to date and starts
     /// its writer. Blocks.
     ///
@@ -125,7 +132,10 @@ impl Central {
                 let db = place.writer()?;
                 migrate(&db)?;
                 if let Some(keys) = keys {
-                    store::claim(&db, keys)?;
+                    if let Place::Server(_) = place {
+                        store::claim(&db, keys)?;
+                    }
+                    keys.in_force(&db)?;
                 }
                 Ok::<_, CollectorError>(db)
             };

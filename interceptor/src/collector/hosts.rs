@@ -147,7 +147,7 @@ fn host(r: &Row<'_>) -> crate::collector::db::Result<Host> {
 pub async fn enrol(
     collector: &Arc<Collector>,
     request: wire::Enrol,
-) -> Result<(Host, Issued), Refuse> {
+) -> Result<(Host, Issued, PublicKey), Refuse> {
     let key = STANDARD.decode(&request.record_key).ok().and_then(|k| k.try_into().ok());
     let key = PublicKey(key.ok_or_else(|| Refuse::form("record_key is no Ed25519 key"))?);
     let proof = STANDARD.decode(&request.proof).unwrap_or_default();
@@ -160,8 +160,8 @@ pub async fn enrol(
     let fingerprint = key.fingerprint_hex();
     let issued = authority::issue(&collector.keys, &request.csr_pem, &fingerprint)
         .map_err(|e| Refuse::form(&e.to_string()))?;
-    let certificate = issued.clone();
-    let host = collector
+    let (certificate, shared) = (issued.clone(), Arc::clone(collector));
+    let enrolled = collector
         .central
         .write(move |db| {
             let now = now_us();
@@ -181,12 +181,13 @@ pub async fn enrol(
                 detail: &detail,
             };
             audit::append(db, &entry)?;
-            Ok::<_, CollectorError>(Some(host))
+            let signing = *shared.keys.in_force(db)?.public();
+            Ok::<_, CollectorError>(Some((host, signing)))
         })
         .await?;
-    let host = host.ok_or_else(Refuse::code)?;
+    let (host, signing) = enrolled.ok_or_else(Refuse::code)?;
     collector.hub.tell(Change::Host(host.id));
-    Ok((host, issued))
+    Ok((host, issued, signing))
 }
 
 fn upsert(

@@ -1,12 +1,14 @@
 //! The collector's keys: the authority that vouches for hosts, and the key that signs the log,
 //! orders and decisions.
 //!
-//! Both are made once by `collector init` below `keys/`, readable by their owner alone.
+//! Both are made by `collector init` below `keys/`, readable by their owner alone. The authority
+//! stays; the signing key is changed by [`super::rotation`].
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use rcgen::{
@@ -18,7 +20,9 @@ use rustls::pki_types::pem::PemObject;
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
+use super::db::Connection;
 use super::error::CollectorError;
+use super::signing::{Held, InForce, SigningKeys};
 use crate::record::chain::hex;
 use crate::record::{HostKey, PublicKey};
 
@@ -32,7 +36,7 @@ pub struct Keys {
     authority_pem: String,
     authority: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
-    signing: HostKey,
+    signing: SigningKeys,
 }
 
 impl Keys {
@@ -60,7 +64,7 @@ impl Keys {
         let certificate = params.self_signed(&key).map_err(wrong)?;
         write(&dir.join("authority.key"), &Zeroizing::new(key.serialize_pem()))?;
         write(&dir.join("authority.pem"), &certificate.pem())?;
-        HostKey::open(&dir)?;
+        SigningKeys::create(&dir)?;
         Self::open(state)
     }
 
@@ -80,13 +84,7 @@ impl Keys {
         let authority = CertificateDer::from_pem_slice(authority_pem.as_bytes())
             .map_err(|e| CollectorError::Key(format!("authority.pem: {e}")))?;
         let issuer = Issuer::from_ca_cert_pem(&authority_pem, key).map_err(wrong)?;
-        if !dir.join("host.key").exists() {
-            return Err(CollectorError::Key(format!(
-                "{} is missing: put it back from the backup; a new one would break the log",
-                dir.join("host.key").display()
-            )));
-        }
-        let signing = HostKey::open(&dir)?;
+        let signing = SigningKeys::open(&dir)?;
         Ok(Self { authority_pem: authority_pem.to_string(), authority, issuer, signing })
     }
 
@@ -111,16 +109,55 @@ impl Keys {
         &self.issuer
     }
 
-    /// Signs under a domain, so that no signature can be taken for one of another kind.
+    /// The signing keys that count, inside the caller's transaction.
+    pub fn in_force(&self, db: &Connection) -> Result<Arc<InForce>, CollectorError> {
+        self.signing.in_force(db)
+    }
+
+    /// The first signing key, by which a database knows its collectors.
+    pub fn root(&self) -> &PublicKey {
+        self.signing.root()
+    }
+
+    /// The signing key that was in force when the database was asked last.
+    pub fn public(&self) -> PublicKey {
+        *self.signing.known().public()
+    }
+
+    /// Makes a signing key that may follow the one in force; its fingerprint.
+    pub fn make_signing(&self) -> Result<String, CollectorError> {
+        self.signing.make().map(|public| public.fingerprint_hex())
+    }
+
+    /// Signing keys that are here and were never in force.
+    pub(super) fn unused(&self, in_force: &InForce) -> Result<Vec<Held>, CollectorError> {
+        self.signing.unused(in_force)
+    }
+
+    /// Deletes the private parts of the keys before the one in force; the fingerprints of those
+    /// that were here. That nothing needs them is for the caller to know ([`super::rotation`]).
+    pub fn delete_past(&self, in_force: &InForce) -> Result<Vec<String>, CollectorError> {
+        let mut deleted = Vec::new();
+        for held in in_force.past() {
+            if self.signing.delete(&held.public)? {
+                deleted.push(held.public.fingerprint_hex());
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// Signs with the key that was in force when the database was asked last.
+    #[cfg(test)]
     pub fn sign(&self, domain: &[u8], message: &[u8]) -> [u8; 64] {
-        self.signing.sign(&[domain, message].concat())
+        self.signing.known().sign(domain, message).unwrap_or([0; 64])
     }
 
     /// Seals a text for collectors with the same keys, under a name that it is opened with.
     pub fn seal(&self, name: &[u8], text: &[u8]) -> Result<Vec<u8>, CollectorError> {
         let fail = |_| CollectorError::Key("nothing can be sealed: restart the collector".into());
         let mut sealed = text.to_vec();
-        let nonce = self.sealer()?.seal_in_place_append_tag(Aad::from(name), &mut sealed);
+        let key = Self::sealer(self.signing.known().key()?)?;
+        let nonce = key.seal_in_place_append_tag(Aad::from(name), &mut sealed);
         let mut out = nonce.map_err(fail)?.as_ref().to_vec();
         out.append(&mut sealed);
         Ok(out)
@@ -129,27 +166,27 @@ impl Keys {
     /// Opens what [`Keys::seal`] made.
     pub fn open_sealed(&self, name: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let mut text = Zeroizing::new(text.to_vec());
-        let length =
-            self.sealer().ok()?.open_in_place(nonce, Aad::from(name), &mut text).ok()?.len();
-        text.truncate(length);
-        Some(text)
+        let nonce: [u8; NONCE_LEN] = nonce.try_into().ok()?;
+        // Another collector may have changed its key already, or not yet.
+        let known = self.signing.known();
+        [known.current()].into_iter().chain(known.past().iter().rev()).find_map(|held| {
+            let key = Self::sealer(held.private.as_ref()?).ok()?;
+            let nonce = Nonce::assume_unique_for_key(nonce);
+            let mut text = Zeroizing::new(text.to_vec());
+            let length = key.open_in_place(nonce, Aad::from(name), &mut text).ok()?.len();
+            text.truncate(length);
+            Some(text)
+        })
     }
 
     /// AES-256-GCM with random nonces. Its key is a signature that is made nowhere else: it is
     /// always the same (RFC 8032), and only who has the signing key can make it.
-    fn sealer(&self) -> Result<RandomizedNonceKey, CollectorError> {
+    fn sealer(signing: &HostKey) -> Result<RandomizedNonceKey, CollectorError> {
         use sha2::{Digest, Sha256};
-        let secret = Zeroizing::new(self.sign(SEAL_DOMAIN, b""));
+        let secret = Zeroizing::new(signing.sign(SEAL_DOMAIN));
         let key = Zeroizing::new(<[u8; 32]>::from(Sha256::digest(*secret)));
         RandomizedNonceKey::new(&AES_256_GCM, &*key)
             .map_err(|_| CollectorError::Key("nothing can be sealed: restart the collector".into()))
-    }
-
-    /// Verifies what [`Keys::sign`] made.
-    pub fn public(&self) -> &PublicKey {
-        self.signing.public()
     }
 }
 

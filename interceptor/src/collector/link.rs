@@ -19,6 +19,7 @@ use super::holds::{self, HoldsError};
 use super::hosts::Known;
 use super::orders::{self, HostId};
 use super::policies;
+use super::rotation;
 use super::tokens::{self, ReserveError};
 use crate::approval::MAX_HELD_BYTES;
 use crate::ship::wire::{Done, Orders, Raise, ReserveAnswer, ReserveToken, Withdrawal};
@@ -167,33 +168,62 @@ struct After {
     instance: String,
     /// The newest version of policies that a host knows which takes them.
     policies: Option<u64>,
+    /// Fingerprint of the key whose orders the host takes.
+    #[serde(default)]
+    key: String,
 }
 
 /// Answers at once when there is something, else when there is, or after a while.
 async fn poll(
     State(collector): State<Arc<Collector>>,
     known: Known,
-    Query(After { after, boot, instance, policies: seen }): Query<After>,
+    Query(After { after, boot, instance, policies: seen, key }): Query<After>,
 ) -> Result<Json<Orders>, No> {
     let host = host_id(known);
     let id = host.id;
     // Listening first: what comes between looking and waiting is heard.
     let mut bell = collector.bells.listen(id);
     holds::new_boot(&collector, host, &boot).await?;
+    believes(&collector, id, &key).await?;
     let until = Instant::now() + POLL;
     loop {
+        let (shared, believed) = (Arc::clone(&collector), key.clone());
         let look = move |db: &_| {
             let newest = seen.map(|_| policies::newest(db)).transpose()?;
-            Ok::<_, CollectorError>((orders::after(db, id, after)?, newest))
+            let keys = shared.keys.in_force(db)?.after(&believed);
+            Ok::<_, CollectorError>((orders::after(db, id, after)?, newest, keys))
         };
-        let (orders, newest) = collector.central.read(look).await?;
+        let (orders, newest, keys) = collector.central.read(look).await?;
         let over = Instant::now() >= until || instance != collector.held.instance();
-        if !orders.is_empty() || over || newest > seen {
+        if !orders.is_empty() || !keys.is_empty() || over || newest > seen {
             let instance = collector.held.instance();
-            return Ok(Json(Orders { instance, orders, policies: newest }));
+            return Ok(Json(Orders { instance, orders, keys, policies: newest }));
         }
         let _ = timeout_at(until, bell.changed()).await;
     }
+}
+
+/// Notes which key a host takes orders of, when that is another than before.
+async fn believes(collector: &Arc<Collector>, host: i64, key: &str) -> Result<(), CollectorError> {
+    let (shared, said) = (Arc::clone(collector), key.to_owned());
+    let look = move |db: &_| {
+        let known = shared.keys.in_force(db)?.knows(&said);
+        Ok::<_, CollectorError>((known, rotation::follows(db, host)?))
+    };
+    let (known, noted) = collector.central.read(look).await?;
+    if !known {
+        if !key.is_empty() {
+            tracing::error!(host, key = %key.chars().take(64).collect::<String>(), alert = true,
+                "a host believes a signing key that is not in the database, and takes no orders: \
+                 if the database was put back, run `interceptor collector keys rotate` to that key");
+        }
+        return Ok(());
+    }
+    if noted.as_deref() != Some(key) {
+        let key = key.to_owned();
+        collector.central.write(move |db| rotation::note_follows(db, host, &key)).await?;
+    }
+    Ok(())
 }
 
 async fn done(

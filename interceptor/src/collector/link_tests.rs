@@ -24,7 +24,7 @@ fn yes() -> Choice {
 }
 
 /// Waits for the only hold at the collector.
-async fn arrives(bed: &Bed) -> String {
+pub(super) async fn arrives(bed: &Bed) -> String {
     let mut changes = bed.collector.hub.listen();
     let found = async {
         loop {

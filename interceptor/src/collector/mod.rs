@@ -40,11 +40,13 @@ mod refuse;
 pub mod replica;
 pub mod retention;
 mod roots;
+pub mod rotation;
 mod routes;
 pub mod rules;
 pub mod search;
 mod server;
 mod shared;
+mod signing;
 mod store;
 pub mod tokens;
 pub mod webhooks;
@@ -56,6 +58,9 @@ mod decision_tests;
 mod link_tests;
 #[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod rotation_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod shared_tests;
@@ -115,7 +120,7 @@ impl Collector {
         let server = config.store.as_ref().map(store::Settings::server).transpose()?;
         let central = match &server {
             Some(server) => Central::open_store(server.clone(), &keys)?,
-            None => Central::open(&config.state)?,
+            None => Central::open_file(&config.state, &keys)?,
         };
         Ok(Arc::new(Self {
             replicas: Replicas::new(&config.state),

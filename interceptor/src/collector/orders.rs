@@ -130,7 +130,7 @@ pub fn issue(
     };
     let body = serde_json::to_string(&order)
         .map_err(|e| CollectorError::Key(format!("an order cannot be written: {e}")))?;
-    let signature = keys.sign(ORDER_DOMAIN, body.as_bytes());
+    let signature = keys.in_force(db)?.sign(ORDER_DOMAIN, body.as_bytes())?;
     db.prepare_cached(
         "INSERT INTO orders (host, seq, ts_us, body, signature, expires_us, hold)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

@@ -11,7 +11,7 @@ use serde::Serialize;
 use x509_parser::prelude::FromDer;
 
 use super::error::CollectorError;
-use super::{Collector, forward, hosts, policies, retention};
+use super::{Collector, forward, hosts, policies, retention, rotation};
 
 /// Everything that stands in the state directory.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -26,6 +26,8 @@ pub struct Overview {
     pub holds: Waiting,
     /// The log over sealed sessions.
     pub log: Log,
+    /// The keys that sign it, orders and policies.
+    pub signing: Signing,
     /// Other systems that get events.
     pub forwards: Vec<Forwarding>,
     /// Messages for webhooks.
@@ -92,6 +94,23 @@ pub struct Log {
     pub signed_us: Option<i64>,
 }
 
+/// The signing keys.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Signing {
+    /// Fingerprint of the one in force.
+    pub key: String,
+    /// Since when; unknown of the first key. Microseconds since the Unix epoch.
+    pub since_us: Option<i64>,
+    /// Its private part is here, so that this collector can sign.
+    pub here: bool,
+    /// Hosts that were told of no key yet but an old one.
+    pub behind: u64,
+    /// Until when an old key signs the log along.
+    pub along_until_us: Option<i64>,
+    /// Old keys that sign nothing any more and whose private parts are here.
+    pub to_retire: u64,
+}
+
 /// One other system that gets events.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Forwarding {
@@ -151,6 +170,7 @@ pub fn read(db: &Connection, collector: &Collector, now: i64) -> Result<Overview
     let mut overview = counts(db).map_err(CollectorError::db("count what is here"))?;
     overview.events = all.iter().map(|h| count(h.events)).sum();
     overview.policies.version = newest;
+    overview.signing = signing(&rotation::list(db, &collector.keys)?);
     for host in &all {
         fleet(&mut overview, host, now);
     }
@@ -167,6 +187,25 @@ pub fn read(db: &Connection, collector: &Collector, now: i64) -> Result<Overview
         legal_holds: count(standing.legal_holds),
     };
     Ok(overview)
+}
+
+fn signing(all: &[rotation::Listed]) -> Signing {
+    let mut signing = Signing::default();
+    for key in all {
+        match key.state {
+            "in force" => {
+                signing.key.clone_from(&key.fingerprint);
+                (signing.since_us, signing.here) = (key.since_us, key.here);
+            }
+            "new" => {}
+            _ => {
+                signing.behind += key.hosts;
+                signing.along_until_us = signing.along_until_us.max(key.along_until_us);
+                signing.to_retire += u64::from(key.here && key.along_until_us.is_none());
+            }
+        }
+    }
+    signing
 }
 
 fn count(n: i64) -> u64 {

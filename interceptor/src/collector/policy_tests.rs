@@ -20,10 +20,11 @@ use crate::policy::{Ask, Effect, Source, SqlFacts, Subject, Verdict};
 use crate::policy::{Name, StatementClass};
 use crate::ship::bundle::{Bundle, BundleError, File, SignedBundle};
 use crate::ship::kept::Kept;
+use crate::ship::trusted::Trusted;
 
 const SOON: Duration = Duration::from_secs(20);
-const OWN: &str = "[[rule]]\nname='no-secrets'\neffect='deny'\ntables='secrets'\n";
-const OPEN: &str = "[[rule]]\nname='open'\neffect='allow'\nstatement='select'\n";
+pub(super) const OWN: &str = "[[rule]]\nname='no-secrets'\neffect='deny'\ntables='secrets'\n";
+pub(super) const OPEN: &str = "[[rule]]\nname='open'\neffect='allow'\nstatement='select'\n";
 
 fn how() -> How {
     How { who: Who::Operator { user: "ann".into() }, note: Some("because".into()), above: 0 }
@@ -37,7 +38,7 @@ fn given(files: &[(&str, &str)]) -> Given {
     given
 }
 
-async fn published(bed: &Bed, files: &[(&str, &str)]) -> Version {
+pub(super) async fn published(bed: &Bed, files: &[(&str, &str)]) -> Version {
     published_above(bed, files, 0).await
 }
 
@@ -72,7 +73,7 @@ async fn insert(bed: &Bed, version: i64, body: String, signature: Vec<u8>) {
     bed.collector.central.write(write).await.unwrap();
 }
 
-fn judge(bed: &Bed, host: &mut Host, table: &str) -> Verdict {
+fn judge(host: &mut Host, table: &str) -> Verdict {
     let now: Timestamp = "2026-03-02T10:00:00Z".parse().unwrap();
     let claims = json!({ "sub": "ann" }).as_object().unwrap().clone();
     let subject = Subject {
@@ -90,11 +91,11 @@ fn judge(bed: &Bed, host: &mut Host, table: &str) -> Verdict {
         text: "SELECT".into(),
         ..SqlFacts::default()
     };
-    host.running(bed).running().judge(&subject, &Ask::Sql(&facts), now)
+    host.running().running().judge(&subject, &Ask::Sql(&facts), now)
 }
 
-fn effect(bed: &Bed, host: &mut Host, table: &str) -> Effect {
-    judge(bed, host, table).effect
+fn effect(host: &mut Host, table: &str) -> Effect {
+    judge(host, table).effect
 }
 
 async fn on_host(bed: &Bed, host: &Host) -> OnHost {
@@ -103,7 +104,12 @@ async fn on_host(bed: &Bed, host: &Host) -> OnHost {
 }
 
 /// Waits until the collector shows something of a host.
-async fn until(bed: &Bed, host: &Host, what: &str, is: impl Fn(&OnHost) -> bool) -> OnHost {
+pub(super) async fn until(
+    bed: &Bed,
+    host: &Host,
+    what: &str,
+    is: impl Fn(&OnHost) -> bool,
+) -> OnHost {
     let wait = async {
         loop {
             let now = on_host(bed, host).await;
@@ -127,7 +133,7 @@ async fn what_is_published_is_in_force_on_hosts_that_take_it_and_denies_of_their
     let _running = (a.connect(&bed, true).await, b.connect(&bed, true).await);
     until(&bed, &a, "a report", |p| p.takes && p.status.version == 0).await;
     until(&bed, &b, "a report", |p| p.reported_us.is_some()).await;
-    assert_eq!(effect(&bed, &mut a, "orders"), Effect::Deny);
+    assert_eq!(effect(&mut a, "orders"), Effect::Deny);
 
     let first = published(&bed, &[("open.toml", OPEN)]).await;
     assert_eq!((first.version, first.rules, first.by_words().as_str()), (1, 1, "ann"));
@@ -139,30 +145,30 @@ async fn what_is_published_is_in_force_on_hosts_that_take_it_and_denies_of_their
     assert!(
         shown.status.in_force && shown.status.since_us.is_some() && shown.status.error.is_none()
     );
-    let verdict = judge(&bed, &mut a, "orders");
+    let verdict = judge(&mut a, "orders");
     assert_eq!(verdict.effect, Effect::Allow);
     assert_eq!(verdict.rules[0].file, "central:1/open.toml");
-    assert_eq!(effect(&bed, &mut a, "secrets"), Effect::Deny, "its own deny stays");
+    assert_eq!(effect(&mut a, "secrets"), Effect::Deny, "its own deny stays");
     // The other host takes nothing, and says so.
-    assert_eq!(effect(&bed, &mut b, "orders"), Effect::Deny);
+    assert_eq!(effect(&mut b, "orders"), Effect::Deny);
     assert_eq!(on_host(&bed, &b).await.words(), "local only");
 
     // Further versions, back to the first under a new number, and away.
     let none = "[[rule]]\nname='none'\neffect='deny'\ntables='orders'\n";
     published(&bed, &[("none.toml", none)]).await;
     until(&bed, &a, "version 2", |p| p.status.version == 2).await;
-    assert_eq!(effect(&bed, &mut a, "orders"), Effect::Deny);
+    assert_eq!(effect(&mut a, "orders"), Effect::Deny);
     let this = Arc::clone(&bed.collector);
     let back = bed.collector.central.write(move |db| roll_back(db, &this.keys, &how(), 1)).await;
     let back: Version = back.unwrap();
     assert_eq!((back.version, back.content_of, &back.sha256), (3, Some(1), &first.sha256));
     until(&bed, &a, "version 3", |p| p.status.version == 3).await;
-    assert_eq!(effect(&bed, &mut a, "orders"), Effect::Allow);
+    assert_eq!(effect(&mut a, "orders"), Effect::Allow);
     let this = Arc::clone(&bed.collector);
     bed.collector.central.write(move |db| withdraw(db, &this.keys, &how())).await.unwrap();
     let shown = until(&bed, &a, "version 4", |p| p.status.version == 4).await;
     assert_eq!(shown.words(), "local only, withdrawn by version 4");
-    assert_eq!(effect(&bed, &mut a, "orders"), Effect::Deny);
+    assert_eq!(effect(&mut a, "orders"), Effect::Deny);
     let all = bed.collector.central.read(list).await.unwrap();
     let what: Vec<_> = all.iter().map(|v| (v.version, v.what.as_str())).collect();
     assert_eq!(what, [(4, "withdrawn"), (3, "rolled-back"), (2, "published"), (1, "published")]);
@@ -186,7 +192,7 @@ async fn a_broken_bundle_changes_nothing_and_is_told_with_its_place() {
     );
     let error = shown.status.error.unwrap();
     assert!(error.starts_with("central:2/x.toml:7") && error.contains("`effect`"), "{error}");
-    assert_eq!(effect(&bed, &mut a, "orders"), Effect::Allow, "what was in force stays");
+    assert_eq!(effect(&mut a, "orders"), Effect::Allow, "what was in force stays");
     // What only a host's own file may say is refused there too, whoever published it.
     offered(&bed, 3, "[[rule]]\nname='x'\neffect='allow'\nunseen=true\n").await;
     let shown = until(&bed, &a, "an error", |p| p.status.refused == Some(3)).await;
@@ -241,21 +247,23 @@ async fn what_was_taken_is_in_force_after_a_restart_without_the_collector() {
     for text in [OPEN, &format!("{OPEN}# more\n")] {
         let version = published(&bed, &[("open.toml", text)]).await.version;
         until(&bed, &a, "a version", |p| p.status.version == version).await;
-        old.push(bed.collector.central.read(|db| super::policies::offer(db, 0)).await.unwrap());
+        let this = Arc::clone(&bed.collector);
+        let offer = move |db: &_| super::policies::offer(db, &this.keys, 0, "");
+        old.push(bed.collector.central.read(offer).await.unwrap());
     }
     bed.stop();
     drop(running);
     a.stop();
-    assert_eq!(effect(&bed, &mut a, "orders"), Effect::Allow, "from its disk");
-    let status = a.running(&bed).central().unwrap();
+    assert_eq!(effect(&mut a, "orders"), Effect::Allow, "from its disk");
+    let status = a.running().central().unwrap();
     assert_eq!((status.version, status.in_force, status.rules), (2, true, 1));
     use std::os::unix::fs::PermissionsExt;
     let file = a.dir().join("policies.json");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 
     // Shown again, an older one or the same is not taken.
-    let key = *bed.collector.keys.public();
-    let (mut kept, in_force) = Kept::open(a.dir(), key).unwrap();
+    let trusted = Arc::clone(&a.trusted);
+    let (mut kept, in_force) = Kept::open(a.dir(), Arc::clone(&trusted)).unwrap();
     assert_eq!(in_force.unwrap().bundle.version, 2);
     for (offer, version) in old.iter().zip([1, 2]) {
         let refused = kept.check(offer.bundle.as_ref().unwrap()).unwrap_err();
@@ -264,11 +272,12 @@ async fn what_was_taken_is_in_force_after_a_restart_without_the_collector() {
     // What is on disk counts only as it was signed, and only for its own collector.
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("open", "0pen")).unwrap();
-    let error = Kept::open(a.dir(), key).unwrap_err().to_string();
+    let error = Kept::open(a.dir(), trusted).unwrap_err().to_string();
     assert!(error.contains("not signed") && error.contains("central_policies = false"), "{error}");
     std::fs::write(&file, &text).unwrap();
     let other = Bed::new("").await;
-    let (kept, in_force) = Kept::open(a.dir(), *other.collector.keys.public()).unwrap();
+    let trusted = Arc::new(Trusted::key(other.collector.keys.public()));
+    let (kept, in_force) = Kept::open(a.dir(), trusted).unwrap();
     assert!(in_force.is_none() && kept.taken() == 0);
 }
 
@@ -283,7 +292,7 @@ async fn a_collector_that_was_put_back_says_so_and_is_told_how_to_go_on() {
     let domain = crate::ship::bundle::BUNDLE_DOMAIN;
     let signature = STANDARD.encode(bed.collector.keys.sign(domain, body.as_bytes()));
     let signed = SignedBundle { body, signature };
-    let (mut kept, _) = Kept::open(a.dir(), *bed.collector.keys.public()).unwrap();
+    let (mut kept, _) = Kept::open(a.dir(), Arc::clone(&a.trusted)).unwrap();
     let checked = kept.check(&signed).unwrap();
     kept.take(&signed, &checked).unwrap();
     let _running = a.connect(&bed, true).await;

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::error::CollectorError;
 use super::log::{self, SessionProof};
 use super::replica::Replica;
+use super::rotation;
 use crate::record::{PublicKey, Reader};
 
 /// The proof of the session with this id, or the beginning or end of one; in words why there is
@@ -58,6 +59,7 @@ pub fn session(
         index,
         path: log::proof::write_path(&path),
         checkpoint,
+        keys: rotation::chain(db)?,
     }))
 }
 

@@ -7,8 +7,6 @@ use axum::extract::{DefaultBodyLimit, Extension, Query, State};
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 
 use super::error::CollectorError;
 use super::hosts::{self, Known};
@@ -19,7 +17,8 @@ use super::wire::{
     AskProofs, Enrol, Enrolled, Inclusion, LogStanding, MOST_PROOFS, Renew, Renewed, Report,
 };
 use super::{Change, Collector, Peer, authority, ingest, retention};
-use crate::record::now_us;
+use crate::record::{PublicKey, now_us};
+use crate::ship::succession;
 
 /// Most bytes of a body that is no batch.
 const MAX_BODY: usize = 256 * 1024;
@@ -45,21 +44,24 @@ pub fn routes(collector: &Arc<Collector>) -> Router {
 
 /// The key of this collector's log.
 pub fn log_key(collector: &Collector) -> VerifierKey {
-    let name = log::note::origin(&collector.config.origin);
-    VerifierKey { name, key: *collector.keys.public() }
+    log_key_of(collector, collector.keys.public())
+}
+
+fn log_key_of(collector: &Collector, key: PublicKey) -> VerifierKey {
+    VerifierKey { name: log::note::origin(&collector.config.origin), key }
 }
 
 async fn enrol(
     State(collector): State<Arc<Collector>>,
     Json(request): Json<Enrol>,
 ) -> Result<Json<Enrolled>, Refuse> {
-    let (host, issued) = hosts::enrol(&collector, request).await?;
+    let (host, issued, key) = hosts::enrol(&collector, request).await?;
     tracing::info!(host = %host.name, fingerprint = %host.fingerprint, "enrolled");
     Ok(Json(Enrolled {
         certificate_pem: issued.pem,
         authority_pem: collector.keys.authority_pem().to_owned(),
-        collector_key: STANDARD.encode(collector.keys.public().0),
-        log_key: log_key(&collector).to_string(),
+        collector_key: succession::write_key(&key),
+        log_key: log_key_of(&collector, key).to_string(),
         name: host.name,
     }))
 }
@@ -109,12 +111,15 @@ async fn status(
 struct Since {
     #[serde(default)]
     from: u64,
+    /// Fingerprint of the key that the host believes.
+    #[serde(default)]
+    key: String,
 }
 
 async fn log_standing(
     State(collector): State<Arc<Collector>>,
     _: Known,
-    Query(Since { from }): Query<Since>,
+    Query(Since { from, key }): Query<Since>,
 ) -> Result<Json<LogStanding>, Refuse> {
     let shared = Arc::clone(&collector);
     let standing = collector
@@ -124,7 +129,8 @@ async fn log_standing(
             let size = log::store::size(db)?;
             let consistency = log::store::consistency(db, from, size)?;
             let consistency = log::proof::write_path(&consistency);
-            Ok::<_, CollectorError>(LogStanding { checkpoint, consistency })
+            let keys = shared.keys.in_force(db)?.after(&key);
+            Ok::<_, CollectorError>(LogStanding { checkpoint, consistency, keys })
         })
         .await?;
     Ok(Json(standing))

@@ -80,7 +80,7 @@ impl Settings {
 /// Writes down whose database this is; refused where it is somebody else's.
 pub fn claim(db: &Connection, keys: &Keys) -> Result<(), CollectorError> {
     let fail = CollectorError::db;
-    let own = (keys.authority_pin(), keys.public().0.to_vec());
+    let own = (keys.authority_pin(), keys.root().0.to_vec());
     db.prepare_cached(
         "INSERT INTO identity (one, authority, signing) VALUES (1, ?1, ?2) ON CONFLICT DO NOTHING",
     )

@@ -19,7 +19,7 @@ use super::{Collector, Person, Role, Server, codes, holds, hosts};
 use crate::approval::{Approvals, HoldAsk, HoldSummary};
 use crate::control::CentralStatus;
 use crate::identity::Identity;
-use crate::record::{HostKey, PublicKey, now_us};
+use crate::record::{HostKey, now_us};
 use crate::session::live::Registry;
 use crate::session::policies::Policies;
 use crate::ship::centre::{Centre, apply};
@@ -28,6 +28,7 @@ use crate::ship::line::Line;
 use crate::ship::link::Link;
 use crate::ship::orders::OrderBook;
 use crate::ship::remote::Remote;
+use crate::ship::trusted::Trusted;
 use crate::ship::wire::Raise;
 
 /// `iss` of everybody.
@@ -157,10 +158,12 @@ impl Bed {
         };
         let proof = key.sign(&[ENROL_DOMAIN, &request.signed()].concat());
         request.proof = STANDARD.encode(proof);
-        let (host, issued) = hosts::enrol(&self.collector, request).await.unwrap();
+        let (host, issued, key) = hosts::enrol(&self.collector, request).await.unwrap();
         let pem = issued.pem + &tls.serialize_pem();
         let id = HostId { id: host.id, fingerprint: host.fingerprint, name: host.name };
-        Host { id, dir, pem, link: JoinSet::new(), parts: None, takes: false, running: None }
+        let trusted = Arc::new(Trusted::key(key));
+        let (link, parts, running) = (JoinSet::new(), None, None);
+        Host { id, dir, pem, link, parts, takes: false, running, trusted }
     }
 }
 
@@ -173,6 +176,8 @@ pub struct Host {
     parts: Option<Arc<Remote>>,
     takes: bool,
     running: Option<Arc<Policies>>,
+    /// Which key of the collector it believes; outlives its daemon.
+    pub trusted: Arc<Trusted>,
 }
 
 const HOST: &str = "[[issuer]]\nname = 'okta'\nurl = 'https://e.okta.com/oauth2/default'\n";
@@ -209,13 +214,13 @@ impl Host {
             config: Arc::new(config),
         });
         self.parts = Some(Arc::clone(&remote));
-        let public = *bed.collector.keys.public();
-        let (policies, kept) = self.policies(public);
+        let (policies, kept) = self.policies();
         let line = self.line(bed);
         let takes = kept.is_some();
         let centre = Centre::new(Arc::clone(&line), policies, takes, Box::new(|_| {}));
         let link = Link::new(line, Arc::clone(&remote), centre, local_approvers);
-        let book = OrderBook::open(&self.dir, public, &self.id.fingerprint).unwrap();
+        let book =
+            OrderBook::open(&self.dir, Arc::clone(&self.trusted), &self.id.fingerprint).unwrap();
         self.link.spawn(link.run(book, kept));
         remote
     }
@@ -229,11 +234,11 @@ impl Host {
     }
 
     /// Its policies as they are after a start: with what is kept on disk.
-    fn policies(&mut self, key: PublicKey) -> (Arc<Policies>, Option<Kept>) {
+    fn policies(&mut self) -> (Arc<Policies>, Option<Kept>) {
         let dir = self.dir.join("policies");
         std::fs::create_dir_all(&dir).unwrap();
         let policies = Arc::new(Policies::open(dir).unwrap());
-        let kept = self.takes.then(|| Kept::open(&self.dir, key).unwrap());
+        let kept = self.takes.then(|| Kept::open(&self.dir, Arc::clone(&self.trusted)).unwrap());
         let kept = kept.map(|(kept, in_force)| {
             policies.note_central(CentralStatus::default());
             if let Some(in_force) = in_force {
@@ -246,9 +251,9 @@ impl Host {
     }
 
     /// The policies in force; those of a start without a collector where none was connected.
-    pub fn running(&mut self, bed: &Bed) -> Arc<Policies> {
+    pub fn running(&mut self) -> Arc<Policies> {
         if self.running.is_none() {
-            self.policies(*bed.collector.keys.public());
+            self.policies();
         }
         Arc::clone(self.running.as_ref().unwrap())
     }

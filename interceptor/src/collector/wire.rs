@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::replica::Position;
+use crate::ship::succession::SignedSuccession;
 
 /// Media type of a body of journal frames.
 pub const FRAMES: &str = "application/vnd.interceptor.frames";
@@ -86,6 +87,9 @@ pub struct LogStanding {
     pub checkpoint: String,
     /// Consistency proof from the asked size, hex.
     pub consistency: Vec<String>,
+    /// How the log's keys followed the one that the host believes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<SignedSuccession>,
 }
 
 /// Asks for proofs that sessions of the asking host stand in the log.

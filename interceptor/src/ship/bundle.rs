@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::succession::SignedSuccession;
 use crate::policy::{PolicyErrors, PolicySet, Source, source_name};
 use crate::record::PublicKey;
 use crate::record::chain::hex;
@@ -95,6 +96,9 @@ pub struct Offer {
     pub newest: u64,
     /// It, when it is newer than what the host has.
     pub bundle: Option<SignedBundle>,
+    /// How the collector's keys followed the one that the host believes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<SignedSuccession>,
 }
 
 /// What a host tells of its policies from the centre.
@@ -275,7 +279,7 @@ mod tests {
         let bundle = Bundle::new(3, 5, Some(vec![file("a.toml", &text)]));
         let signed = signed(&key, &bundle);
         assert!(Bundle::read(&signed, key.public()).is_ok());
-        let offer = Offer { newest: 3, bundle: Some(signed) };
+        let offer = Offer { newest: 3, bundle: Some(signed), keys: Vec::new() };
         assert!(serde_json::to_vec(&offer).unwrap().len() < super::super::line::MAX_ANSWER);
     }
 

@@ -48,6 +48,7 @@ pub async fn enrol(
         collector_key: enrolled.collector_key,
         log_key: enrolled.log_key,
         name: enrolled.name.clone(),
+        past_keys: Vec::new(),
     };
     check_authority(&enrolled.authority_pem, pin)?;
     Identity::keep(&dir, &request, &known, &enrolled.authority_pem, &enrolled.certificate_pem)?;

@@ -8,12 +8,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use zeroize::Zeroizing;
 
 use super::ShipError;
+use super::succession::read_key;
 use crate::collector::log::VerifierKey;
 use crate::record::PublicKey;
 
@@ -56,6 +55,9 @@ pub struct Known {
     pub log_key: String,
     /// Name under which it lists this host.
     pub name: String,
+    /// Keys that it signed with before, oldest first, base64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past_keys: Vec<String>,
 }
 
 /// Everything that enrolment gave.
@@ -100,10 +102,8 @@ impl Identity {
         authority_pem: &str,
         certificate_pem: &str,
     ) -> Result<(), ShipError> {
-        let json = serde_json::to_string_pretty(known)
-            .map_err(|e| ShipError::State { path: dir.into(), message: e.to_string() })?;
         write(&dir.join(AUTHORITY), authority_pem)?;
-        write(&dir.join(COLLECTOR), &json)?;
+        keep_known(dir, known)?;
         request.keep(dir, certificate_pem)
     }
 
@@ -121,8 +121,7 @@ impl Identity {
 
     /// The key that signs orders.
     pub fn collector_key(&self) -> Result<PublicKey, ShipError> {
-        let bytes = STANDARD.decode(&self.known.collector_key).ok();
-        bytes.and_then(|b| b.try_into().ok()).map(PublicKey).ok_or_else(|| {
+        read_key(&self.known.collector_key).ok_or_else(|| {
             ShipError::Enrolment("collector.json has no key: enrol this host again".into())
         })
     }
@@ -131,6 +130,13 @@ impl Identity {
     pub fn log_key(&self) -> Result<VerifierKey, ShipError> {
         VerifierKey::parse(&self.known.log_key).map_err(|e| ShipError::Enrolment(e.to_string()))
     }
+}
+
+/// Keeps what is known of the collector; on disk when this returns.
+pub(super) fn keep_known(dir: &Path, known: &Known) -> Result<(), ShipError> {
+    let json = serde_json::to_string_pretty(known)
+        .map_err(|e| ShipError::State { path: dir.into(), message: e.to_string() })?;
+    write(&dir.join(COLLECTOR), &json)
 }
 
 fn life(pem: &str) -> Option<(SystemTime, SystemTime)> {

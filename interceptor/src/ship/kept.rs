@@ -8,14 +8,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::bundle::{Bundle, BundleError, MAX_BUNDLE, SignedBundle};
+use super::trusted::Trusted;
 use super::{Identity, ShipError};
 use crate::config::Config;
 use crate::policy::PolicySet;
-use crate::record::{PublicKey, now_us};
+use crate::record::now_us;
 
 const FILE: &str = "policies.json";
 /// Largest file that is read: the signed text, escaped, and what is around.
@@ -49,7 +51,7 @@ pub struct InForce {
 #[derive(Debug)]
 pub struct Kept {
     path: PathBuf,
-    key: PublicKey,
+    collector: Arc<Trusted>,
     seen: u64,
     signed: Option<SignedBundle>,
     since_us: i64,
@@ -60,9 +62,9 @@ impl Kept {
     /// Reads what is kept below a state directory of shipping. What cannot be used is an error:
     /// it may hold denies, so nobody goes on as if it had not been there. What another collector
     /// published ended with the enrolment there.
-    pub fn open(dir: &Path, key: PublicKey) -> Result<(Self, Option<InForce>), ShipError> {
+    pub fn open(dir: &Path, collector: Arc<Trusted>) -> Result<(Self, Option<InForce>), ShipError> {
         let path = dir.join(FILE);
-        let mut kept = Self { path, key, seen: 0, signed: None, since_us: 0, taken: 0 };
+        let mut kept = Self { path, collector, seen: 0, signed: None, since_us: 0, taken: 0 };
         let Some(text) = read(&kept.path)? else { return Ok((kept, None)) };
         let unusable = |why: String| ShipError::State {
             path: kept.path.clone(),
@@ -72,7 +74,7 @@ impl Kept {
             ),
         };
         let disk: OnDisk = serde_json::from_str(&text).map_err(|e| unusable(e.to_string()))?;
-        if disk.collector != key.fingerprint_hex() {
+        if !kept.collector.knew(&disk.collector) {
             tracing::warn!(
                 path = %kept.path.display(),
                 "the policies that are kept here are of another collector, and not in force"
@@ -83,7 +85,15 @@ impl Kept {
             kept.seen = disk.seen;
             return Ok((kept, None));
         };
-        let bundle = Bundle::read(&signed, &key).map_err(|e| unusable(e.to_string()))?;
+        // It was checked when it came, perhaps with a key of then.
+        let mut read = Err(BundleError::Forged);
+        for key in kept.collector.all() {
+            read = Bundle::read(&signed, &key);
+            if read != Err(BundleError::Forged) {
+                break;
+            }
+        }
+        let bundle = read.map_err(|e| unusable(e.to_string()))?;
         let policies = bundle.policies().map_err(|e| unusable(e.to_string()))?;
         kept.seen = disk.seen.max(bundle.version);
         kept.taken = bundle.version;
@@ -101,7 +111,10 @@ impl Kept {
         };
         let dir = ship.state(&config.paths);
         match Identity::load(&dir)? {
-            Some(identity) => Self::open(&dir, identity.collector_key()?).map(Some),
+            Some(identity) => {
+                let collector = Arc::new(Trusted::of(&dir, &identity)?);
+                Self::open(&dir, collector).map(Some)
+            }
             None => {
                 if dir.join(FILE).exists() {
                     tracing::warn!(
@@ -114,6 +127,11 @@ impl Kept {
         }
     }
 
+    /// Who publishes.
+    pub fn collector(&self) -> &Arc<Trusted> {
+        &self.collector
+    }
+
     /// The newest version that was taken; 0 before the first.
     pub fn taken(&self) -> u64 {
         self.taken
@@ -122,7 +140,7 @@ impl Kept {
     /// Checks what the collector offers, whole: who signed it, its number, and every rule.
     /// That it was seen is kept, so that nothing older is taken later.
     pub fn check(&mut self, signed: &SignedBundle) -> Result<InForce, (Option<u64>, BundleError)> {
-        let bundle = Bundle::read(signed, &self.key).map_err(|e| (None, e))?;
+        let bundle = Bundle::read(signed, &self.collector.current()).map_err(|e| (None, e))?;
         let version = bundle.version;
         if version <= self.taken || version < self.seen {
             return Err((Some(version), BundleError::Old { version, seen: self.seen }));
@@ -137,7 +155,7 @@ impl Kept {
     /// Keeps one that was checked. It is on disk when this returns without an error.
     pub fn take(&mut self, signed: &SignedBundle, checked: &InForce) -> Result<(), ShipError> {
         let disk = OnDisk {
-            collector: self.key.fingerprint_hex(),
+            collector: self.collector.current().fingerprint_hex(),
             seen: self.seen.max(checked.bundle.version),
             since_us: checked.since_us,
             bundle: Some(signed.clone()),
@@ -152,7 +170,7 @@ impl Kept {
     /// Keeps that a version was seen which is not taken.
     pub fn note_seen(&self) -> Result<(), ShipError> {
         let disk = OnDisk {
-            collector: self.key.fingerprint_hex(),
+            collector: self.collector.current().fingerprint_hex(),
             seen: self.seen,
             since_us: self.since_us,
             bundle: self.signed.clone(),
@@ -203,6 +221,10 @@ mod tests {
     use super::*;
     use crate::record::HostKey;
 
+    fn trusted(key: &HostKey) -> Arc<Trusted> {
+        Arc::new(Trusted::key(*key.public()))
+    }
+
     fn signed(key: &HostKey, version: u64, text: &str) -> SignedBundle {
         let files = vec![Rules { name: "a.toml".into(), text: text.into() }];
         let body = serde_json::to_string(&Bundle::new(version, 1, Some(files))).unwrap();
@@ -214,7 +236,7 @@ mod tests {
     fn what_was_seen_counts_after_a_restart_though_it_was_refused() {
         let dir = tempfile::tempdir().unwrap();
         let key = HostKey::open(dir.path()).unwrap();
-        let open = || Kept::open(dir.path(), *key.public()).unwrap();
+        let open = || Kept::open(dir.path(), trusted(&key)).unwrap();
         let (mut kept, in_force) = open();
         assert!(in_force.is_none());
         let first = signed(&key, 1, "");
@@ -240,7 +262,7 @@ mod tests {
     fn nothing_is_in_force_that_the_disk_does_not_take() {
         let dir = tempfile::tempdir().unwrap();
         let key = HostKey::open(dir.path()).unwrap();
-        let (mut kept, _) = Kept::open(dir.path(), *key.public()).unwrap();
+        let (mut kept, _) = Kept::open(dir.path(), trusted(&key)).unwrap();
         kept.path = dir.path().join("missing/policies.json");
         let first = signed(&key, 1, "");
         let checked = kept.check(&first).unwrap();
@@ -251,7 +273,7 @@ mod tests {
         fs::write(&path, "{}").unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         fs::set_permissions(&path, open).unwrap();
-        let error = Kept::open(dir.path(), *key.public()).unwrap_err().to_string();
+        let error = Kept::open(dir.path(), trusted(&key)).unwrap_err().to_string();
         assert!(error.contains("chmod 0600"), "{error}");
     }
 }

@@ -20,6 +20,8 @@ use super::kept::Kept;
 use super::line::{Line, LineError};
 use super::orders::{OrderBook, OrderError};
 use super::remote::Remote;
+use super::succession::SignedSuccession;
+use super::trusted::Trusted;
 use super::wire::{Done, Order, Orders, Raise, Withdrawal};
 use crate::approval::{Approvals, Authority, Exact};
 use crate::config::Config;
@@ -169,6 +171,7 @@ impl Link {
             let instance = self.instance.borrow().clone();
             let mut path =
                 format!("/host/v1/orders?after={after}&boot={}&instance={instance}", self.boot);
+            path.push_str(&format!("&key={}", book.collector().current().fingerprint_hex()));
             if let Some(newest) = self.centre.newest() {
                 path.push_str(&format!("&policies={newest}"));
             }
@@ -176,6 +179,7 @@ impl Link {
                 Ok(answer) => {
                     pause = FIRST_PAUSE;
                     self.here();
+                    follow(book.collector(), &answer.keys);
                     self.instance.send_if_modified(|known| {
                         let new = *known != answer.instance;
                         known.clone_from(&answer.instance);
@@ -332,6 +336,17 @@ impl Link {
             claims: exact.claims,
             impact: exact.impact,
         }
+    }
+}
+
+/// Believes the collector's new key, if the one before has named it.
+pub(super) fn follow(collector: &Trusted, keys: &[SignedSuccession]) {
+    if keys.is_empty() {
+        return;
+    }
+    // What is believed goes to the disk, which may take a moment.
+    if let Err(error) = block_in_place(|| collector.follow(keys)) {
+        tracing::error!(%error, alert = true, "the collector's keys are not followed");
     }
 }
 

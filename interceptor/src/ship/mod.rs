@@ -20,6 +20,8 @@ pub mod remote;
 pub mod reserve;
 mod spool;
 pub mod start;
+pub mod succession;
+pub mod trusted;
 mod uplink;
 pub mod wire;
 

@@ -8,13 +8,14 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use super::trusted::Trusted;
 use super::wire::{MAX_ORDER, Order, SignedOrder, order_message};
-use crate::record::PublicKey;
 
 const FILE: &str = "orders.json";
 
@@ -56,7 +57,7 @@ pub enum OrderError {
 /// Who may order, who is ordered, and how far orders have come.
 #[derive(Debug)]
 pub struct OrderBook {
-    collector: PublicKey,
+    collector: Arc<Trusted>,
     host: String,
     path: PathBuf,
     last: u64,
@@ -69,7 +70,7 @@ struct Kept {
 
 impl OrderBook {
     /// Orders of this collector for this host. `state` is the directory of shipping.
-    pub fn open(state: &Path, collector: PublicKey, host: &str) -> Result<Self, OrderError> {
+    pub fn open(state: &Path, collector: Arc<Trusted>, host: &str) -> Result<Self, OrderError> {
         let path = state.join(FILE);
         let fail = |source| OrderError::Keep { path: path.clone(), source };
         let last = match fs::read(&path) {
@@ -81,6 +82,11 @@ impl OrderBook {
             Err(e) => return Err(fail(e)),
         };
         Ok(Self { collector, host: host.to_owned(), path, last })
+    }
+
+    /// Who may order.
+    pub fn collector(&self) -> &Arc<Trusted> {
+        &self.collector
     }
 
     /// Number of the last order that was accepted.
@@ -104,7 +110,7 @@ impl OrderBook {
             return Err(OrderError::Unreadable(format!("it has more than {MAX_ORDER} bytes")));
         }
         let signature = STANDARD.decode(&signed.signature).map_err(|_| OrderError::Forged)?;
-        if !self.collector.verify(&order_message(&signed.body), &signature) {
+        if !self.collector.current().verify(&order_message(&signed.body), &signature) {
             return Err(OrderError::Forged);
         }
         let order: Order = serde_json::from_str(&signed.body)
@@ -145,6 +151,10 @@ mod tests {
     use super::*;
     use crate::record::HostKey;
 
+    fn trusted(key: &HostKey) -> Arc<Trusted> {
+        Arc::new(Trusted::key(*key.public()))
+    }
+
     struct Rig {
         dir: tempfile::TempDir,
         key: HostKey,
@@ -159,7 +169,7 @@ mod tests {
         }
 
         fn book(&self) -> OrderBook {
-            OrderBook::open(self.dir.path(), *self.key.public(), "host-a").unwrap()
+            OrderBook::open(self.dir.path(), trusted(&self.key), "host-a").unwrap()
         }
 
         fn signed(&self, host: &str, seq: u64, expires_us: i64) -> SignedOrder {
@@ -220,6 +230,6 @@ mod tests {
         let refused = book.accept(&rig.signed("host-a", 1, 100), 99);
         assert!(matches!(refused, Err(OrderError::Keep { .. })));
         fs::write(rig.dir.path().join(FILE), "not json").unwrap();
-        assert!(OrderBook::open(rig.dir.path(), *rig.key.public(), "host-a").is_err());
+        assert!(OrderBook::open(rig.dir.path(), trusted(&rig.key), "host-a").is_err());
     }
 }

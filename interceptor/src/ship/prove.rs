@@ -54,10 +54,14 @@ pub async fn prove(config: &Config, ship: &Ship, reader: &Reader) -> Result<Prov
     let before = memory.log()?;
     let (log, standing) = {
         let from = before.as_ref().map_or(0, |b| b.size);
-        let get = http.get(format!("{url}/host/v1/log?from={from}")).timeout(ANSWER);
+        let known = identity.collector_key()?;
+        let path = format!("/host/v1/log?from={from}&key={}", known.fingerprint_hex());
+        let get = http.get(format!("{url}{path}")).timeout(ANSWER);
         let standing: LogStanding = client::call(get).await?;
         let key = identity.log_key()?;
-        let log = Checkpoint::verify(&standing.checkpoint, &key)
+        let log = key
+            .following(&standing.keys)
+            .and_then(|keys| Checkpoint::verify_any(&standing.checkpoint, &keys))
             .map_err(|e| ShipError::Log(e.to_string()))?;
         (log, standing)
     };

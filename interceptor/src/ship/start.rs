@@ -17,6 +17,7 @@ use super::link::Link;
 use super::orders::OrderBook;
 use super::remote::Remote;
 use super::reserve::{Fleet, settle};
+use super::trusted::Trusted;
 use super::wire::ReserveToken;
 use crate::config::{OnTimeout, Reserve};
 use crate::session::Gate;
@@ -72,12 +73,14 @@ impl Starting {
         let Self { dir, line, link, remote, open, fingerprint, takes, gate } = self;
         let settling = tokio::spawn(settle(Arc::clone(&line), remote, open));
         let identity = enrolled(&dir, &line, &link).await;
-        let book = loop {
-            let key = identity.collector_key().map_err(|e| e.to_string());
-            let book =
-                key.and_then(|k| OrderBook::open(&dir, k, &fingerprint).map_err(|e| e.to_string()));
-            match book {
-                Ok(book) => break book,
+        let (trusted, book) = loop {
+            let trusted = Trusted::of(&dir, &identity).map(Arc::new).map_err(|e| e.to_string());
+            let opened = trusted.and_then(|trusted| {
+                let book = OrderBook::open(&dir, Arc::clone(&trusted), &fingerprint);
+                book.map(|book| (trusted, book)).map_err(|e| e.to_string())
+            });
+            match opened {
+                Ok(opened) => break opened,
                 Err(error) => {
                     tracing::error!(error, "no orders of the collector can be carried out");
                     link.away(&LineError::NotEnrolled);
@@ -85,7 +88,7 @@ impl Starting {
                 }
             }
         };
-        let kept = if takes { keeping(&dir, &identity, &gate) } else { None };
+        let kept = if takes { keeping(&dir, trusted, &gate) } else { None };
         tokio::join!(link.run(book, kept), renewed(&dir, &line, identity.life.1));
         settling.abort();
     }
@@ -128,9 +131,8 @@ async fn renewed(dir: &std::path::Path, line: &Line, mut until: SystemTime) {
 
 /// What is kept of the centre's policies. A host that was enrolled after its start brings it
 /// into force here.
-fn keeping(dir: &std::path::Path, identity: &Identity, gate: &Gate) -> Option<Kept> {
-    let opened = identity.collector_key().and_then(|key| Kept::open(dir, key));
-    match opened {
+fn keeping(dir: &std::path::Path, trusted: Arc<Trusted>, gate: &Gate) -> Option<Kept> {
+    match Kept::open(dir, trusted) {
         Ok((kept, in_force)) => {
             if let Some(in_force) = in_force {
                 super::centre::apply(&gate.policies, &in_force);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::succession::SignedSuccession;
 use crate::approval::{HoldSummary, Impact, Scope};
 use crate::session::Target;
 
@@ -190,6 +191,10 @@ pub struct Orders {
     pub instance: String,
     /// What is new, oldest first.
     pub orders: Vec<SignedOrder>,
+    /// How the collector's keys followed the one that the host believes; to be followed before
+    /// anything else here is read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<SignedSuccession>,
     /// The newest version of the policies of the centre, for a host that takes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policies: Option<u64>,

@@ -510,6 +510,31 @@ fn a_protected_host_ships_and_its_sessions_can_be_proved() -> Result<()> {
     std::fs::write(&file, proof.replace("\\\"events\\\":", "\\\"events\\\":1"))?;
     let out = check(&file)?;
     assert!(!out.success() && out.stderr.contains("altered"), "{out}");
+    // The key is changed while both run: what was kept goes on, and the host follows.
+    let listed = || -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&collector.cli(["keys", "--json"])?.ok()?)?)
+    };
+    let first = listed()?[0]["fingerprint"].clone();
+    let said = collector.cli(["keys", "rotate", "--overlap", "0s"])?.ok()?;
+    assert!(said.contains("hosts learn it with their next question"), "{said}");
+    let second = collector.cli(["log-key"])?.ok()?;
+    assert!(second != key && said.contains(second.trim()), "{said}");
+    let keys = wait_for("the host follows the new key", SOON, || {
+        let all = listed()?;
+        Ok((all[1]["hosts"] == 1).then_some(all))
+    })?;
+    assert_eq!((&keys[0]["fingerprint"], keys[0]["state"].as_str()), (&first, Some("old")));
+    assert_eq!((keys[0]["hosts"].as_u64(), keys[1]["state"].as_str()), (Some(0), Some("in force")));
+    let host = bed.interceptor()?;
+    let verified = host.cli(["sessions", "verify", "--collector"]).ok()?;
+    assert!(verified.contains("proved: the collector has what it acknowledged"), "{verified}");
+    let later = collector.cli(["prove", &id])?.ok()?;
+    std::fs::write(&file, &later)?;
+    assert!(check(&file)?.success(), "a key from before leads to the new one");
+    std::fs::write(&file, &proof)?;
+    assert!(check(&file)?.success(), "a proof from before");
+    let retired = collector.cli(["keys", "retire"])?.ok()?;
+    assert!(retired.contains(first.as_str().context("a fingerprint")?), "{retired}");
     // The record of the host as the auditor reads it at the collector.
     let replica = collector.replica(&state).context("the replica")?;
     let report = verify(&replica, &Options::default())?;

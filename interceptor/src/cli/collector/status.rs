@@ -218,6 +218,20 @@ fn of_records(all: &mut Vec<String>, o: &Overview, now: i64) {
             o.log.size, o.log.signed
         ));
     }
+    let signing = &o.signing;
+    if !signing.here {
+        all.push(format!(
+            "NOTHING CAN BE SIGNED: the signing key is {key} and is not here; copy \
+             keys/signing/{key} from the collector that made it",
+            key = signing.key
+        ));
+    }
+    if signing.to_retire > 0 {
+        all.push(format!(
+            "{} old signing keys sign nothing any more: run `interceptor collector keys retire`",
+            signing.to_retire
+        ));
+    }
     if o.retention.altered > 0 {
         all.push(format!(
             "{} OLD SESSIONS ARE NOT AS THEY WERE SEALED, and stay: run `interceptor collector \
@@ -397,6 +411,15 @@ fn of_overview(out: &mut String, s: &Status, o: &Overview, now: i64) {
             ago(o.log.signed_us, now)
         ),
     );
+    let k = &o.signing;
+    let since = k.since_us.map(|us| format!(", since {}", local_time(us))).unwrap_or_default();
+    let along = k.along_until_us.map(|us| format!(", an old one along until {}", local_time(us)));
+    let behind = match k.behind {
+        0 => String::new(),
+        n => format!(", {n} hosts still follow an old one"),
+    };
+    let key: String = k.key.chars().take(16).collect();
+    line(out, "signing key", &format!("{key}{since}{}{behind}", along.unwrap_or_default()));
     for f in &o.forwards {
         let failing = s.failing_forwards.as_ref().map(|all| all.contains(&f.name));
         let word = match failing {

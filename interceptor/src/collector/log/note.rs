@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::record::PublicKey;
 use crate::record::chain::{self, Hash};
+use crate::ship::succession::{self, SignedSuccession, SuccessionError};
 
 /// Ed25519 in signed notes.
 const ED25519: u8 = 1;
@@ -58,6 +59,9 @@ pub enum NoteError {
     /// The key did not sign it.
     #[error("the checkpoint is not signed by this key: do not trust it, and keep it as evidence")]
     Signature,
+    /// How its keys followed one another cannot be believed.
+    #[error(transparent)]
+    Keys(#[from] SuccessionError),
     /// The key's text is none.
     #[error(
         "{0:?} is no key of a log: it reads name+hash+key, as `interceptor collector log-key` prints it"
@@ -78,6 +82,14 @@ impl VerifierKey {
         let tail = [&[b'\n', ED25519][..], &self.key.0].concat();
         let full = chain::hash(self.name.as_bytes(), &[&tail]);
         [full[0], full[1], full[2], full[3]]
+    }
+
+    /// This key, and those that followed it: a checkpoint that one of them signed is the log's.
+    pub fn following(&self, chain: &[SignedSuccession]) -> Result<Vec<Self>, NoteError> {
+        let after = succession::follow(&self.key, chain)?;
+        let mut all = vec![self.clone()];
+        all.extend(after.into_iter().map(|key| Self { name: self.name.clone(), key }));
+        Ok(all)
     }
 
     /// Reads `name+hash+key`.
@@ -115,10 +127,27 @@ impl Checkpoint {
 
     /// The note, signed.
     pub fn sign(&self, key: &PublicKey, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> String {
-        let text = self.text();
+        format!("{}\n{}", self.text(), self.line(key, sign))
+    }
+
+    /// The line of one more signature, to be put behind a note.
+    pub fn line(&self, key: &PublicKey, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> String {
         let verifier = VerifierKey { name: self.origin.clone(), key: *key };
-        let signature = [&verifier.hash()[..], &sign(text.as_bytes())].concat();
-        format!("{text}\n\u{2014} {} {}\n", self.origin, STANDARD.encode(signature))
+        let signature = [&verifier.hash()[..], &sign(self.text().as_bytes())].concat();
+        format!("\u{2014} {} {}\n", self.origin, STANDARD.encode(signature))
+    }
+
+    /// Reads a note that one of these keys signed.
+    pub fn verify_any(note: &str, keys: &[VerifierKey]) -> Result<Self, NoteError> {
+        let mut last = Err(NoteError::Signature);
+        // The newest signs it, as a rule.
+        for key in keys.iter().rev() {
+            last = Self::verify(note, key);
+            if last != Err(NoteError::Signature) {
+                break;
+            }
+        }
+        last
     }
 
     /// Reads a note and believes it only when this key signed it. Signatures of others

@@ -11,6 +11,7 @@ use super::tree;
 use crate::record::PublicKey;
 use crate::record::chain::{Hash, hex, unhex};
 use crate::record::ledger::{Entry, Placed, Seal, entry_is_signed};
+use crate::ship::succession::SignedSuccession;
 
 /// A session's seal, its place in the log, and the signed checkpoint it leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,10 @@ pub struct SessionProof {
     pub path: Vec<String>,
     /// The signed checkpoint.
     pub checkpoint: String,
+    /// How the log's keys followed one another: a key from before a change leads to the one that
+    /// signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<SignedSuccession>,
 }
 
 /// What a proof proves.
@@ -87,7 +92,7 @@ impl SessionProof {
         let session = ulid::Ulid::from_string(&seal.session)
             .map_err(|_| form("the session has no valid id"))?;
         let leaf = Leaf::of_seal(key.fingerprint(), seal.number, session, self.seal.as_bytes());
-        let checkpoint = Checkpoint::verify(&self.checkpoint, log)?;
+        let checkpoint = Checkpoint::verify_any(&self.checkpoint, &log.following(&self.keys)?)?;
         let path = read_path(&self.path).ok_or_else(|| form("path is no list of hashes"))?;
         let (size, root) = (checkpoint.size, &checkpoint.root);
         if !tree::includes(&leaf.hash(), self.index, size, &path, root) {

@@ -3,8 +3,10 @@
 use crate::collector::db::{Connection, OptionalExtension, params};
 
 use super::leaf::Leaf;
-use super::note::{Checkpoint, origin};
+use super::note::{Checkpoint, VerifierKey, origin};
 use super::tree;
+use crate::collector::rotation::RotateError;
+use crate::collector::signing::InForce;
 use crate::collector::{CollectorError, Keys};
 use crate::record::chain::Hash;
 use crate::record::now_us;
@@ -104,14 +106,43 @@ pub fn checkpoint(db: &Connection, keys: &Keys, console: &str) -> Result<String>
         }
     }
     let root = tree::root(size, &mut |level, index| node(db, level, index))?;
-    let checkpoint = Checkpoint { origin: origin(console), size, root };
-    let note = checkpoint.sign(keys.public(), |text| keys.sign(b"", text));
+    let note = sign(&Checkpoint { origin: origin(console), size, root }, &*keys.in_force(db)?)?;
     db.prepare_cached(
         "INSERT INTO log_checkpoints (size, root, ts_us, note) VALUES (?1, ?2, ?3, ?4)",
     )
     .and_then(|mut s| s.execute(params![size as i64, &root[..], now_us(), note]))
     .map_err(sql("sign the log"))?;
     Ok(note)
+}
+
+/// A note with the signature of the key in force first, then those of the keys that sign along.
+fn sign(checkpoint: &Checkpoint, keys: &InForce) -> Result<String> {
+    let key = keys.key()?;
+    let mut note = checkpoint.sign(keys.public(), |text| key.sign(text));
+    for old in keys.along(now_us()) {
+        note.push_str(&checkpoint.line(old.public(), |text| old.sign(text)));
+    }
+    Ok(note)
+}
+
+/// Signs the newest checkpoint with the key after, which is in force now.
+pub(in crate::collector) fn sign_again(
+    db: &Connection,
+    before: &InForce,
+    now: &InForce,
+    console: &str,
+) -> std::result::Result<(), RotateError> {
+    let Some((size, note)) = newest(db)? else { return Ok(()) };
+    let verifier = VerifierKey { name: origin(console), key: *before.public() };
+    let checkpoint = Checkpoint::verify(&note, &verifier)
+        .ok()
+        .filter(|c| c.size == size)
+        .ok_or_else(|| RotateError::Altered(format!("the checkpoint of the log at {size}")))?;
+    let note = sign(&checkpoint, now)?;
+    db.prepare_cached("UPDATE log_checkpoints SET note = ?2 WHERE size = ?1")
+        .and_then(|mut s| s.execute(params![size as i64, note]))
+        .map_err(sql("sign the log"))?;
+    Ok(())
 }
 
 /// The newest signed checkpoint with its size.

@@ -158,22 +158,30 @@ pub fn newest(db: &Connection) -> Result<u64, CollectorError> {
     Ok(u64::try_from(newest).unwrap_or(0))
 }
 
-/// What a host is offered that has taken a version.
-pub fn offer(db: &Connection, after: u64) -> Result<Offer, CollectorError> {
-    let newest = newest(db)?;
+/// What a host is offered that has taken a version, and believes the key with this fingerprint.
+pub fn offer(db: &Connection, keys: &Keys, after: u64, key: &str) -> Result<Offer, CollectorError> {
+    let (newest, keys) = (newest(db)?, keys.in_force(db)?.after(key));
     if newest <= after {
-        return Ok(Offer { newest, bundle: None });
+        return Ok(Offer { newest, bundle: None, keys });
     }
-    let bundle = db
-        .prepare_cached("SELECT body, signature FROM policy_versions WHERE version = ?1")
-        .and_then(|mut s| {
-            s.query_row([i64::try_from(newest).unwrap_or(-1)], |r| {
-                let signature = STANDARD.encode(r.get::<_, Vec<u8>>(1)?);
-                Ok(SignedBundle { body: r.get(0)?, signature })
-            })
-        })
-        .map_err(CollectorError::db("read the newest policies"))?;
-    Ok(Offer { newest, bundle: Some(bundle) })
+    let bundle = newest_signed(db)?.map(|(_, body, signature)| {
+        let signature = STANDARD.encode(signature);
+        SignedBundle { body, signature }
+    });
+    Ok(Offer { newest, bundle, keys })
+}
+
+/// The newest version as it was signed last: its number, its text, and the signature.
+pub(super) fn newest_signed(
+    db: &Connection,
+) -> Result<Option<(i64, String, Vec<u8>)>, CollectorError> {
+    db.prepare_cached(
+        "SELECT p.version, p.body, coalesce((SELECT s.policies_signature FROM successions s \
+         WHERE s.policies = p.version ORDER BY s.number DESC LIMIT 1), p.signature) \
+         FROM policy_versions p ORDER BY p.version DESC LIMIT 1",
+    )
+    .and_then(|mut s| s.query_row([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional())
+    .map_err(CollectorError::db("read the newest policies"))
 }
 
 /// Publishes files that were checked.
@@ -247,7 +255,7 @@ fn append(db: &Connection, keys: &Keys, how: &How, step: Step) -> Result<Version
     let bundle = Bundle::new(number, now, step.files);
     let body = serde_json::to_string(&bundle)
         .map_err(|e| CollectorError::Key(format!("a bundle cannot be written: {e}")))?;
-    let signature = keys.sign(BUNDLE_DOMAIN, body.as_bytes());
+    let signature = keys.in_force(db)?.sign(BUNDLE_DOMAIN, body.as_bytes())?;
     let who = serde_json::to_string(&how.who).unwrap_or_default();
     let of = step.content_of.and_then(|n| i64::try_from(n).ok());
     let rules = i64::try_from(step.rules).unwrap_or(i64::MAX);

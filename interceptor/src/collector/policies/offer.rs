@@ -1,5 +1,5 @@
-//! What hosts ask about policies, and the look-out for versions that were published by another
-//! process (`interceptor collector policies`).
+//! What hosts ask about policies, and the look-out for what another process did: versions that
+//! were published (`interceptor collector policies`), another signing key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::hosts;
 use crate::collector::hosts::Known;
 use crate::collector::refuse::Refuse;
-use crate::collector::{Change, Collector};
+use crate::collector::{Change, Collector, CollectorError};
 use crate::ship::bundle::{Offer, Report};
 
 /// How often is looked for a version that somebody published.
@@ -27,14 +27,19 @@ pub fn routes() -> Router<Arc<Collector>> {
 struct After {
     #[serde(default)]
     after: u64,
+    /// Fingerprint of the key that the host believes.
+    #[serde(default)]
+    key: String,
 }
 
 async fn offer(
     State(collector): State<Arc<Collector>>,
     _: Known,
-    Query(After { after }): Query<After>,
+    Query(After { after, key }): Query<After>,
 ) -> Result<Json<Offer>, Refuse> {
-    let offer = collector.central.read(move |db| super::offer(db, after)).await?;
+    let shared = Arc::clone(&collector);
+    let look = move |db: &_| super::offer(db, &shared.keys, after, &key);
+    let offer = collector.central.read(look).await?;
     Ok(Json(offer))
 }
 
@@ -51,13 +56,18 @@ async fn report(
     Ok(Json(json!({})))
 }
 
-/// Tells hosts of versions that another process published; never returns.
+/// Tells hosts of versions that another process published, and of another key; never returns.
 pub async fn watch(collector: Arc<Collector>) {
     let mut known = None;
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
-        match collector.central.read(super::newest).await {
+        let shared = Arc::clone(&collector);
+        let look = move |db: &_| {
+            let number = shared.keys.in_force(db)?.number();
+            Ok::<_, CollectorError>((super::newest(db)?, number))
+        };
+        match collector.central.read(look).await {
             Ok(newest) => {
                 if known.is_some_and(|k| k != newest) {
                     collector.published();

@@ -1,0 +1,281 @@
+//! Changing the signing key.
+//!
+//! One transaction writes the succession, and signs anew with the key after whatever is still to
+//! be believed: orders that hosts have not carried out, the policies of the centre, and where the
+//! log stands. From then on the key before counts for nothing, but that it signs the log along for
+//! a while: for those who check the log and have only it.
+//!
+//! What this module must never do: sign anew what the key before did not sign.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::Keys;
+use super::audit::{self, Entry, Who};
+use super::db::{Connection, OptionalExtension, params};
+use super::error::CollectorError;
+use super::log;
+use super::signing::{Held, InForce};
+use crate::record::now_us;
+use crate::ship::bundle::Bundle;
+use crate::ship::succession::{self, Succession};
+use crate::ship::wire::order_message;
+
+pub(super) use super::signing::chain;
+
+/// Why the key is not changed. Shown to the person.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// There is none to change to.
+    #[error(
+        "no new key is here: make one with `interceptor collector keys new`, copy its directory \
+         below keys/signing/ to the other collectors of this database, then rotate"
+    )]
+    NoKey,
+    /// There are several.
+    #[error(
+        "several new keys are here: say which with --to, by the beginning of its fingerprint: {0}"
+    )]
+    Several(String),
+    /// It does not occur.
+    #[error("no new key begins with {0:?}: see `interceptor collector keys`")]
+    NoSuchKey(String),
+    /// What would be signed anew is not ours.
+    #[error("{0} is not signed by the key in force: it was altered, and the key is not changed")]
+    Altered(String),
+    /// The old key still signs along.
+    #[error("an old key signs the log along until then: wait, or end that with --now")]
+    Along,
+    /// The database or the keys.
+    #[error(transparent)]
+    Store(#[from] CollectorError),
+}
+
+/// How the key is changed.
+#[derive(Debug, Clone)]
+pub struct How {
+    /// Who does it.
+    pub who: Who,
+    /// How long the key before signs the log along, in microseconds.
+    pub overlap_us: i64,
+    /// Beginning of the fingerprint of the key after; the one that is here when absent.
+    pub to: Option<String>,
+}
+
+/// What a change did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rotated {
+    /// Its number.
+    pub number: u64,
+    /// Fingerprint of the key before.
+    pub from: String,
+    /// Fingerprint of the key after.
+    pub to: String,
+    /// Until when the key before signs the log along; microseconds since the Unix epoch.
+    pub along_until_us: i64,
+    /// Orders that were signed anew.
+    pub orders: u64,
+}
+
+/// Changes the key, inside the caller's transaction.
+pub fn rotate(
+    db: &Connection,
+    keys: &Keys,
+    console: &str,
+    how: &How,
+) -> Result<Rotated, RotateError> {
+    let before = keys.in_force(db)?;
+    let old = before.key()?;
+    let after = choose(keys.unused(&before)?, how.to.as_deref())?;
+    let new = after.private.as_ref().ok_or(RotateError::NoKey)?;
+    let now = now_us();
+    let number = before.number() + 1;
+    let it = Succession {
+        v: 1,
+        number,
+        from: succession::write_key(before.public()),
+        to: succession::write_key(&after.public),
+        issued_us: now,
+    };
+    let body = serde_json::to_string(&it)
+        .map_err(|e| CollectorError::Key(format!("a succession cannot be written: {e}")))?;
+    let message = succession::message(&body);
+    let (by_old, by_new) = (old.sign(&message), new.sign(&message));
+    let policies = policies(db, &before, |m| new.sign(m))?;
+    let (version, signature) = policies.map_or((None, None), |(v, s)| (Some(v), Some(s.to_vec())));
+    let until = now.saturating_add(how.overlap_us.max(0));
+    db.prepare_cached(
+        "INSERT INTO successions (number, body, by_old, by_new, along_until_us, policies, \
+         policies_signature) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )
+    .and_then(|mut s| {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        s.execute(params![number, body, &by_old[..], &by_new[..], until, version, signature])
+    })
+    .map_err(CollectorError::db("write which key signs"))?;
+    let orders = orders(db, &before, |m| new.sign(m))?;
+    let in_force = keys.in_force(db)?;
+    log::store::sign_again(db, &before, &in_force, console)?;
+    let (from, to) = (before.public().fingerprint_hex(), after.public.fingerprint_hex());
+    let rotated = Rotated { number, from, to, along_until_us: until, orders };
+    let detail = serde_json::to_value(&rotated).unwrap_or_default();
+    let target = format!("signing key {}", rotated.to);
+    audit::append(
+        db,
+        &Entry { who: &how.who, what: "keys.rotated", target: &target, detail: &detail },
+    )?;
+    Ok(rotated)
+}
+
+fn choose(mut unused: Vec<Held>, to: Option<&str>) -> Result<Held, RotateError> {
+    if let Some(to) = to {
+        let wanted = to.to_ascii_lowercase();
+        unused.retain(|k| !wanted.is_empty() && k.public.fingerprint_hex().starts_with(&wanted));
+        if unused.is_empty() {
+            return Err(RotateError::NoSuchKey(to.chars().take(80).collect()));
+        }
+    }
+    match <[Held; 1]>::try_from(unused) {
+        Ok([one]) => Ok(one),
+        Err(none) if none.is_empty() => Err(RotateError::NoKey),
+        Err(several) => {
+            let names = several.iter().map(|k| k.public.fingerprint_hex());
+            Err(RotateError::Several(names.collect::<Vec<_>>().join(", ")))
+        }
+    }
+}
+
+/// The newest policies, signed by the key after.
+fn policies(
+    db: &Connection,
+    before: &InForce,
+    sign: impl Fn(&[u8]) -> [u8; 64],
+) -> Result<Option<(i64, [u8; 64])>, RotateError> {
+    let Some((version, body, signature)) = super::policies::newest_signed(db)? else {
+        return Ok(None);
+    };
+    let message = Bundle::message(&body);
+    if !before.public().verify(&message, &signature) {
+        return Err(RotateError::Altered(format!("version {version} of the policies")));
+    }
+    Ok(Some((version, sign(&message))))
+}
+
+/// Signs orders anew that hosts may still carry out.
+fn orders(
+    db: &Connection,
+    before: &InForce,
+    sign: impl Fn(&[u8]) -> [u8; 64],
+) -> Result<u64, RotateError> {
+    let open: Vec<(i64, i64, String, Vec<u8>)> = db
+        .prepare_cached(
+            "SELECT host, seq, body, signature FROM orders \
+             WHERE done_us IS NULL AND expires_us > ?1",
+        )
+        .and_then(|mut s| {
+            s.query_map([now_us()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?.collect()
+        })
+        .map_err(CollectorError::db("read orders"))?;
+    let count = open.len() as u64;
+    for (host, seq, body, signature) in open {
+        let message = order_message(&body);
+        if !before.public().verify(&message, &signature) {
+            return Err(RotateError::Altered(format!("order {seq}")));
+        }
+        let again = sign(&message);
+        db.prepare_cached("UPDATE orders SET signature = ?3 WHERE host = ?1 AND seq = ?2")
+            .and_then(|mut s| s.execute(params![host, seq, &again[..]]))
+            .map_err(CollectorError::db("sign orders anew"))?;
+    }
+    Ok(count)
+}
+
+/// Ends, inside the caller's transaction, that old keys sign the log along: `now`, or because
+/// their time is over. Their private parts may be deleted once that is on disk.
+pub fn end_along(db: &Connection, keys: &Keys, who: &Who, now: bool) -> Result<(), RotateError> {
+    let in_force = keys.in_force(db)?;
+    // Without the key in force here the old ones may be all that there is.
+    in_force.key()?;
+    let at = now_us();
+    let along = in_force.steps().iter().any(|s| s.along_until_us > at);
+    if along && !now {
+        return Err(RotateError::Along);
+    }
+    db.prepare_cached("UPDATE successions SET along_until_us = ?1 WHERE along_until_us > ?1")
+        .and_then(|mut s| s.execute([at]))
+        .map_err(CollectorError::db("end an overlap of keys"))?;
+    let past: Vec<_> = in_force.past().iter().map(|k| k.public.fingerprint_hex()).collect();
+    let detail = json!({ "keys": past, "overlap_ended": along });
+    let entry = Entry { who, what: "keys.retired", target: "old signing keys", detail: &detail };
+    audit::append(db, &entry)?;
+    Ok(())
+}
+
+/// One signing key, as it is listed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// Fingerprint.
+    pub fingerprint: String,
+    /// `in force`, `signs the log along`, `old` or `new`.
+    pub state: &'static str,
+    /// Since when it was in force; unknown of the first. Microseconds since the Unix epoch.
+    pub since_us: Option<i64>,
+    /// Until when it signs the log along.
+    pub along_until_us: Option<i64>,
+    /// Its private part is here.
+    pub here: bool,
+    /// Hosts that take orders of it.
+    pub hosts: u64,
+}
+
+/// All keys, oldest first.
+pub fn list(db: &Connection, keys: &Keys) -> Result<Vec<Listed>, CollectorError> {
+    let in_force = keys.in_force(db)?;
+    let now = now_us();
+    let row = |held: &Held, state| -> Result<Listed, CollectorError> {
+        let fingerprint = held.public.fingerprint_hex();
+        let hosts = followers(db, &fingerprint)?;
+        let here = held.private.is_some();
+        Ok(Listed { fingerprint, state, since_us: None, along_until_us: None, here, hosts })
+    };
+    let since = |at: usize| {
+        let step = at.checked_sub(1).and_then(|at| in_force.steps().get(at));
+        step.and_then(|s| s.signed.read().ok()).map(|(it, ..)| it.issued_us)
+    };
+    let mut all = Vec::new();
+    for (at, (held, step)) in in_force.past().iter().zip(in_force.steps()).enumerate() {
+        let along = step.along_until_us > now;
+        let state = if along { "signs the log along" } else { "old" };
+        let along_until_us = along.then_some(step.along_until_us);
+        all.push(Listed { since_us: since(at), along_until_us, ..row(held, state)? });
+    }
+    let current = row(in_force.current(), "in force")?;
+    all.push(Listed { since_us: since(in_force.past().len()), ..current });
+    for held in keys.unused(&in_force)? {
+        all.push(row(&held, "new")?);
+    }
+    Ok(all)
+}
+
+fn followers(db: &Connection, fingerprint: &str) -> Result<u64, CollectorError> {
+    db.prepare_cached("SELECT count(*) FROM hosts WHERE follows = ?1 AND revoked_us IS NULL")
+        .and_then(|mut s| s.query_row([fingerprint], |r| r.get::<_, i64>(0)))
+        .map(|n| n.max(0).unsigned_abs())
+        .map_err(CollectorError::db("count hosts"))
+}
+
+/// Which key a host takes orders of, as the database has it.
+pub fn follows(db: &Connection, host: i64) -> Result<Option<String>, CollectorError> {
+    db.prepare_cached("SELECT follows FROM hosts WHERE id = ?1")
+        .and_then(|mut s| s.query_row([host], |r| r.get(0)).optional())
+        .map(Option::flatten)
+        .map_err(CollectorError::db("read which key a host follows"))
+}
+
+/// Notes which key a host takes orders of.
+pub fn note_follows(db: &Connection, host: i64, key: &str) -> Result<(), CollectorError> {
+    db.prepare_cached("UPDATE hosts SET follows = ?2 WHERE id = ?1 AND follows IS DISTINCT FROM ?2")
+        .and_then(|mut s| s.execute(params![host, key]))
+        .map(drop)
+        .map_err(CollectorError::db("note which key a host follows"))
+}
