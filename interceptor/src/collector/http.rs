@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -32,10 +33,12 @@ const BODY: Duration = Duration::from_secs(30);
 const MAX_WHOLE: usize = 8 << 20;
 /// TLS must be agreed on within this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections in all.
-const MOST: usize = 10_000;
-/// Connections of one source address.
+/// Connections in all: those of some thousand hosts.
+const MOST: usize = 20_000;
+/// Connections of one source address that show no certificate of ours.
 const MOST_OF_ONE: usize = 256;
+/// Connections with one certificate: a host needs a handful.
+const MOST_OF_HOST: usize = 32;
 
 /// Who is at the other end of a connection; an extension of every request.
 #[derive(Debug, Clone)]
@@ -48,21 +51,40 @@ pub struct Peer {
     pub tls: bool,
 }
 
+/// Whose connection it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Source {
+    /// Nobody's that is known yet.
+    Address(IpAddr),
+    /// SHA-256 of the certificate that it proved to have. Many hosts may come from one address,
+    /// that of a balancer or of their site.
+    Certificate([u8; 32]),
+}
+
+impl Source {
+    fn most(&self) -> usize {
+        match self {
+            Self::Address(_) => MOST_OF_ONE,
+            Self::Certificate(_) => MOST_OF_HOST,
+        }
+    }
+}
+
 /// Connections that stand, by source.
 #[derive(Default)]
-struct Places(Mutex<(usize, HashMap<IpAddr, usize>)>);
+struct Places(Mutex<(usize, HashMap<Source, usize>)>);
 
-struct Place(Arc<Places>, IpAddr);
+struct Place(Arc<Places>, Source);
 
 impl Places {
-    fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
+    fn enter(self: &Arc<Self>, source: Source) -> Option<Place> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let here = all.1.get(&source).copied().unwrap_or_default();
-        if all.0 >= MOST || here >= MOST_OF_ONE {
+        if all.0 >= MOST || here >= source.most() {
             return None;
         }
         all.0 += 1;
-        all.1.insert(source, here + 1);
+        all.1.insert(source.clone(), here + 1);
         Some(Place(Arc::clone(self), source))
     }
 }
@@ -107,11 +129,11 @@ pub(super) async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, 
         match listener.accept().await {
             Ok((stream, address)) => {
                 // Too many: closed at once rather than queued.
-                let Some(place) = places.enter(source(address.ip())) else { continue };
+                let source = Source::Address(source(address.ip()));
+                let Some(place) = places.enter(source) else { continue };
                 let (acceptor, routes) = (acceptor.clone(), routes.clone());
                 tokio::spawn(async move {
-                    connection(stream, address, acceptor, routes).await;
-                    drop(place);
+                    connection(stream, address, acceptor, routes, place).await;
                 });
             }
             Err(error) => {
@@ -127,16 +149,28 @@ async fn connection(
     address: SocketAddr,
     acceptor: Option<TlsAcceptor>,
     routes: Router,
+    place: Place,
 ) {
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = acceptor else {
-        return requests(stream, Peer { address, certificate: None, tls: false }, routes).await;
+        requests(stream, Peer { address, certificate: None, tls: false }, routes).await;
+        return drop(place);
     };
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
         return;
     };
     let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
     let certificate = shown.map(|c| c.clone().into_owned());
+    let place = match &certificate {
+        Some(certificate) => {
+            let places = Arc::clone(&place.0);
+            // The address has room again for others that are not known.
+            drop(place);
+            places.enter(Source::Certificate(Sha256::digest(certificate).into()))
+        }
+        None => Some(place),
+    };
+    let Some(_place) = place else { return };
     requests(stream, Peer { address, certificate, tls: true }, routes).await;
 }
 
@@ -154,5 +188,34 @@ where
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "collector: connection ended");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_behind_one_address_are_counted_each_for_itself() {
+        let places = Arc::new(Places::default());
+        let balancer = || Source::Address([192, 0, 2, 1].into());
+        let fleet: Vec<Place> = (0..40)
+            .flat_map(|n| (0..8).map(move |_| n))
+            .map(|n| {
+                let place = places.enter(balancer()).unwrap();
+                drop(place);
+                places.enter(Source::Certificate([n; 32])).unwrap()
+            })
+            .collect();
+        assert_eq!(fleet.len(), 320);
+        let strangers: Vec<Place> =
+            std::iter::from_fn(|| places.enter(balancer())).take(1_000).collect();
+        assert_eq!(strangers.len(), MOST_OF_ONE);
+        let greedy: Vec<Place> =
+            std::iter::from_fn(|| places.enter(Source::Certificate([0; 32]))).take(1_000).collect();
+        assert_eq!(greedy.len(), MOST_OF_HOST - 8);
+        drop((fleet, strangers, greedy));
+        assert_eq!(*places.0.lock().unwrap(), (0, HashMap::new()));
     }
 }
