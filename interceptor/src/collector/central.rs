@@ -135,7 +135,7 @@ impl Central {
                     if let Place::Server(_) = place {
                         store::claim(&db, keys)?;
                     }
-                    keys.in_force(&db)?;
+                    keys.remember(&db)?;
                 }
                 Ok::<_, CollectorError>(db)
             };

@@ -181,7 +181,10 @@ pub async fn enrol(
                 detail: &detail,
             };
             audit::append(db, &entry)?;
-            let signing = *shared.keys.in_force(db)?.public();
+            let in_force = shared.keys.in_force(db)?;
+            // A host must not begin with a key that was left.
+            in_force.check()?;
+            let signing = *in_force.public();
             Ok::<_, CollectorError>(Some((host, signing)))
         })
         .await?;

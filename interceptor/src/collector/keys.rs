@@ -114,6 +114,12 @@ impl Keys {
         self.signing.in_force(db)
     }
 
+    /// Writes down which keys count, so that a database that was put back is found out. Not in a
+    /// transaction that writes.
+    pub fn remember(&self, db: &Connection) -> Result<(), CollectorError> {
+        self.signing.remember(db)
+    }
+
     /// The first signing key, by which a database knows its collectors.
     pub fn root(&self) -> &PublicKey {
         self.signing.root()

@@ -190,8 +190,14 @@ async fn poll(
         let (shared, believed) = (Arc::clone(&collector), key.clone());
         let look = move |db: &_| {
             let newest = seen.map(|_| policies::newest(db)).transpose()?;
-            let keys = shared.keys.in_force(db)?.after(&believed);
-            Ok::<_, CollectorError>((orders::after(db, id, after)?, newest, keys))
+            let in_force = shared.keys.in_force(db)?;
+            // One that could not check them would refuse them, and they would be over.
+            let checks = believed.is_empty() || in_force.knows(&believed);
+            let orders = match checks && !in_force.is_put_back() {
+                true => orders::after(db, id, after)?,
+                false => Vec::new(),
+            };
+            Ok::<_, CollectorError>((orders, newest, in_force.after(&believed)))
         };
         let (orders, newest, keys) = collector.central.read(look).await?;
         let over = Instant::now() >= until || instance != collector.held.instance();
@@ -211,13 +217,19 @@ async fn believes(collector: &Arc<Collector>, host: i64, key: &str) -> Result<()
         Ok::<_, CollectorError>((known, rotation::follows(db, host)?))
     };
     let (known, noted) = collector.central.read(look).await?;
-    if !known {
-        if !key.is_empty() {
-            tracing::error!(host, key = %key.chars().take(64).collect::<String>(), alert = true,
-                "a host believes a signing key that is not in the database, and takes no orders: \
-                 if the database was put back, run `interceptor collector keys rotate` to that key");
-        }
+    // A host of an older version says nothing, and follows no other key than the first.
+    if key.is_empty() {
         return Ok(());
+    }
+    let key: &str = key.get(..64).unwrap_or(key);
+    if !known && noted.as_deref() != Some(key) {
+        tracing::error!(
+            host,
+            key,
+            alert = true,
+            "a host believes a signing key that is not known here, and gets no orders: was keys/ \
+             put back to an earlier state?"
+        );
     }
     if noted.as_deref() != Some(key) {
         let key = key.to_owned();

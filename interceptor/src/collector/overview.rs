@@ -103,8 +103,12 @@ pub struct Signing {
     pub since_us: Option<i64>,
     /// Its private part is here, so that this collector can sign.
     pub here: bool,
-    /// Hosts that were told of no key yet but an old one.
+    /// Hosts that have not said that they follow it: away, or of an older version.
     pub behind: u64,
+    /// Hosts that follow it.
+    pub following: u64,
+    /// The database lacks changes of the key that were made.
+    pub put_back: bool,
     /// Until when an old key signs the log along.
     pub along_until_us: Option<i64>,
     /// Old keys that sign nothing any more and whose private parts are here.
@@ -171,6 +175,9 @@ pub fn read(db: &Connection, collector: &Collector, now: i64) -> Result<Overview
     overview.events = all.iter().map(|h| count(h.events)).sum();
     overview.policies.version = newest;
     overview.signing = signing(&rotation::list(db, &collector.keys)?);
+    let following = overview.signing.following;
+    overview.signing.behind = rotation::enrolled(db)?.saturating_sub(following);
+    overview.signing.put_back = collector.keys.in_force(db)?.is_put_back();
     for host in &all {
         fleet(&mut overview, host, now);
     }
@@ -196,10 +203,10 @@ fn signing(all: &[rotation::Listed]) -> Signing {
             "in force" => {
                 signing.key.clone_from(&key.fingerprint);
                 (signing.since_us, signing.here) = (key.since_us, key.here);
+                signing.following = key.hosts;
             }
             "new" => {}
             _ => {
-                signing.behind += key.hosts;
                 signing.along_until_us = signing.along_until_us.max(key.along_until_us);
                 signing.to_retire += u64::from(key.here && key.along_until_us.is_none());
             }

@@ -7,6 +7,8 @@
 //!
 //! What this module must never do: sign anew what the key before did not sign.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,7 +18,7 @@ use super::db::{Connection, OptionalExtension, params};
 use super::error::CollectorError;
 use super::log;
 use super::signing::{Held, InForce};
-use crate::record::now_us;
+use crate::record::{PublicKey, now_us};
 use crate::ship::bundle::Bundle;
 use crate::ship::succession::{self, Succession};
 use crate::ship::wire::order_message;
@@ -40,12 +42,12 @@ pub enum RotateError {
     /// It does not occur.
     #[error("no new key begins with {0:?}: see `interceptor collector keys`")]
     NoSuchKey(String),
-    /// What would be signed anew is not ours.
-    #[error("{0} is not signed by the key in force: it was altered, and the key is not changed")]
-    Altered(String),
     /// The old key still signs along.
     #[error("an old key signs the log along until then: wait, or end that with --now")]
     Along,
+    /// The database knows all changes.
+    #[error("the database knows every change of the signing key: there is nothing to restore")]
+    Whole,
     /// The database or the keys.
     #[error(transparent)]
     Store(#[from] CollectorError),
@@ -73,17 +75,24 @@ pub struct Rotated {
     pub to: String,
     /// Until when the key before signs the log along; microseconds since the Unix epoch.
     pub along_until_us: i64,
-    /// Orders that were signed anew.
+    /// What was signed anew, and what was not.
+    #[serde(flatten)]
+    pub again: Again,
+    /// Hosts that never said that they follow the key before: of an older version, or away.
+    pub silent_hosts: u64,
+}
+
+/// What was signed anew.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Again {
+    /// Orders.
     pub orders: u64,
+    /// What the key before had not signed, and is therefore worth nothing now: it was altered.
+    pub altered: Vec<String>,
 }
 
 /// Changes the key, inside the caller's transaction.
-pub fn rotate(
-    db: &Connection,
-    keys: &Keys,
-    console: &str,
-    how: &How,
-) -> Result<Rotated, RotateError> {
+pub fn rotate(db: &Connection, keys: &Keys, how: &How) -> Result<Rotated, RotateError> {
     let before = keys.in_force(db)?;
     let old = before.key()?;
     let after = choose(keys.unused(&before)?, how.to.as_deref())?;
@@ -101,30 +110,70 @@ pub fn rotate(
         .map_err(|e| CollectorError::Key(format!("a succession cannot be written: {e}")))?;
     let message = succession::message(&body);
     let (by_old, by_new) = (old.sign(&message), new.sign(&message));
-    let policies = policies(db, &before, |m| new.sign(m))?;
-    let (version, signature) = policies.map_or((None, None), |(v, s)| (Some(v), Some(s.to_vec())));
     let until = now.saturating_add(how.overlap_us.max(0));
+    insert(db, number, (&body, &by_old, &by_new), until)?;
+    let again = again(db, before.public(), &*keys.in_force(db)?)?;
+    let (from, to) = (before.public().fingerprint_hex(), after.public.fingerprint_hex());
+    let silent_hosts = enrolled(db)?.saturating_sub(followers(db, &from)?);
+    let rotated = Rotated { number, from, to, along_until_us: until, again, silent_hosts };
+    let detail = serde_json::to_value(&rotated).unwrap_or_default();
+    let target = format!("signing key {}", rotated.to);
+    let entry = Entry { who: &how.who, what: "keys.rotated", target: &target, detail: &detail };
+    audit::append(db, &entry)?;
+    Ok(rotated)
+}
+
+/// Puts successions that were seen into a database that lacks them, since it was put back.
+pub fn restore(db: &Connection, keys: &Keys, who: &Who) -> Result<Again, RotateError> {
+    let in_force = keys.in_force(db)?;
+    let (before, steps) = in_force.missing().ok_or(RotateError::Whole)?;
+    in_force.here()?;
+    for step in steps {
+        let (it, ..) = step.signed.read().map_err(|e| CollectorError::Key(e.to_string()))?;
+        let signature = |text: &str| STANDARD.decode(text).unwrap_or_default();
+        let (by_old, by_new) = (signature(&step.signed.by_old), signature(&step.signed.by_new));
+        insert(db, it.number, (&step.signed.body, &by_old, &by_new), 0)?;
+    }
+    let before = *before;
+    let again = again(db, &before, &*keys.in_force(db)?)?;
+    let detail = json!({ "successions": steps.len(), "again": again });
+    let target = format!("signing key {}", in_force.public().fingerprint_hex());
+    audit::append(db, &Entry { who, what: "keys.restored", target: &target, detail: &detail })?;
+    Ok(again)
+}
+
+fn insert(
+    db: &Connection,
+    number: u64,
+    (body, by_old, by_new): (&str, &[u8], &[u8]),
+    along_until_us: i64,
+) -> Result<(), CollectorError> {
     db.prepare_cached(
-        "INSERT INTO successions (number, body, by_old, by_new, along_until_us, policies, \
-         policies_signature) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO successions (number, body, by_old, by_new, along_until_us) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
     )
     .and_then(|mut s| {
         let number = i64::try_from(number).unwrap_or(i64::MAX);
-        s.execute(params![number, body, &by_old[..], &by_new[..], until, version, signature])
+        s.execute(params![number, body, by_old, by_new, along_until_us])
     })
-    .map_err(CollectorError::db("write which key signs"))?;
-    let orders = orders(db, &before, |m| new.sign(m))?;
-    let in_force = keys.in_force(db)?;
-    log::store::sign_again(db, &before, &in_force, console)?;
-    let (from, to) = (before.public().fingerprint_hex(), after.public.fingerprint_hex());
-    let rotated = Rotated { number, from, to, along_until_us: until, orders };
-    let detail = serde_json::to_value(&rotated).unwrap_or_default();
-    let target = format!("signing key {}", rotated.to);
-    audit::append(
-        db,
-        &Entry { who: &how.who, what: "keys.rotated", target: &target, detail: &detail },
-    )?;
-    Ok(rotated)
+    .map(drop)
+    .map_err(CollectorError::db("write which key signs"))
+}
+
+/// Signs with the key in force what is still to be believed and the key before had signed.
+fn again(db: &Connection, before: &PublicKey, now: &InForce) -> Result<Again, CollectorError> {
+    let mut again = Again::default();
+    policies(db, before, now, &mut again)?;
+    orders(db, before, now, &mut again)?;
+    if !log::store::sign_again(db, before, now)? {
+        again.altered.push("the newest checkpoint of the log".into());
+    }
+    // Exact texts of what waits are sealed with the key before, and hosts raise them again.
+    if let Connection::Postgres(_) = db {
+        db.execute_batch("DELETE FROM exacts; DELETE FROM exacts_instance")
+            .map_err(CollectorError::db("forget exact texts"))?;
+    }
+    Ok(again)
 }
 
 fn choose(mut unused: Vec<Held>, to: Option<&str>) -> Result<Held, RotateError> {
@@ -145,28 +194,39 @@ fn choose(mut unused: Vec<Held>, to: Option<&str>) -> Result<Held, RotateError> 
     }
 }
 
-/// The newest policies, signed by the key after.
+/// The newest policies.
 fn policies(
     db: &Connection,
-    before: &InForce,
-    sign: impl Fn(&[u8]) -> [u8; 64],
-) -> Result<Option<(i64, [u8; 64])>, RotateError> {
+    before: &PublicKey,
+    now: &InForce,
+    again: &mut Again,
+) -> Result<(), CollectorError> {
     let Some((version, body, signature)) = super::policies::newest_signed(db)? else {
-        return Ok(None);
+        return Ok(());
     };
     let message = Bundle::message(&body);
-    if !before.public().verify(&message, &signature) {
-        return Err(RotateError::Altered(format!("version {version} of the policies")));
+    if !before.verify(&message, &signature) {
+        again.altered.push(format!("version {version} of the policies"));
+        return Ok(());
     }
-    Ok(Some((version, sign(&message))))
+    let signature = now.key()?.sign(&message);
+    let number = i64::try_from(now.number()).unwrap_or(i64::MAX);
+    db.prepare_cached(
+        "UPDATE successions SET policies = ?2, policies_signature = ?3 WHERE number = ?1",
+    )
+    .and_then(|mut s| s.execute(params![number, version, &signature[..]]))
+    .map(drop)
+    .map_err(CollectorError::db("sign policies anew"))
 }
 
-/// Signs orders anew that hosts may still carry out.
+/// Orders that hosts may still carry out. One that was altered is over.
 fn orders(
     db: &Connection,
-    before: &InForce,
-    sign: impl Fn(&[u8]) -> [u8; 64],
-) -> Result<u64, RotateError> {
+    before: &PublicKey,
+    now: &InForce,
+    again: &mut Again,
+) -> Result<(), CollectorError> {
+    let key = now.key()?;
     let open: Vec<(i64, i64, String, Vec<u8>)> = db
         .prepare_cached(
             "SELECT host, seq, body, signature FROM orders \
@@ -176,18 +236,25 @@ fn orders(
             s.query_map([now_us()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?.collect()
         })
         .map_err(CollectorError::db("read orders"))?;
-    let count = open.len() as u64;
     for (host, seq, body, signature) in open {
         let message = order_message(&body);
-        if !before.public().verify(&message, &signature) {
-            return Err(RotateError::Altered(format!("order {seq}")));
+        if !before.verify(&message, &signature) {
+            again.altered.push(format!("order {seq}"));
+            let why = json!({ "result": "refused", "error": "the key before had not signed it" });
+            db.prepare_cached(
+                "UPDATE orders SET done_us = ?3, result = ?4 WHERE host = ?1 AND seq = ?2",
+            )
+            .and_then(|mut s| s.execute(params![host, seq, now_us(), why.to_string()]))
+            .map_err(CollectorError::db("end an altered order"))?;
+            continue;
         }
-        let again = sign(&message);
+        again.orders += 1;
+        let signature = key.sign(&message);
         db.prepare_cached("UPDATE orders SET signature = ?3 WHERE host = ?1 AND seq = ?2")
-            .and_then(|mut s| s.execute(params![host, seq, &again[..]]))
+            .and_then(|mut s| s.execute(params![host, seq, &signature[..]]))
             .map_err(CollectorError::db("sign orders anew"))?;
     }
-    Ok(count)
+    Ok(())
 }
 
 /// Ends, inside the caller's transaction, that old keys sign the log along: `now`, or because
@@ -255,6 +322,13 @@ pub fn list(db: &Connection, keys: &Keys) -> Result<Vec<Listed>, CollectorError>
         all.push(row(&held, "new")?);
     }
     Ok(all)
+}
+
+/// Hosts that are let in.
+pub(super) fn enrolled(db: &Connection) -> Result<u64, CollectorError> {
+    db.query_row("SELECT count(*) FROM hosts WHERE revoked_us IS NULL", [], |r| r.get::<_, i64>(0))
+        .map(|n| n.max(0).unsigned_abs())
+        .map_err(CollectorError::db("count hosts"))
 }
 
 fn followers(db: &Connection, fingerprint: &str) -> Result<u64, CollectorError> {

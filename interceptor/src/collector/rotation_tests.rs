@@ -10,7 +10,7 @@ use super::link_tests::arrives;
 use super::log::note::NoteError;
 use super::log::{Checkpoint, SessionProof, VerifierKey};
 use super::policy_tests::{OPEN, OWN, published, until};
-use super::rotation::{self, How, Listed, RotateError, Rotated, end_along, rotate};
+use super::rotation::{self, How, Listed, RotateError, Rotated, end_along, restore, rotate};
 use super::ship_tests::{client, enrol, key_of, open_host, post, run, session, whole};
 use super::testing::{Bed, approver, ask};
 use super::{Collector, CollectorError, Config, Keys, Replica, log_key, prove};
@@ -28,10 +28,18 @@ fn how(overlap: Duration) -> How {
 }
 
 async fn rotated(collector: &Arc<Collector>, overlap: Duration) -> Result<Rotated, RotateError> {
+    let rotated = rotated_in_database(collector, overlap).await;
     let this = Arc::clone(collector);
-    let write = move |db: &crate::collector::db::Connection| {
-        rotate(db, &this.keys, &this.config.origin, &how(overlap))
-    };
+    collector.central.read(move |db| this.keys.remember(db)).await.unwrap();
+    rotated
+}
+
+async fn rotated_in_database(
+    collector: &Arc<Collector>,
+    overlap: Duration,
+) -> Result<Rotated, RotateError> {
+    let this = Arc::clone(collector);
+    let write = move |db: &crate::collector::db::Connection| rotate(db, &this.keys, &how(overlap));
     collector.central.write(write).await
 }
 
@@ -118,7 +126,10 @@ async fn an_order_from_before_is_still_done_and_what_the_old_key_signs_after_is_
     let issue = move |db: &crate::collector::db::Connection| this.order(db, &at, command);
     bed.collector.central.write(issue).await.unwrap();
     let turned = turn(&bed.collector, Duration::ZERO).await;
-    assert!(turned.orders >= 1, "that one, and the decision if nobody said yet that it is done");
+    assert!(
+        turned.again.orders >= 1,
+        "that one, and the decision if nobody said yet that it is done"
+    );
     let id = host.id.id;
     let signed =
         bed.collector.central.read(move |db| super::orders::after(db, id, 0)).await.unwrap();
@@ -137,14 +148,12 @@ async fn nothing_is_signed_anew_that_was_not_ours() {
     let (this, at) = (Arc::clone(&bed.collector), host.id.clone());
     let issue = move |db: &crate::collector::db::Connection| this.order(db, &at, command);
     bed.collector.central.write(issue).await.unwrap();
-    bed.collector.keys.make_signing().unwrap();
-    let before = bed.collector.keys.public();
     execute(&bed.collector, "UPDATE orders SET body = replace(body, 'h1', 'h2')").await.unwrap();
-    let refused = rotated(&bed.collector, MONTH).await;
-    assert!(matches!(refused, Err(RotateError::Altered(_))), "{refused:?}");
-    assert_eq!(bed.collector.keys.public(), before);
-    execute(&bed.collector, "UPDATE orders SET body = replace(body, 'h2', 'h1')").await.unwrap();
-    rotated(&bed.collector, MONTH).await.unwrap();
+    let turned = turn(&bed.collector, MONTH).await;
+    assert_eq!((turned.again.orders, turned.again.altered.len()), (0, 1), "{turned:?}");
+    let id = host.id.id;
+    let open = bed.collector.central.read(move |db| super::orders::after(db, id, 0)).await.unwrap();
+    assert_eq!(open.len(), 0, "an altered order is over");
     for sql in [
         "DELETE FROM successions",
         "UPDATE successions SET body = ''",
@@ -269,6 +278,12 @@ async fn a_key_that_somebody_kept_checks_proofs_for_ever() {
     let reader = Reader::open(&config.paths.state, &|| Ok(())).unwrap();
     let proved = crate::ship::prove(&config, &ship, &reader).await.unwrap();
     assert_eq!((proved.sessions, proved.findings.len()), (3, 0), "{proved:?}");
+    // Enrolled again, what it keeps of the first key's time is still this collector's.
+    let code = running.code("db1").await;
+    enrol(&running, host.path(), &code).await.unwrap();
+    let identity = crate::ship::Identity::load(&host.path().join("ship")).unwrap().unwrap();
+    assert_eq!(identity.collector_key().unwrap(), third.key);
+    assert_eq!(identity.known.past_keys, [crate::ship::succession::write_key(&first.key)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -318,14 +333,23 @@ async fn a_database_that_was_put_back_is_led_to_the_same_key_again() {
     };
     tokio::time::timeout(SOON, wait).await.unwrap();
     host.stop();
-    // As it was before the change.
+    // As it was before the change, and the old key is no more.
+    std::fs::remove_file(bed.dir.path().join("collector/keys/host.key")).unwrap();
     let put_back = "DROP TRIGGER successions_keep; DELETE FROM successions;";
     let on_server = "DROP TRIGGER successions_keep ON successions; DELETE FROM successions;";
     let sql = if bed.collector.feed.is_some() { on_server } else { put_back };
     execute(&bed.collector, sql).await.unwrap();
     let again = bed.restarted("").await;
-    assert_ne!(again.collector.keys.public(), newest);
-    rotated(&again.collector, MONTH).await.unwrap();
+    let refused = rotated(&again.collector, MONTH).await.unwrap_err().to_string();
+    assert!(refused.contains("keys restore"), "{refused}");
+    let command = crate::ship::wire::Command::Expire { hold: "h1".into() };
+    let (this, at) = (Arc::clone(&again.collector), host.id.clone());
+    let issue = move |db: &crate::collector::db::Connection| this.order(db, &at, command);
+    assert!(again.collector.central.write(issue).await.is_err(), "nothing is signed");
+    let this = Arc::clone(&again.collector);
+    let who = Who::Operator { user: "ann".into() };
+    let write = move |db: &crate::collector::db::Connection| restore(db, &this.keys, &who);
+    again.collector.central.write(write).await.unwrap();
     assert_eq!(again.collector.keys.public(), newest);
     let remote = host.connect(&again, false).await;
     let mut hold = remote.approvals.hold(ask(SOON * 3)).unwrap();
@@ -333,6 +357,27 @@ async fn a_database_that_was_put_back_is_led_to_the_same_key_again() {
     let yes = Choice { approve: true, ..Choice::default() };
     decide(&again.collector, &approver(&again, "00u-ann"), &id, yes).await.unwrap();
     let Outcome::Granted { .. } = hold.decided().await else { panic!("not granted") };
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_cannot_keep_the_new_key_loses_no_decision() {
+    let bed = Bed::new("").await;
+    let mut host = bed.host("a").await;
+    // Its directory takes nothing for now.
+    let known = host.keeps_keys();
+    let aside = known.with_extension("aside");
+    std::fs::rename(&known, &aside).unwrap();
+    let remote = host.connect(&bed, false).await;
+    let mut hold = remote.approvals.hold(ask(SOON * 3)).unwrap();
+    let id = arrives(&bed).await;
+    turn(&bed.collector, Duration::ZERO).await;
+    let yes = Choice { approve: true, ..Choice::default() };
+    decide(&bed.collector, &approver(&bed, "00u-ann"), &id, yes).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_secs(1), hold.decided()).await;
+    assert!(early.is_err(), "it must not be decided by a key that is not believed");
+    std::fs::rename(&aside, &known).unwrap();
+    let decided = tokio::time::timeout(SOON, hold.decided()).await;
+    let Ok(Outcome::Granted { .. }) = decided else { panic!("not granted") };
 }
 
 /// Runs where `INTERCEPTOR_TEST_STORE` names a server.
@@ -366,12 +411,23 @@ async fn a_collector_without_the_new_key_signs_nothing_until_it_has_it() {
     let refused = order().await.unwrap_err().to_string();
     let current = bed.collector.keys.public().fingerprint_hex();
     assert!(refused.contains(&current) && refused.contains("copy keys/signing/"), "{refused}");
-    assert_eq!(Collector::open(config).unwrap().keys.public(), bed.collector.keys.public());
+    assert_eq!(Collector::open(config.clone()).unwrap().keys.public(), bed.collector.keys.public());
     copy();
     order().await.unwrap();
     assert_eq!(second.keys.public(), bed.collector.keys.public());
     let opened = bed.collector.keys.open_sealed(b"hold", &sealed).unwrap();
-    assert_eq!(&opened[..], b"exact", "what the old key sealed");
+    assert_eq!(&opened[..], b"exact", "what a collector sealed that did not know yet");
+    // One that others may read is said to be so, and is no reason to do nothing.
+    use std::os::unix::fs::PermissionsExt;
+    let private = state.join("keys/signing").join(&current).join("host.key");
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let third = Collector::open(config.clone()).unwrap();
+    let host = super::orders::HostId { id: 1, fingerprint: "00".into(), name: "a".into() };
+    let (this, command) =
+        (Arc::clone(&third), crate::ship::wire::Command::Expire { hold: "h".into() });
+    let refused = third.central.write(move |db| this.order(db, &host, command)).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("chmod 0600"), "{refused}");
     let chain = second.central.read(super::rotation::chain).await.unwrap();
     assert_eq!(follow(second.keys.root(), &chain).unwrap(), [second.keys.public()]);
 }

@@ -7,13 +7,17 @@
 //! no other key count. It is looked for in the transaction that signs: collectors that share a
 //! database change their key at one moment.
 //!
+//! The successions that were seen stand in `keys/successions.json` too. A database that has fewer
+//! was put back, or somebody took them out: nothing is signed until they are in it again.
+//!
 //! What this module must never do: sign with a key that is not in force any more, but for the log
 //! while the old key signs along.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use base64::Engine;
@@ -28,6 +32,8 @@ const PRIVATE: &str = "host.key";
 const PUBLIC: &str = "host.pub";
 /// Directory of the keys after the first.
 const FURTHER: &str = "signing";
+/// The successions that were seen, as JSON.
+const SEEN: &str = "successions.json";
 
 /// A key, and what is here of it.
 #[derive(Clone)]
@@ -35,6 +41,8 @@ pub(super) struct Held {
     pub(super) public: PublicKey,
     /// Nothing where it was deleted, or is another collector's alone.
     pub(super) private: Option<Arc<HostKey>>,
+    /// Why it is here and cannot be used.
+    why: Option<String>,
 }
 
 /// One succession as the database has it.
@@ -48,8 +56,10 @@ pub(super) struct Step {
 /// Which keys count at one moment.
 pub struct InForce {
     steps: Vec<Step>,
+    /// So many of them the database has. Fewer than all: nothing may be signed.
+    in_database: usize,
     current: Held,
-    /// Keys before it, oldest first.
+    /// Keys before it, oldest first; one for each step.
     past: Vec<Held>,
 }
 
@@ -64,6 +74,11 @@ impl InForce {
         self.steps.len() as u64
     }
 
+    /// The database lacks successions that were seen.
+    pub fn is_put_back(&self) -> bool {
+        self.in_database < self.steps.len()
+    }
+
     pub(super) fn steps(&self) -> &[Step] {
         &self.steps
     }
@@ -76,18 +91,43 @@ impl InForce {
         &self.past
     }
 
-    pub(super) fn key(&self) -> Result<&Arc<HostKey>, CollectorError> {
+    /// What the database lacks, behind the key that it believes to be in force.
+    pub(super) fn missing(&self) -> Option<(&PublicKey, &[Step])> {
+        let before = self.past.get(self.in_database)?;
+        Some((&before.public, self.steps.get(self.in_database..)?))
+    }
+
+    /// The key in force, whatever the database knows.
+    pub(super) fn here(&self) -> Result<&Arc<HostKey>, CollectorError> {
         self.current.private.as_ref().ok_or_else(|| {
             let fingerprint = self.public().fingerprint_hex();
-            CollectorError::Key(format!(
-                "the signing key is {fingerprint} now and is not here: copy keys/{FURTHER}/{fingerprint} \
-                 from the collector that made it; until then nothing can be signed"
-            ))
+            CollectorError::Key(match &self.current.why {
+                Some(why) => format!("the signing key {fingerprint} is here and unusable: {why}"),
+                None => format!(
+                    "the signing key is {fingerprint} now and is not here: copy \
+                     keys/{FURTHER}/{fingerprint} from the collector that made it; until then \
+                     nothing can be signed"
+                ),
+            })
         })
     }
 
-    /// Whether the key in force is here, so that this collector can sign.
-    pub fn check_here(&self) -> Result<(), CollectorError> {
+    /// The key in force, for signing.
+    pub(super) fn key(&self) -> Result<&Arc<HostKey>, CollectorError> {
+        if self.is_put_back() {
+            return Err(CollectorError::Key(format!(
+                "the database knows {} changes of the signing key, and there were {}: it was put \
+                 back to an earlier state. Nothing is signed until `interceptor collector keys \
+                 restore` was run",
+                self.in_database,
+                self.steps.len()
+            )));
+        }
+        self.here()
+    }
+
+    /// Whether this collector can sign.
+    pub fn check(&self) -> Result<(), CollectorError> {
         self.key().map(drop)
     }
 
@@ -122,6 +162,8 @@ pub(super) struct SigningKeys {
     dir: PathBuf,
     root: PublicKey,
     known: ArcSwap<InForce>,
+    /// As `keys/successions.json` has them.
+    seen: Mutex<Vec<SignedSuccession>>,
 }
 
 impl SigningKeys {
@@ -140,8 +182,9 @@ impl SigningKeys {
             ))
         })?;
         let (dir, root) = (dir.to_owned(), first.public);
-        let known = InForce { steps: Vec::new(), current: first, past: Vec::new() };
-        Ok(Self { dir, root, known: ArcSwap::from_pointee(known) })
+        let seen = Mutex::new(read_seen(&dir)?);
+        let known = InForce { steps: Vec::new(), in_database: 0, current: first, past: Vec::new() };
+        Ok(Self { dir, root, known: ArcSwap::from_pointee(known), seen })
     }
 
     /// The first key, by which the collector's database knows it.
@@ -154,37 +197,72 @@ impl SigningKeys {
         self.known.load_full()
     }
 
+    fn seen(&self) -> Vec<SignedSuccession> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What is in force, inside the caller's transaction.
     pub(super) fn in_force(&self, db: &Connection) -> Result<Arc<InForce>, CollectorError> {
-        let steps = steps(db)?;
+        let (mut steps, seen) = (steps(db)?, self.seen());
+        let in_database = steps.len();
+        let agree = steps.iter().zip(&seen).all(|(there, seen)| there.signed == *seen);
+        for signed in seen.into_iter().skip(in_database) {
+            steps.push(Step { signed, along_until_us: 0 });
+        }
         let known = self.known();
-        if known.steps == steps && known.current.private.is_some() {
+        let same = known.steps == steps && known.in_database == in_database;
+        if same && agree && known.current.private.is_some() {
             return Ok(known);
         }
         let signed: Vec<_> = steps.iter().map(|s| s.signed.clone()).collect();
-        let altered = || {
-            CollectorError::Key(
+        let after = succession::follow(&self.root, &signed).unwrap_or_default();
+        if !agree || after.len() != steps.len() {
+            return Err(CollectorError::Key(
                 "the successions of signing keys in the database are not those of the keys in \
                  keys/: they were altered, or keys/ is another collector's"
                     .into(),
-            )
-        };
-        let after = succession::follow(&self.root, &signed).map_err(|_| altered())?;
-        if after.len() != steps.len() {
-            return Err(altered());
+            ));
         }
         let mut past = Vec::with_capacity(after.len());
-        let mut current = self.read(&self.root)?;
+        let mut current = self.read(&self.root);
         for public in &after {
             past.push(current);
-            current = self.read(public)?;
+            current = self.read(public);
         }
-        let now = Arc::new(InForce { steps, current, past });
+        let now = Arc::new(InForce { steps, in_database, current, past });
         // A snapshot from before a change is right for its own transaction alone.
         if now.steps.len() >= known.steps.len() {
             self.known.store(Arc::clone(&now));
         }
         Ok(now)
+    }
+
+    /// Writes down the successions of the database, outside of any transaction that could still be
+    /// undone: one that lacks them later was put back.
+    pub(super) fn remember(&self, db: &Connection) -> Result<(), CollectorError> {
+        let in_force = self.in_force(db)?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if in_force.steps.len() <= seen.len() {
+            return Ok(());
+        }
+        let all: Vec<_> = in_force.steps.iter().map(|s| s.signed.clone()).collect();
+        let json =
+            serde_json::to_vec_pretty(&all).map_err(|e| CollectorError::Key(e.to_string()))?;
+        let path = self.dir.join(SEEN);
+        let aside = path.with_extension(format!("{}.new", std::process::id()));
+        let write = || -> std::io::Result<()> {
+            let _ = std::fs::remove_file(&aside);
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+            file.write_all(&json)?;
+            file.sync_all()?;
+            self.give(&aside)?;
+            std::fs::rename(&aside, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|e| CollectorError::io("write", &path, e))?;
+        *seen = all;
+        Ok(())
     }
 
     fn directory(&self, public: &PublicKey) -> PathBuf {
@@ -194,12 +272,26 @@ impl SigningKeys {
         }
     }
 
-    fn read(&self, public: &PublicKey) -> Result<Held, CollectorError> {
-        let found = held(&self.directory(public))?;
-        Ok(found.filter(|h| h.public == *public).unwrap_or(Held { public: *public, private: None }))
+    /// A key that cannot be read is no reason to do nothing at all.
+    fn read(&self, public: &PublicKey) -> Held {
+        let none = |why| Held { public: *public, private: None, why };
+        match held(&self.directory(public)) {
+            Ok(Some(held)) if held.public == *public => held,
+            Ok(_) => none(None),
+            Err(e) => none(Some(e.to_string())),
+        }
     }
 
-    /// Makes a key that may follow the one in force.
+    /// What root makes is the collector's: whoever owns `keys/` owns it.
+    fn give(&self, path: &Path) -> std::io::Result<()> {
+        let owner = std::fs::metadata(&self.dir)?;
+        if nix::unistd::geteuid().as_raw() == owner.uid() {
+            return Ok(());
+        }
+        lchown(path, Some(owner.uid()), Some(owner.gid()))
+    }
+
+    /// Makes a key that may follow the one in force; on disk when this returns.
     pub(super) fn make(&self) -> Result<PublicKey, CollectorError> {
         let all = self.dir.join(FURTHER);
         let new = all.join("new");
@@ -214,9 +306,16 @@ impl SigningKeys {
             .map_err(|e| CollectorError::io("create", &new, e))?;
         let public = *HostKey::open(&new)?.public();
         let place = self.directory(&public);
-        std::fs::rename(&new, &place)
-            .and_then(|()| std::fs::File::open(&all)?.sync_all())
-            .map_err(|e| CollectorError::io("create", &place, e))?;
+        let keep = || -> std::io::Result<()> {
+            for path in [&all, &new, &new.join(PRIVATE), &new.join(PUBLIC)] {
+                self.give(path)?;
+            }
+            File::open(&new)?.sync_all()?;
+            std::fs::rename(&new, &place)?;
+            File::open(&all)?.sync_all()?;
+            File::open(&self.dir)?.sync_all()
+        };
+        keep().map_err(|e| CollectorError::io("create", &place, e))?;
         Ok(public)
     }
 
@@ -226,7 +325,7 @@ impl SigningKeys {
         let fail = |e| CollectorError::io("read", &all, e);
         let entries = match std::fs::read_dir(&all) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(fail(e)),
         };
         let mut unused = Vec::new();
@@ -245,26 +344,52 @@ impl SigningKeys {
 
     /// Deletes the private part of a key. That it was ours stays known.
     pub(super) fn delete(&self, public: &PublicKey) -> Result<bool, CollectorError> {
-        let path = self.directory(public).join(PRIVATE);
-        match std::fs::remove_file(&path) {
+        let dir = self.directory(public);
+        let remove = |name: &str| match std::fs::remove_file(dir.join(name)) {
             Ok(()) => Ok(true),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(CollectorError::io("delete", &path, e)),
-        }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        };
+        let delete = || -> std::io::Result<bool> {
+            let there = remove(PRIVATE)?;
+            // A crash while it was made may have left a second name of it.
+            remove("host.key.new")?;
+            if dir.exists() {
+                File::open(&dir)?.sync_all()?;
+            }
+            Ok(there)
+        };
+        delete().map_err(|e| CollectorError::io("delete the private key in", &dir, e))
     }
 }
 
-/// The key in a directory. One that is there is read with all its checks, never made.
+/// The key in a directory, read with all its checks, never made.
 fn held(dir: &Path) -> Result<Option<Held>, CollectorError> {
-    if dir.join(PRIVATE).exists() {
-        let key = Arc::new(HostKey::open(dir)?);
-        return Ok(Some(Held { public: *key.public(), private: Some(key) }));
+    let there = |name: &str| {
+        let path = dir.join(name);
+        path.try_exists().map_err(|e| CollectorError::io("read", &path, e))
+    };
+    if there(PRIVATE)? {
+        let key = Arc::new(HostKey::load(dir)?);
+        return Ok(Some(Held { public: *key.public(), private: Some(key), why: None }));
     }
-    if dir.join(PUBLIC).exists() {
+    if there(PUBLIC)? {
         let public = PublicKey::load(&dir.join(PUBLIC))?;
-        return Ok(Some(Held { public, private: None }));
+        return Ok(Some(Held { public, private: None, why: None }));
     }
     Ok(None)
+}
+
+fn read_seen(dir: &Path) -> Result<Vec<SignedSuccession>, CollectorError> {
+    let path = dir.join(SEEN);
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(CollectorError::io("read", &path, e)),
+    };
+    serde_json::from_slice(&text).map_err(|e| {
+        CollectorError::Key(format!("{}: {e}: put it back from the backup", path.display()))
+    })
 }
 
 /// How the keys followed one another, as the database has it; not believed yet.
@@ -292,4 +417,33 @@ fn steps(db: &Connection) -> Result<Vec<Step>, CollectorError> {
 /// The same as they travel in proofs.
 pub(super) fn chain(db: &Connection) -> Result<Vec<SignedSuccession>, CollectorError> {
     Ok(steps(db)?.into_iter().map(|s| s.signed).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// `sudo interceptor collector keys rotate` beside a service with a user of its own.
+    #[test]
+    fn what_root_makes_belongs_to_whoever_owns_the_keys() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root can give files away");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        SigningKeys::create(dir.path()).unwrap();
+        let (nobody, group) = (65_534, 65_534);
+        std::os::unix::fs::chown(dir.path(), Some(nobody), Some(group)).unwrap();
+        let keys = SigningKeys::open(dir.path()).unwrap();
+        let public = keys.make().unwrap();
+        let all = dir.path().join(FURTHER);
+        let own = all.join(public.fingerprint_hex());
+        for path in [&all, &own, &own.join(PRIVATE), &own.join(PUBLIC)] {
+            let meta = std::fs::metadata(path).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (nobody, group), "{}", path.display());
+            assert_eq!(meta.mode() & 0o007, 0, "{}", path.display());
+        }
+        assert!(!all.join("new").exists());
+    }
 }

@@ -44,15 +44,28 @@ impl HostKey {
                 .map_err(|_| RecordError::key(&path, "no randomness from the kernel"))?;
             Ok(Zeroizing::new(pem("PRIVATE KEY", doc.as_ref()).into_bytes()))
         })?;
-        let der = unpem("PRIVATE KEY", &pem)
-            .ok_or_else(|| RecordError::key(&path, "is no PEM PKCS#8 private key"))?;
-        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
-            .map_err(|_| RecordError::key(&path, "holds no Ed25519 key"))?;
-        let mut public = [0; 32];
-        public.copy_from_slice(pair.public_key().as_ref());
-        let key = Self { pair, public: PublicKey(public) };
+        let key = Self::read(&path, &pem)?;
         key.export(&state.join("host.pub"))?;
         Ok(key)
+    }
+
+    /// Loads `host.key` from a directory, and makes nothing.
+    pub fn load(state: &Path) -> Result<Self, RecordError> {
+        let path = state.join("host.key");
+        let pem = load_or_create(&path, || {
+            Err(RecordError::io("read", &path, std::io::ErrorKind::NotFound.into()))
+        })?;
+        Self::read(&path, &pem)
+    }
+
+    fn read(path: &Path, pem: &[u8]) -> Result<Self, RecordError> {
+        let der = unpem("PRIVATE KEY", pem)
+            .ok_or_else(|| RecordError::key(path, "is no PEM PKCS#8 private key"))?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
+            .map_err(|_| RecordError::key(path, "holds no Ed25519 key"))?;
+        let mut public = [0; 32];
+        public.copy_from_slice(pair.public_key().as_ref());
+        Ok(Self { pair, public: PublicKey(public) })
     }
 
     /// Signs.

@@ -118,7 +118,8 @@ impl Centre {
     /// Asks for what is newer than what is in force. The version up to which all is settled, if
     /// it is.
     async fn fetch(&self, kept: &mut Kept) -> Option<u64> {
-        let key = kept.collector().current().fingerprint_hex();
+        let believed = kept.collector().current();
+        let key = believed.fingerprint_hex();
         let path = format!("/host/v1/policies?after={}&key={key}", kept.taken());
         let offer = match self.line.get_json::<Offer>(&path, ANSWER).await {
             Ok(offer) => offer,
@@ -130,7 +131,9 @@ impl Centre {
                 return None;
             }
         };
-        super::link::follow(kept.collector(), &offer.keys);
+        if !super::link::follow(kept.collector(), &believed, &offer.keys) {
+            return None;
+        }
         self.hint(offer.newest);
         let newest = offer.newest.max(kept.taken());
         match offer.bundle {

@@ -43,12 +43,13 @@ pub async fn enrol(
     let url = format!("{}/host/v1/enrol", ship.collector);
     let post = client::pinned(pin)?.post(url).timeout(ANSWER).json(&enrol);
     let enrolled: Enrolled = client::call(post).await?;
+    let past_keys = past_keys(&dir, &enrolled);
     let known = Known {
         url: ship.collector.clone(),
         collector_key: enrolled.collector_key,
         log_key: enrolled.log_key,
         name: enrolled.name.clone(),
-        past_keys: Vec::new(),
+        past_keys,
     };
     check_authority(&enrolled.authority_pem, pin)?;
     Identity::keep(&dir, &request, &known, &enrolled.authority_pem, &enrolled.certificate_pem)?;
@@ -58,6 +59,19 @@ pub async fn enrol(
     give(records, &["host.key", "host.pub"], &owner)?;
     give(&dir, &[], &owner)?;
     Ok(enrolled.name)
+}
+
+/// Keys that the same collector had when this host enrolled there before: what is kept from then is
+/// still its own.
+fn past_keys(dir: &Path, enrolled: &Enrolled) -> Vec<String> {
+    let Ok(Some(before)) = Identity::load(dir) else { return Vec::new() };
+    if before.authority_pem != enrolled.authority_pem {
+        return Vec::new();
+    }
+    let mut past = before.known.past_keys;
+    past.push(before.known.collector_key);
+    past.retain(|key| *key != enrolled.collector_key);
+    past
 }
 
 /// The authority that is kept must be the one that was pinned.

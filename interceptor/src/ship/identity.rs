@@ -88,8 +88,7 @@ impl Identity {
             message: format!("{what}: enrol this host again"),
         };
         let authority = read(&dir.join(AUTHORITY))?.ok_or_else(|| wrong("no authority.pem"))?;
-        let known = read(&dir.join(COLLECTOR))?.ok_or_else(|| wrong("no collector.json"))?;
-        let known = serde_json::from_str(&known).map_err(|e| wrong(&e.to_string()))?;
+        let known = read_known(dir)?;
         let life = life(&client_pem).ok_or_else(|| wrong("client.pem holds no certificate"))?;
         Ok(Some(Self { client_pem, authority_pem: authority.to_string(), known, life }))
     }
@@ -130,6 +129,16 @@ impl Identity {
     pub fn log_key(&self) -> Result<VerifierKey, ShipError> {
         VerifierKey::parse(&self.known.log_key).map_err(|e| ShipError::Enrolment(e.to_string()))
     }
+}
+
+/// What is known of the collector.
+pub(super) fn read_known(dir: &Path) -> Result<Known, ShipError> {
+    let wrong = |what: &str| ShipError::State {
+        path: dir.into(),
+        message: format!("{what}: enrol this host again"),
+    };
+    let known = read(&dir.join(COLLECTOR))?.ok_or_else(|| wrong("no collector.json"))?;
+    serde_json::from_str(&known).map_err(|e| wrong(&e.to_string()))
 }
 
 /// Keeps what is known of the collector; on disk when this returns.

@@ -20,12 +20,12 @@ use super::kept::Kept;
 use super::line::{Line, LineError};
 use super::orders::{OrderBook, OrderError};
 use super::remote::Remote;
-use super::succession::SignedSuccession;
+use super::succession::{self, SignedSuccession};
 use super::trusted::Trusted;
 use super::wire::{Done, Order, Orders, Raise, Withdrawal};
 use crate::approval::{Approvals, Authority, Exact};
 use crate::config::Config;
-use crate::record::now_us;
+use crate::record::{PublicKey, now_us};
 
 /// Longest time that the collector keeps a request for orders, and some more for the way.
 const POLL: Duration = Duration::from_secs(25 + 5);
@@ -171,15 +171,20 @@ impl Link {
             let instance = self.instance.borrow().clone();
             let mut path =
                 format!("/host/v1/orders?after={after}&boot={}&instance={instance}", self.boot);
-            path.push_str(&format!("&key={}", book.collector().current().fingerprint_hex()));
+            let believed = book.collector().current();
+            path.push_str(&format!("&key={}", believed.fingerprint_hex()));
             if let Some(newest) = self.centre.newest() {
                 path.push_str(&format!("&policies={newest}"));
             }
             match self.line.get_json::<Orders>(&path, POLL).await {
                 Ok(answer) => {
-                    pause = FIRST_PAUSE;
                     self.here();
-                    follow(book.collector(), &answer.keys);
+                    if !follow(book.collector(), &believed, &answer.keys) {
+                        sleep(pause).await;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                        continue;
+                    }
+                    pause = FIRST_PAUSE;
                     self.instance.send_if_modified(|known| {
                         let new = *known != answer.instance;
                         known.clone_from(&answer.instance);
@@ -339,15 +344,18 @@ impl Link {
     }
 }
 
-/// Believes the collector's new key, if the one before has named it.
-pub(super) fn follow(collector: &Trusted, keys: &[SignedSuccession]) {
-    if keys.is_empty() {
-        return;
-    }
+/// Believes the collector's new key, if the one before has named it. Whether the answer with these
+/// keys, to a question that named the key which was believed then, is signed with the one that is
+/// believed now: otherwise it has to be asked again.
+pub(super) fn follow(collector: &Trusted, believed: &PublicKey, keys: &[SignedSuccession]) -> bool {
     // What is believed goes to the disk, which may take a moment.
-    if let Err(error) = block_in_place(|| collector.follow(keys)) {
+    let followed = block_in_place(|| collector.follow(keys));
+    if let Err(error) = followed {
         tracing::error!(%error, alert = true, "the collector's keys are not followed");
+        return false;
     }
+    let after = succession::follow(believed, keys).unwrap_or_default();
+    *after.last().unwrap_or(believed) == collector.current()
 }
 
 /// Issuers by `iss`: beyond this host, their configured names mean nothing.

@@ -61,7 +61,11 @@ pub async fn prove(config: &Config, ship: &Ship, reader: &Reader) -> Result<Prov
         let key = identity.log_key()?;
         let log = key
             .following(&standing.keys)
-            .and_then(|keys| Checkpoint::verify_any(&standing.checkpoint, &keys))
+            .and_then(|keys| {
+                // What a key signs that was left proves nothing.
+                let newest = keys.last().unwrap_or(&key);
+                Checkpoint::verify(&standing.checkpoint, newest)
+            })
             .map_err(|e| ShipError::Log(e.to_string()))?;
         (log, standing)
     };

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use super::identity::{self, Identity, Known};
+use super::identity::{self, Identity};
 use super::succession::{self, SignedSuccession, SuccessionError};
 use super::{ShipError, succession::read_key};
 use crate::collector::log::VerifierKey;
@@ -36,22 +36,26 @@ pub struct Trusted {
 struct State {
     current: PublicKey,
     past: Vec<PublicKey>,
-    known: Option<Known>,
 }
 
 impl Trusted {
     /// What stands in the identity of an enrolled host.
     pub fn of(dir: &Path, identity: &Identity) -> Result<Self, ShipError> {
-        let known = identity.known.clone();
-        let past = known.past_keys.iter().filter_map(|k| read_key(k)).collect();
-        let state = State { current: identity.collector_key()?, past, known: Some(known) };
+        let past = identity.known.past_keys.iter().filter_map(|k| read_key(k)).collect();
+        let state = State { current: identity.collector_key()?, past };
         Ok(Self { dir: Some(dir.into()), state: RwLock::new(state) })
     }
 
     /// One key that nothing is kept of.
     pub fn key(current: PublicKey) -> Self {
-        let state = State { current, past: Vec::new(), known: None };
+        let state = State { current, past: Vec::new() };
         Self { dir: None, state: RwLock::new(state) }
+    }
+
+    /// One key, which is kept in `collector.json` of a directory.
+    #[cfg(test)]
+    pub fn kept(dir: &Path, current: PublicKey) -> Self {
+        Self { dir: Some(dir.into()), ..Self::key(current) }
     }
 
     fn read(&self) -> State {
@@ -85,17 +89,26 @@ impl Trusted {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let keys = succession::follow(&state.current, chain)?;
         let Some((newest, between)) = keys.split_last() else { return Ok(false) };
+        if let Some(at) = keys.iter().position(|key| state.past.contains(key)) {
+            return Err(SuccessionError::Order(at as u64 + 1).into());
+        }
         let mut next = state.clone();
         next.past.push(state.current);
         next.past.extend(between);
         next.current = *newest;
-        if let (Some(dir), Some(known)) = (&self.dir, &mut next.known) {
+        if let Some(dir) = &self.dir {
+            // This host may have been enrolled anew meanwhile.
+            let mut known = identity::read_known(dir)?;
+            if known.collector_key != succession::write_key(&state.current) {
+                let message = "this host was enrolled anew: restart its daemon".to_owned();
+                return Err(ShipError::State { path: dir.clone(), message }.into());
+            }
             known.collector_key = succession::write_key(newest);
             known.past_keys = next.past.iter().map(succession::write_key).collect();
             let log = VerifierKey::parse(&known.log_key)
                 .map_err(|e| ShipError::Enrolment(e.to_string()))?;
             known.log_key = VerifierKey { key: *newest, ..log }.to_string();
-            identity::keep_known(dir, known)?;
+            identity::keep_known(dir, &known)?;
         }
         tracing::warn!(
             before = state.current.fingerprint_hex(),
@@ -110,6 +123,7 @@ impl Trusted {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::identity::Known;
     use super::super::succession::tests::{key, signed};
     use super::*;
 
@@ -125,12 +139,16 @@ mod tests {
             name: "db1".into(),
             past_keys: Vec::new(),
         };
-        let state = State { current: *a.public(), past: Vec::new(), known: Some(known) };
+        identity::keep_known(dir.path(), &known).unwrap();
+        let state = State { current: *a.public(), past: Vec::new() };
         let trusted = Trusted { dir: Some(dir.path().into()), state: RwLock::new(state) };
         let chain = [signed(1, &a, &b), signed(2, &b, &c)];
         assert!(trusted.follow(&chain).unwrap());
         assert!(!trusted.follow(&chain).unwrap(), "once");
         assert!(!trusted.follow(&[signed(1, &a, &thief)]).unwrap());
+        for (number, back) in [(3, &a), (3, &b)] {
+            trusted.follow(&[signed(number, &c, back)]).unwrap_err();
+        }
         assert_eq!(trusted.current(), *c.public());
         assert_eq!(trusted.all(), [*c.public(), *b.public(), *a.public()]);
         assert!(trusted.knew(&a.public().fingerprint_hex()));
@@ -140,21 +158,18 @@ mod tests {
         assert_eq!(kept.collector_key, succession::write_key(c.public()));
         assert_eq!(VerifierKey::parse(&kept.log_key).unwrap().key, *c.public());
         assert_eq!(kept.past_keys.len(), 2);
+        // Enrolled anew while the daemon runs: what it believes does not overwrite that.
+        let anew = Known { collector_key: succession::write_key(thief.public()), ..kept };
+        identity::keep_known(dir.path(), &anew).unwrap();
+        let refused = trusted.follow(&[signed(3, &c, &key())]).unwrap_err();
+        assert!(refused.to_string().contains("enrolled anew"), "{refused}");
     }
 
     #[test]
     fn a_key_that_cannot_be_kept_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (key(), key());
-        let log = VerifierKey { name: "c.example/interceptor".into(), key: *a.public() };
-        let known = Known {
-            url: String::new(),
-            collector_key: succession::write_key(a.public()),
-            log_key: log.to_string(),
-            name: String::new(),
-            past_keys: Vec::new(),
-        };
-        let state = State { current: *a.public(), past: Vec::new(), known: Some(known) };
+        let state = State { current: *a.public(), past: Vec::new() };
         let missing = dir.path().join("missing");
         let trusted = Trusted { dir: Some(missing), state: RwLock::new(state) };
         let refused = trusted.follow(&[signed(1, &a, &b)]);

@@ -8,8 +8,8 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::operator;
-use crate::cli::table::{Paint, Table, json, print};
-use crate::collector::rotation::{self, How, Listed};
+use crate::cli::table::{Paint, Table, json, print, safe};
+use crate::collector::rotation::{self, Again, How, Listed};
 use crate::collector::{Collector, CollectorError, Config, log_key};
 use crate::record::now_us;
 use crate::record::terminal::local_time;
@@ -36,6 +36,8 @@ pub(super) enum KeysVerb {
         #[arg(long, value_name = "FINGERPRINT")]
         to: Option<String>,
     },
+    /// Tell a database that was put back to an earlier state of the changes that it lacks.
+    Restore,
     /// Delete the private parts of the keys that are not in force any more.
     Retire {
         /// Even while one signs the log along: that ends.
@@ -66,6 +68,7 @@ pub(super) async fn run(config: Config, verb: KeysVerb, as_json: bool) -> anyhow
             }
         }
         KeysVerb::Rotate { overlap, to } => rotate(&collector, overlap, to, as_json).await?,
+        KeysVerb::Restore => restore(&collector, as_json).await?,
         KeysVerb::Retire { now } => retire(&collector, now, as_json).await?,
     };
     print(&text)?;
@@ -90,9 +93,11 @@ async fn rotate(
             if alone && how.to.is_none() && !listed.iter().any(|k| k.state == "new") {
                 shared.keys.make_signing()?;
             }
-            rotation::rotate(db, &shared.keys, &shared.config.origin, &how)
+            rotation::rotate(db, &shared.keys, &how)
         })
         .await?;
+    let shared = Arc::clone(collector);
+    collector.central.read(move |db| shared.keys.remember(db)).await?;
     if as_json {
         return Ok(json(&rotated)? + "\n");
     }
@@ -103,12 +108,40 @@ async fn rotate(
         ),
         false => "The key before signs nothing any more: run `keys retire`.\n".to_owned(),
     };
+    let silent = match rotated.silent_hosts {
+        0 => String::new(),
+        n => format!(
+            "{n} hosts never said that they follow the key before: they are away, or of an older \
+             version that takes no orders of another key until it is brought up to date.\n"
+        ),
+    };
+    let altered = altered(&rotated.again);
     Ok(format!(
-        "Signing with {} from now on; hosts learn it with their next question.\n{along}Back up \
+        "Signing with {} from now on; hosts learn it with their next question.\n{silent}{altered}{along}Back up \
          keys/ now, and give the new key of the log to those who check it:\n\n  {}\n",
         rotated.to,
         log_key(collector)
     ))
+}
+
+fn altered(again: &Again) -> String {
+    match again.altered.is_empty() {
+        true => String::new(),
+        false => format!(
+            "ALTERED, and not signed anew: {}; find out who writes to the database.\n",
+            safe(&again.altered.join(", "))
+        ),
+    }
+}
+
+async fn restore(collector: &Arc<Collector>, as_json: bool) -> anyhow::Result<String> {
+    let (shared, who) = (Arc::clone(collector), operator());
+    let again =
+        collector.central.write(move |db| rotation::restore(db, &shared.keys, &who)).await?;
+    if as_json {
+        return Ok(json(&again)? + "\n");
+    }
+    Ok(format!("The database knows every change of the key again.\n{}", altered(&again)))
 }
 
 async fn retire(collector: &Arc<Collector>, now: bool, as_json: bool) -> anyhow::Result<String> {
@@ -120,11 +153,10 @@ async fn retire(collector: &Arc<Collector>, now: bool, as_json: bool) -> anyhow:
         .central
         .read(move |db| {
             let in_force = shared.keys.in_force(db)?;
-            in_force.check_here()?;
-            shared.keys.delete_past(&in_force)
+            in_force.check()?;
+            Ok::<_, CollectorError>(shared.keys.delete_past(&in_force)?)
         })
-        .await
-        .map_err(|e: CollectorError| e)?;
+        .await?;
     if as_json {
         return Ok(json(&serde_json::json!({ "deleted": deleted }))? + "\n");
     }

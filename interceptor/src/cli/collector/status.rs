@@ -75,6 +75,8 @@ struct Status {
     state: String,
     disk: Option<Disk>,
     certificates: Certificates,
+    /// The process that runs has the signing key; unknown when it does not say.
+    signs: Option<bool>,
     /// Forwards whose last attempt failed; unknown when the process does not say.
     failing_forwards: Option<Vec<String>>,
     #[serde(flatten)]
@@ -125,6 +127,7 @@ async fn gather(config: Config) -> anyhow::Result<Status> {
     {
         status.version =
             labels(&metrics, "info").next().and_then(|(l, _)| l.get("version").cloned());
+        status.signs = labels(&metrics, "signs").next().map(|(_, value)| value == "1");
         let failing = labels(&metrics, "forward_failing").filter(|(_, value)| *value != "0");
         status.failing_forwards =
             Some(failing.filter_map(|(l, _)| l.get("forward").cloned()).collect());
@@ -193,6 +196,13 @@ fn alarms(s: &Status, now: i64) -> Vec<String> {
         of_records(&mut all, o, now);
         of_hosts(&mut all, o, now);
     }
+    if s.signs == Some(false) && s.overview.as_ref().is_some_and(|o| o.signing.here) {
+        all.push(format!(
+            "THE RUNNING COLLECTOR CANNOT SIGN, though the key is here: its user must own and read \
+             all of {}/keys",
+            s.state
+        ));
+    }
     for name in s.failing_forwards.iter().flatten() {
         all.push(format!("forward {name} fails; the collector's log says why"));
     }
@@ -219,6 +229,13 @@ fn of_records(all: &mut Vec<String>, o: &Overview, now: i64) {
         ));
     }
     let signing = &o.signing;
+    if signing.put_back {
+        all.push(
+            "THE DATABASE WAS PUT BACK to before a change of the signing key, and nothing is \
+             signed: run `interceptor collector keys restore`"
+                .into(),
+        );
+    }
     if !signing.here {
         all.push(format!(
             "NOTHING CAN BE SIGNED: the signing key is {key} and is not here; copy \
@@ -416,7 +433,7 @@ fn of_overview(out: &mut String, s: &Status, o: &Overview, now: i64) {
     let along = k.along_until_us.map(|us| format!(", an old one along until {}", local_time(us)));
     let behind = match k.behind {
         0 => String::new(),
-        n => format!(", {n} hosts still follow an old one"),
+        n => format!(", {n} hosts have not said that they follow it"),
     };
     let key: String = k.key.chars().take(16).collect();
     line(out, "signing key", &format!("{key}{since}{}{behind}", along.unwrap_or_default()));

@@ -29,6 +29,15 @@ pub async fn show(State(api): State<Api>, request: Request) -> Result<Response, 
         let all = collector.config.forwards.iter();
         let all: Vec<_> = all.map(|f| (f, collector.forwards.of(f))).collect();
         forwards(&mut out, db, &all)?;
+        let in_force = collector.keys.in_force(db)?;
+        let key = in_force.public().fingerprint_hex();
+        let signs = u8::from(in_force.check().is_ok());
+        let _ = writeln!(
+            out,
+            "# HELP interceptor_collector_signs Whether this process has the signing key in force.\n\
+             # TYPE interceptor_collector_signs gauge\n\
+             interceptor_collector_signs{{key=\"{key}\"}} {signs}"
+        );
         Ok::<_, CollectorError>(out)
     };
     let text = api.0.collector.central.read(read).await?;

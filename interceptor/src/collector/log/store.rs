@@ -5,11 +5,10 @@ use crate::collector::db::{Connection, OptionalExtension, params};
 use super::leaf::Leaf;
 use super::note::{Checkpoint, VerifierKey, origin};
 use super::tree;
-use crate::collector::rotation::RotateError;
 use crate::collector::signing::InForce;
 use crate::collector::{CollectorError, Keys};
 use crate::record::chain::Hash;
-use crate::record::now_us;
+use crate::record::{PublicKey, now_us};
 
 type Result<T> = std::result::Result<T, CollectorError>;
 
@@ -125,24 +124,23 @@ fn sign(checkpoint: &Checkpoint, keys: &InForce) -> Result<String> {
     Ok(note)
 }
 
-/// Signs the newest checkpoint with the key after, which is in force now.
+/// Signs the newest checkpoint with the key in force, if the key before had signed it; false where
+/// it had not.
 pub(in crate::collector) fn sign_again(
     db: &Connection,
-    before: &InForce,
+    before: &PublicKey,
     now: &InForce,
-    console: &str,
-) -> std::result::Result<(), RotateError> {
-    let Some((size, note)) = newest(db)? else { return Ok(()) };
-    let verifier = VerifierKey { name: origin(console), key: *before.public() };
-    let checkpoint = Checkpoint::verify(&note, &verifier)
-        .ok()
-        .filter(|c| c.size == size)
-        .ok_or_else(|| RotateError::Altered(format!("the checkpoint of the log at {size}")))?;
+) -> Result<bool> {
+    let Some((size, note)) = newest(db)? else { return Ok(true) };
+    // The log may have had another name when it was signed.
+    let name = note.lines().next().unwrap_or_default().to_owned();
+    let signed = Checkpoint::verify(&note, &VerifierKey { name, key: *before }).ok();
+    let Some(checkpoint) = signed.filter(|c| c.size == size) else { return Ok(false) };
     let note = sign(&checkpoint, now)?;
     db.prepare_cached("UPDATE log_checkpoints SET note = ?2 WHERE size = ?1")
         .and_then(|mut s| s.execute(params![size as i64, note]))
-        .map_err(sql("sign the log"))?;
-    Ok(())
+        .map(|_| true)
+        .map_err(sql("sign the log"))
 }
 
 /// The newest signed checkpoint with its size.

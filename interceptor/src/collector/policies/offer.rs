@@ -64,6 +64,7 @@ pub async fn watch(collector: Arc<Collector>) {
         tick.tick().await;
         let shared = Arc::clone(&collector);
         let look = move |db: &_| {
+            shared.keys.remember(db)?;
             let number = shared.keys.in_force(db)?.number();
             Ok::<_, CollectorError>((super::newest(db)?, number))
         };
