@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::table::{Paint, Table, json, print, safe, span};
 use crate::collector::audit::{self, Who};
 use crate::collector::hosts::{self, Listed};
-use crate::collector::log::{SessionProof, VerifierKey};
+use crate::collector::log::{self, Checkpoint, SessionProof, VerifierKey};
 use crate::collector::{Collector, CollectorError, Config, Server, codes, log_key, prove};
 use crate::record::now_us;
 use crate::record::terminal::local_time;
@@ -37,6 +37,7 @@ Examples:
   interceptor collector legal-hold place --principal eve@example.com --reason 'case 17'
   interceptor collector policies publish ./policies --note 'hold changes of orders'
   interceptor collector keys rotate
+  interceptor collector verify --seen checkpoint.txt
   interceptor collector prove 01J9ZK > proof.json
   interceptor collector verify-proof proof.json --key collector.example.com/interceptor+…")]
 pub struct CollectorArgs {
@@ -126,7 +127,12 @@ enum Verb {
     LogKey,
     /// Recompute the log and the audit trail, and whether every deletion stands in it; exit status
     /// 1 when something was altered.
-    Verify,
+    Verify {
+        /// A signed checkpoint that somebody kept, such as a host's: the log and the audit trail
+        /// must continue it. May be given several times.
+        #[arg(long, value_name = "FILE")]
+        seen: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -167,7 +173,7 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Verify => verify(config).await,
+        Verb::Verify { seen } => verify(config, &seen).await,
         Verb::Init => {
             let keys = Collector::init(&config)?;
             println!("State        {}", config.state.display());
@@ -338,14 +344,28 @@ fn verify_proof(path: &Path, key: &str, as_json: bool) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn verify(config: Config) -> anyhow::Result<ExitCode> {
+async fn verify(config: Config, seen: &[PathBuf]) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
-    let state = collector.config.state.clone();
+    let seen = kept(&collector, seen).await?;
+    let (state, shared) = (collector.config.state.clone(), std::sync::Arc::clone(&collector));
     let (log, trail, deletions) = collector
         .central
         .read(move |db| {
             let deletions = crate::collector::retention::check(db, &state)?;
-            Ok::<_, CollectorError>((prove::check_log(db)?, audit::verify(db)?, deletions))
+            let log = prove::check_log(db)?.and_then(|size| match log_continues(db, &seen) {
+                Ok(None) => Ok(size),
+                Ok(Some(why)) => Err(why),
+                Err(e) => Err(e.to_string()),
+            });
+            let mut heads = match log::store::audit_heads(db, &*shared.keys.in_force(db)?)? {
+                Ok(heads) => heads,
+                Err(size) => {
+                    let what = format!("the checkpoint at {size} is signed by no key of ours");
+                    return Ok((Err(what), audit::verify(db)?, deletions));
+                }
+            };
+            heads.extend(seen.iter().filter_map(|c| c.audit).map(|a| (a.id, a.hash)));
+            Ok::<_, CollectorError>((log, audit::verify_against(db, &heads)?, deletions))
         })
         .await?;
     let mut clean = true;
@@ -357,10 +377,10 @@ async fn verify(config: Config) -> anyhow::Result<ExitCode> {
         }
     }
     match trail {
-        None => print("audit trail: unaltered\n")?,
+        None => print("audit trail: unaltered, as far as it was signed\n")?,
         Some(id) => {
             clean = false;
-            print(&format!("AUDIT TRAIL ALTERED: at step {id}\n"))?;
+            print(&format!("AUDIT TRAIL ALTERED: at step {id}, or the end was taken away\n"))?;
         }
     }
     match deletions {
@@ -375,6 +395,46 @@ async fn verify(config: Config) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Checkpoints that were kept elsewhere, if a key of this collector signed them.
+async fn kept(
+    collector: &std::sync::Arc<Collector>,
+    files: &[PathBuf],
+) -> anyhow::Result<Vec<Checkpoint>> {
+    let shared = std::sync::Arc::clone(collector);
+    let keys = collector.central.read(move |db| shared.keys.in_force(db)).await?;
+    let mut all = Vec::new();
+    for path in files {
+        let mut note = String::new();
+        let file = std::fs::File::open(path);
+        let file = file.with_context(|| format!("cannot read {}", path.display()))?;
+        file.take(64 << 10).read_to_string(&mut note)?;
+        let name = note.lines().next().unwrap_or_default().to_owned();
+        let by: Vec<_> =
+            keys.all().into_iter().map(|key| VerifierKey { name: name.clone(), key }).collect();
+        let read = Checkpoint::verify_any(&note, &by);
+        all.push(read.with_context(|| format!("{} counts for nothing", path.display()))?);
+    }
+    Ok(all)
+}
+
+/// Why the log does not continue a checkpoint that was kept.
+fn log_continues(
+    db: &crate::collector::db::Connection,
+    seen: &[Checkpoint],
+) -> Result<Option<String>, CollectorError> {
+    let size = log::store::size(db)?;
+    for c in seen {
+        if c.size > size {
+            return Ok(Some(format!("it had {} leaves and has {size}", c.size)));
+        }
+        let root = log::tree::root(c.size, &mut |level, at| log::store::node(db, level, at))?;
+        if root != c.root {
+            return Ok(Some(format!("its first {} leaves are others than were signed", c.size)));
+        }
+    }
+    Ok(None)
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {

@@ -1,14 +1,17 @@
 //! The trail of what people and hosts did at the collector: append-only, hash-chained.
 //!
-//! `hash_i = SHA-256(domain ‖ hash_{i-1} ‖ ts ‖ len who ‖ who ‖ … detail)`. Nothing
-//! signs the head yet: a change in the middle is found, one by whoever owns the database and
-//! makes all hashes anew, or takes the end away, is not.
+//! `hash_i = SHA-256(domain ‖ hash_{i-1} ‖ ts ‖ len who ‖ who ‖ … detail)`. Each signed checkpoint
+//! of the log names the last step ([`super::log`]), so whoever makes all hashes anew needs the
+//! signing key, and whoever takes the end away is found out by any checkpoint that was kept.
+
+use std::collections::BTreeMap;
 
 use crate::collector::db::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::error::CollectorError;
+use super::log::AuditHead;
 use crate::record::chain::{self, Hash};
 use crate::record::now_us;
 
@@ -77,9 +80,10 @@ pub fn append(db: &Connection, entry: &Entry<'_>) -> Result<(), CollectorError> 
     Ok(())
 }
 
-/// Hash of the last step; zeros before the first.
-pub fn head(db: &Connection) -> Result<Hash, CollectorError> {
-    newest(db).map(|(_, hash)| hash)
+/// The last step, if there is one.
+pub fn head(db: &Connection) -> Result<Option<AuditHead>, CollectorError> {
+    let (id, hash) = newest(db)?;
+    Ok(u64::try_from(id).ok().filter(|id| *id > 0).map(|id| AuditHead { id, hash }))
 }
 
 fn newest(db: &Connection) -> Result<(i64, Hash), CollectorError> {
@@ -93,6 +97,14 @@ fn newest(db: &Connection) -> Result<(i64, Hash), CollectorError> {
 
 /// The first step whose hash is not what the ones before it make, if there is one.
 pub fn verify(db: &Connection) -> Result<Option<i64>, CollectorError> {
+    verify_against(db, &BTreeMap::new())
+}
+
+/// The same; also one that is another than was signed, or is missing.
+pub fn verify_against(
+    db: &Connection,
+    signed: &BTreeMap<u64, Hash>,
+) -> Result<Option<i64>, CollectorError> {
     let check = || -> crate::collector::db::Result<Option<i64>> {
         let mut portion = db.prepare(
             "SELECT id, ts_us, who, what, target, detail, hash FROM audit WHERE id >= ?1 \
@@ -107,17 +119,42 @@ pub fn verify(db: &Connection) -> Result<Option<i64>, CollectorError> {
                 let text = |i| row.get::<_, String>(i);
                 let (who, what, target, detail) = (text(2)?, text(3)?, text(4)?, text(5)?);
                 let hash = step(&previous, row.get(1)?, [&who, &what, &target, &detail]);
-                if id != expected.max(1) || row.get::<_, Vec<u8>>(6)? != hash {
+                let signed = u64::try_from(id).ok().and_then(|id| signed.get(&id));
+                let other = signed.is_some_and(|signed| *signed != hash);
+                if other || id != expected.max(1) || row.get::<_, Vec<u8>>(6)? != hash {
                     return Ok(Some(id));
                 }
                 (previous, expected) = (hash, id + 1);
             }
             if expected == begun {
-                return Ok(None);
+                // The end may have been taken away.
+                let last = signed.last_key_value().and_then(|(id, _)| i64::try_from(*id).ok());
+                return Ok(last.filter(|last| *last >= expected.max(1)).map(|_| expected.max(1)));
             }
         }
     };
     check().map_err(CollectorError::db("verify the audit trail"))
+}
+
+/// Makes all hashes anew, as somebody could who has the database.
+#[cfg(test)]
+pub fn chain_anew(db: &Connection) -> Result<Hash, CollectorError> {
+    let all: Vec<(i64, i64, String, String, String, String)> = db
+        .prepare("SELECT id, ts_us, who, what, target, detail FROM audit ORDER BY id")
+        .and_then(|mut s| {
+            s.query_map([], |r| {
+                Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?))
+            })?
+            .collect()
+        })
+        .map_err(CollectorError::db("read"))?;
+    let mut previous = Hash::default();
+    for (id, ts_us, who, what, target, detail) in all {
+        previous = step(&previous, ts_us, [&who, &what, &target, &detail]);
+        db.execute("UPDATE audit SET hash = ?2 WHERE id = ?1", params![id, &previous[..]])
+            .map_err(CollectorError::db("alter"))?;
+    }
+    Ok(previous)
 }
 
 fn step(previous: &Hash, ts_us: i64, texts: [&str; 4]) -> Hash {
@@ -163,6 +200,11 @@ mod tests {
         assert_eq!(verify(&db).unwrap(), Some(3));
         db.execute_batch("UPDATE audit SET detail = '{\"n\":2}' WHERE id = 3").unwrap();
         assert_eq!(verify(&db).unwrap(), None);
+        // What was signed is found missing or made anew, though the chain holds.
+        let head = head(&db).unwrap().unwrap();
+        assert_eq!(verify_against(&db, &BTreeMap::from([(head.id, head.hash)])).unwrap(), None);
+        assert_eq!(verify_against(&db, &BTreeMap::from([(4, [7; 32])])).unwrap(), Some(4));
+        assert_eq!(verify_against(&db, &BTreeMap::from([(9, head.hash)])).unwrap(), Some(6));
         db.execute_batch("DELETE FROM audit WHERE id = 2").unwrap();
         assert_eq!(verify(&db).unwrap(), Some(3));
     }

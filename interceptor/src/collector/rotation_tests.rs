@@ -431,3 +431,55 @@ async fn a_collector_without_the_new_key_signs_nothing_until_it_has_it() {
     let chain = second.central.read(super::rotation::chain).await.unwrap();
     assert_eq!(follow(second.keys.root(), &chain).unwrap(), [second.keys.public()]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_trail_that_was_cut_is_found_and_signed_no_more() {
+    let bed = Bed::new("").await;
+    let _host = bed.host("a").await;
+    let sign = || {
+        let this = Arc::clone(&bed.collector);
+        bed.collector
+            .central
+            .write(move |db| super::log::store::checkpoint(db, &this.keys, &this.config.origin))
+    };
+    let check = || {
+        let this = Arc::clone(&bed.collector);
+        bed.collector.central.read(move |db| {
+            let heads = super::log::store::audit_heads(db, &*this.keys.in_force(db)?)?.unwrap();
+            audit::verify_against(db, &heads)
+        })
+    };
+    let signed = Checkpoint::verify(&sign().await.unwrap(), &log_key(&bed.collector)).unwrap();
+    let head = signed.audit.unwrap();
+    assert!(head.id >= 1);
+    assert_eq!(check().await.unwrap(), None);
+    let server = bed.collector.feed.is_some();
+    let on = if server { " ON audit" } else { "" };
+    let drop_both = if server {
+        "DROP TRIGGER audit_stays ON audit;".to_owned()
+    } else {
+        format!("DROP TRIGGER audit_stays{on}; DROP TRIGGER audit_keeps{on};")
+    };
+    // All hashes made anew, as whoever has the database can.
+    let other = chain_of(&bed, "UPDATE audit SET detail = '{}'", drop_both).await;
+    assert_ne!(other, head.hash);
+    let plain = bed.collector.central.read(audit::verify).await.unwrap();
+    assert_eq!(plain, None, "the chain by itself shows nothing");
+    assert!(check().await.unwrap().is_some());
+    let refused = sign().await.unwrap_err().to_string();
+    assert!(refused.contains("audit trail") && refused.contains("cut or altered"), "{refused}");
+    execute(&bed.collector, "DELETE FROM audit").await.unwrap();
+    assert_eq!(check().await.unwrap(), Some(1));
+    assert!(sign().await.is_err());
+}
+
+/// Alters the trail and makes its chain anew; the hash of its last step.
+async fn chain_of(bed: &Bed, alter: &'static str, free: String) -> [u8; 32] {
+    let write = move |db: &crate::collector::db::Connection| {
+        let fail = CollectorError::db;
+        db.execute_batch(&free).map_err(fail("free"))?;
+        db.execute_batch(alter).map_err(fail("alter"))?;
+        audit::chain_anew(db)
+    };
+    bed.collector.central.write(write).await.unwrap()
+}

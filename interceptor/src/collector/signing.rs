@@ -79,6 +79,11 @@ impl InForce {
         self.in_database < self.steps.len()
     }
 
+    /// All keys, the one in force last.
+    pub fn all(&self) -> Vec<PublicKey> {
+        self.past.iter().chain([&self.current]).map(|k| k.public).collect()
+    }
+
     pub(super) fn steps(&self) -> &[Step] {
         &self.steps
     }
@@ -442,7 +447,7 @@ mod tests {
         for path in [&all, &own, &own.join(PRIVATE), &own.join(PUBLIC)] {
             let meta = std::fs::metadata(path).unwrap();
             assert_eq!((meta.uid(), meta.gid()), (nobody, group), "{}", path.display());
-            assert_eq!(meta.mode() & 0o007, 0, "{}", path.display());
+            assert_eq!(meta.mode() & 0o022, 0, "{}", path.display());
         }
         assert!(!all.join("new").exists());
     }

@@ -127,6 +127,7 @@ fn continues(
     standing: &LogStanding,
 ) -> Result<(), ShipError> {
     let Some(before) = before else { return Ok(()) };
+    audit_continues(before, log)?;
     let path = proof::read_path(&standing.consistency);
     let root = unhex(&before.root);
     let (Some(path), Some(root)) = (path, root) else {
@@ -139,6 +140,27 @@ fn continues(
         "it had {} leaves and now has {} that do not begin with them: the log was rewritten. Keep \
          ship.db and this checkpoint as evidence:\n{}\n{}",
         before.size, log.size, before.note, standing.checkpoint
+    )))
+}
+
+/// So must the audit trail, as far as its last step shows.
+fn audit_continues(before: &SeenLog, log: &Checkpoint) -> Result<(), ShipError> {
+    let Some(then) = Checkpoint::kept(&before.note).ok().and_then(|c| c.audit) else {
+        return Ok(());
+    };
+    let continues = match log.audit {
+        Some(now) if now.id == then.id => now.hash == then.hash,
+        Some(now) => now.id > then.id,
+        None => false,
+    };
+    if continues {
+        return Ok(());
+    }
+    Err(ShipError::Log(format!(
+        "the collector's audit trail had {} steps and does not continue them: it was cut or made \
+         anew. Keep ship.db as evidence, and ask there for `interceptor collector verify --seen` \
+         with this checkpoint:\n{}",
+        then.id, before.note
     )))
 }
 

@@ -487,6 +487,12 @@ mod tests {
         overview.hosts.enrolled = 2;
         overview.hosts.up = 2;
         overview.hosts.certificate = Some(("db1".into(), NOW + 20 * DAY));
+        overview.signing = overview::Signing {
+            key: "ab".repeat(32),
+            here: true,
+            following: 2,
+            ..overview::Signing::default()
+        };
         overview.log = overview::Log { size: 7, signed: 7, signed_us: Some(NOW - 61 * SECOND) };
         overview.forwards.push(overview::Forwarding {
             name: "siem".into(),
@@ -537,11 +543,15 @@ mod tests {
     #[test]
     fn whatever_needs_a_person_is_said_first() {
         type Change = fn(&mut Status, &mut Overview);
-        let cases: [(Change, &str); 15] = [
+        let cases: [(Change, &str); 19] = [
             (|s, _| s.console.error = Some("Connection refused".into()), "NOTHING ANSWERS PEOPLE"),
             (|s, _| s.hosts_listener.error = Some("x".into()), "NOTHING ANSWERS HOSTS"),
             (|s, _| s.disk = Some(Disk { free: 9, size: 10, used: 1 }), "NEARLY FULL"),
             (|_, o| o.log.signed = 6, "7 SESSIONS AND 6 ARE SIGNED"),
+            (|_, o| o.signing.put_back = true, "THE DATABASE WAS PUT BACK"),
+            (|_, o| o.signing.here = false, "NOTHING CAN BE SIGNED"),
+            (|s, _| s.signs = Some(false), "THE RUNNING COLLECTOR CANNOT SIGN"),
+            (|_, o| o.signing.to_retire = 1, "keys retire"),
             (|_, o| o.retention.altered = 2, "2 OLD SESSIONS ARE NOT"),
             (|_, o| o.retention.swept_us = Some(NOW - DAY), "retention last ran 1d 00h ago"),
             (|_, o| o.deliveries.tries = 6, "webhooks fail"),

@@ -14,5 +14,5 @@ pub mod store;
 pub mod tree;
 
 pub use leaf::Leaf;
-pub use note::{Checkpoint, VerifierKey};
+pub use note::{AuditHead, Checkpoint, VerifierKey};
 pub use proof::SessionProof;

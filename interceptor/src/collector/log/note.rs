@@ -5,9 +5,13 @@
 //! collector.example.com/interceptor
 //! 4711
 //! 9Hq…=
+//! audit 812 mXc…=
 //!
 //! — collector.example.com/interceptor 4xZ…=
 //! ```
+//!
+//! Behind the root may stand `audit`, the number of the last step of the audit trail and its hash,
+//! as an extension line: so whoever keeps a checkpoint keeps the collector to its audit trail too.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,6 +22,8 @@ use crate::ship::succession::{self, SignedSuccession, SuccessionError};
 
 /// Ed25519 in signed notes.
 const ED25519: u8 = 1;
+/// How the extension line about the audit trail begins.
+const AUDIT: &str = "audit ";
 /// Longest note that is read.
 const MAX_NOTE: usize = 16 * 1024;
 
@@ -30,6 +36,17 @@ pub struct Checkpoint {
     pub size: u64,
     /// Root of these leaves.
     pub root: Hash,
+    /// Where the collector's audit trail stood.
+    pub audit: Option<AuditHead>,
+}
+
+/// The last step of the audit trail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditHead {
+    /// Its number.
+    pub id: u64,
+    /// Its hash, over all before it.
+    pub hash: Hash,
 }
 
 /// The key that a log's checkpoints are checked with: name and Ed25519 key, as one line
@@ -122,7 +139,11 @@ impl std::fmt::Display for VerifierKey {
 
 impl Checkpoint {
     fn text(&self) -> String {
-        format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
+        let head = format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root));
+        match &self.audit {
+            Some(at) => format!("{head}{AUDIT}{} {}\n", at.id, STANDARD.encode(at.hash)),
+            None => head,
+        }
     }
 
     /// The note, signed.
@@ -135,6 +156,11 @@ impl Checkpoint {
         let verifier = VerifierKey { name: self.origin.clone(), key: *key };
         let signature = [&verifier.hash()[..], &sign(self.text().as_bytes())].concat();
         format!("\u{2014} {} {}\n", self.origin, STANDARD.encode(signature))
+    }
+
+    /// Reads a note that was verified before it was kept.
+    pub fn kept(note: &str) -> Result<Self, NoteError> {
+        Self::split(note).map(|(checkpoint, ..)| checkpoint)
     }
 
     /// Reads a note that one of these keys signed.
@@ -188,7 +214,17 @@ impl Checkpoint {
             .ok()
             .and_then(|r| r.try_into().ok())
             .ok_or(NoteError::Form("its root is no SHA-256"))?;
-        Ok((Self { origin: origin.into(), size, root }, text, signatures))
+        let audit = lines.find_map(|line| line.strip_prefix(AUDIT)).map(|line| {
+            let (id, hash) = line.split_once(' ')?;
+            let hash = STANDARD.decode(hash).ok()?.try_into().ok()?;
+            Some(AuditHead { id: id.parse().ok()?, hash })
+        });
+        let audit = match audit {
+            Some(None) => return Err(NoteError::Form("its line about the audit trail is none")),
+            Some(head) => head,
+            None => None,
+        };
+        Ok((Self { origin: origin.into(), size, root, audit }, text, signatures))
     }
 }
 
@@ -209,14 +245,22 @@ mod tests {
         let (_dir, key) = key();
         let origin = origin("https://collector.example.com:8443");
         assert_eq!(origin, "collector.example.com:8443/interceptor");
-        let checkpoint = Checkpoint { origin: origin.clone(), size: 7, root: [3; 32] };
+        let checkpoint = Checkpoint {
+            origin: origin.clone(),
+            size: 7,
+            root: [3; 32],
+            audit: Some(AuditHead { id: 9, hash: [4; 32] }),
+        };
         let note = checkpoint.sign(key.public(), |m| key.sign(m));
         let verifier = VerifierKey { name: origin, key: *key.public() };
         let again = VerifierKey::parse(&verifier.to_string()).unwrap();
         assert_eq!(Checkpoint::verify(&note, &again).unwrap(), checkpoint);
         let witnessed = format!("{note}\u{2014} witness.example AAAAAAAA\n");
         assert_eq!(Checkpoint::verify(&witnessed, &again).unwrap(), checkpoint);
-        for (from, to) in [("\n7\n", "\n8\n"), ("AwMD", "BwMD")] {
+        let bare = Checkpoint { audit: None, ..checkpoint.clone() };
+        let note_without = bare.sign(key.public(), |m| key.sign(m));
+        assert_eq!(Checkpoint::verify(&note_without, &again).unwrap(), bare);
+        for (from, to) in [("\n7\n", "\n8\n"), ("AwMD", "BwMD"), ("audit 9", "audit 8")] {
             let bad = note.replace(from, to);
             assert_eq!(Checkpoint::verify(&bad, &again), Err(NoteError::Signature));
         }

@@ -1,10 +1,13 @@
 //! The log in the central database: appended to and read inside the caller's transaction.
 
+use std::collections::BTreeMap;
+
 use crate::collector::db::{Connection, OptionalExtension, params};
 
 use super::leaf::Leaf;
-use super::note::{Checkpoint, VerifierKey, origin};
+use super::note::{AuditHead, Checkpoint, VerifierKey, origin};
 use super::tree;
+use crate::collector::audit;
 use crate::collector::signing::InForce;
 use crate::collector::{CollectorError, Keys};
 use crate::record::chain::Hash;
@@ -91,13 +94,63 @@ pub fn append(db: &Connection, host: i64, leaf: &Leaf) -> Result<u64> {
     Ok(index)
 }
 
-/// Signs where the log stands, and keeps it; the same note again when nothing was appended.
+/// Whether the log or the audit trail has grown since they were signed.
+pub fn is_behind(db: &Connection) -> Result<bool> {
+    let Some((at, note)) = newest(db)? else {
+        return Ok(size(db)? > 0 || audit::head(db)?.is_some());
+    };
+    let signed = Checkpoint::kept(&note).ok().and_then(|c| c.audit);
+    Ok(at != size(db)? || signed != audit::head(db)?)
+}
+
+/// Where the audit trail stood at each signed checkpoint; the size of the first that none of the
+/// collector's keys signed is an error.
+pub fn audit_heads(
+    db: &Connection,
+    keys: &InForce,
+) -> Result<std::result::Result<BTreeMap<u64, Hash>, u64>> {
+    let all = keys.all();
+    let mut heads = BTreeMap::new();
+    let (mut after, mut read) = (-1, Vec::new().into_iter());
+    loop {
+        let Some((size, note)) = read.next() else {
+            read = notes_after(db, after)?.into_iter();
+            if read.len() == 0 {
+                return Ok(Ok(heads));
+            }
+            continue;
+        };
+        after = size;
+        let name = note.lines().next().unwrap_or_default().to_owned();
+        let by: Vec<_> =
+            all.iter().map(|key| VerifierKey { name: name.clone(), key: *key }).collect();
+        match Checkpoint::verify_any(&note, &by) {
+            Ok(c) if i64::try_from(c.size) == Ok(size) => {
+                heads.extend(c.audit.map(|a| (a.id, a.hash)))
+            }
+            _ => return Ok(Err(size.max(0).unsigned_abs())),
+        }
+    }
+}
+
+fn notes_after(db: &Connection, size: i64) -> Result<Vec<(i64, String)>> {
+    db.prepare_cached(
+        "SELECT size, note FROM log_checkpoints WHERE size > ?1 ORDER BY size LIMIT 10000",
+    )
+    .and_then(|mut s| s.query_map([size], |r| Ok((r.get(0)?, r.get(1)?)))?.collect())
+    .map_err(sql("read the log's checkpoints"))
+}
+
+/// Signs where the log and the audit trail stand, and keeps it; the same note again when neither
+/// has grown.
 pub fn checkpoint(db: &Connection, keys: &Keys, console: &str) -> Result<String> {
-    let size = size(db)?;
+    let (size, audit) = (size(db)?, audit::head(db)?);
     if let Some((at, note)) = newest(db)? {
-        if at == size {
+        let signed = Checkpoint::kept(&note).ok().and_then(|c| c.audit);
+        if at == size && signed == audit {
             return Ok(note);
         }
+        trail_continues(signed, audit)?;
         if at > size {
             return Err(CollectorError::Key(format!(
                 "the log has {size} leaves and {at} were signed: restore collector.db"
@@ -105,13 +158,32 @@ pub fn checkpoint(db: &Connection, keys: &Keys, console: &str) -> Result<String>
         }
     }
     let root = tree::root(size, &mut |level, index| node(db, level, index))?;
-    let note = sign(&Checkpoint { origin: origin(console), size, root }, &*keys.in_force(db)?)?;
+    let checkpoint = Checkpoint { origin: origin(console), size, root, audit };
+    let note = sign(&checkpoint, &*keys.in_force(db)?)?;
     db.prepare_cached(
-        "INSERT INTO log_checkpoints (size, root, ts_us, note) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO log_checkpoints (size, root, ts_us, note) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (size) DO UPDATE SET ts_us = ?3, note = ?4",
     )
     .and_then(|mut s| s.execute(params![size as i64, &root[..], now_us(), note]))
     .map_err(sql("sign the log"))?;
     Ok(note)
+}
+
+/// Whether the audit trail may be one that continues what was signed; its hashes in between are for
+/// [`audit::verify`].
+fn trail_continues(signed: Option<AuditHead>, now: Option<AuditHead>) -> Result<()> {
+    let Some(signed) = signed else { return Ok(()) };
+    let last = now.map_or(0, |now| now.id);
+    let same = now.is_some_and(|now| now.id > signed.id || now == signed);
+    if same {
+        return Ok(());
+    }
+    Err(CollectorError::Key(format!(
+        "the audit trail has {last} steps and is not the one whose {} steps were signed: it was cut \
+         or altered. Restore the database from the backup, and find out who did it; nothing is \
+         signed until then",
+        signed.id
+    )))
 }
 
 /// A note with the signature of the key in force first, then those of the keys that sign along.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::hosts;
 use crate::collector::hosts::Known;
 use crate::collector::refuse::Refuse;
-use crate::collector::{Change, Collector, CollectorError};
+use crate::collector::{Change, Collector, CollectorError, log};
 use crate::ship::bundle::{Offer, Report};
 
 /// How often is looked for a version that somebody published.
@@ -56,7 +56,8 @@ async fn report(
     Ok(Json(json!({})))
 }
 
-/// Tells hosts of versions that another process published, and of another key; never returns.
+/// Tells hosts of versions that another process published, and of another key; signs what the audit
+/// trail has got. Never returns.
 pub async fn watch(collector: Arc<Collector>) {
     let mut known = None;
     let mut tick = tokio::time::interval(LOOK);
@@ -66,10 +67,14 @@ pub async fn watch(collector: Arc<Collector>) {
         let look = move |db: &_| {
             shared.keys.remember(db)?;
             let number = shared.keys.in_force(db)?.number();
-            Ok::<_, CollectorError>((super::newest(db)?, number))
+            let behind = log::store::is_behind(db)?;
+            Ok::<_, CollectorError>(((super::newest(db)?, number), behind))
         };
         match collector.central.read(look).await {
-            Ok(newest) => {
+            Ok((newest, behind)) => {
+                if behind {
+                    sign(&collector).await;
+                }
                 if known.is_some_and(|k| k != newest) {
                     collector.published();
                 }
@@ -77,5 +82,13 @@ pub async fn watch(collector: Arc<Collector>) {
             }
             Err(error) => tracing::error!(%error, "the newest policies cannot be looked for"),
         }
+    }
+}
+
+async fn sign(collector: &Arc<Collector>) {
+    let shared = Arc::clone(collector);
+    let sign = move |db: &_| log::store::checkpoint(db, &shared.keys, &shared.config.origin);
+    if let Err(error) = collector.central.write(sign).await {
+        tracing::error!(%error, "the log and the audit trail cannot be signed");
     }
 }
