@@ -308,3 +308,61 @@ async fn a_hold_is_seen_and_decided_at_any_collector() {
     assert_eq!(b.central.read(none).await.unwrap(), 0);
     task.abort();
 }
+
+/// Ends every connection to the bed's database, as a restart of the server does.
+async fn disconnect_all(bed: &Bed) {
+    let server = bed.collector.central.server().unwrap().config.clone();
+    let work = move || {
+        let mut db = server.connect(postgres::NoTls).unwrap();
+        let sql = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        assert!(!db.query(sql, &[]).unwrap().is_empty());
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+}
+
+/// Several connections to the feed are open and idle after this.
+async fn use_feed_at_once(collector: &Arc<Collector>) {
+    let collector = Arc::clone(collector);
+    let work = move || {
+        let feed = collector.feed.as_ref().unwrap();
+        let turns: Vec<_> = (100..104).map(|host| feed.lock(host).unwrap()).collect();
+        assert_eq!(turns.len(), 4);
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_server_costs_no_read_no_write_and_no_batch() {
+    let Some(bed) = shared_bed().await else { return };
+    let b = second(&bed, "b");
+    let only = [Arc::clone(&b)];
+    let recorded = Recorded::new();
+    let host = enrolled(&b, &recorded).await;
+    let put = |n: u32| {
+        move |db: &super::db::Connection| {
+            let sql = "INSERT INTO codes (hash, name, made_by, created_us, expires_us) \
+                       VALUES (?1, '', '', 0, 0)";
+            db.execute(sql, [n.to_le_bytes()]).map(drop).map_err(CollectorError::db("put"))
+        }
+    };
+    let count = |db: &super::db::Connection| {
+        db.query_row("SELECT count(*) FROM codes", [], |r| r.get::<_, i64>(0))
+            .map_err(CollectorError::db("count"))
+    };
+    for n in 1..=3 {
+        recorded.session(3);
+        use_feed_at_once(&b).await;
+        disconnect_all(&bed).await;
+        ship(&only, &host, &recorded).await;
+        use_feed_at_once(&b).await;
+        disconnect_all(&bed).await;
+        ingest::freshen(&b, &host).await.unwrap();
+        disconnect_all(&bed).await;
+        b.central.write(put(n)).await.unwrap();
+        disconnect_all(&bed).await;
+        assert_eq!(b.central.read(count).await.unwrap(), i64::from(n));
+    }
+    assert_eq!(contents(&b, &recorded.key())["seals"], 3);
+    recorded.recorder.shutdown();
+}
