@@ -269,6 +269,18 @@ impl Feed {
     }
 }
 
+/// Whether a host's feed goes on behind a place, seen in a transaction of the central database;
+/// never where there are no feeds.
+pub fn goes_on(db: &Connection, host: i64, behind: Mark) -> Result<bool, CollectorError> {
+    match db {
+        Connection::Sqlite(_) => Ok(false),
+        Connection::Postgres(_) => db
+            .prepare_cached("SELECT 1 FROM feed_heads WHERE host = ?1 AND at > ?2")
+            .and_then(|mut s| s.exists([host, behind.at]))
+            .map_err(CollectorError::db("look whether a feed goes on")),
+    }
+}
+
 /// Where a feed ends, once nobody else appends to it; none before anybody has.
 fn locked(db: &Connection, host: i64) -> db::Result<Option<Mark>> {
     db.prepare_cached("SELECT at, mark FROM feed_heads WHERE host = ?1 FOR UPDATE")?

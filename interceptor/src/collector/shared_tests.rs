@@ -366,3 +366,55 @@ async fn a_restart_of_the_server_costs_no_read_no_write_and_no_batch() {
     assert_eq!(contents(&b, &recorded.key())["seals"], 3);
     recorded.recorder.shutdown();
 }
+
+/// What is there in batches, in order.
+fn batches(recorded: &Recorded) -> Vec<bytes::Bytes> {
+    recorded.recorder.flush().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let mut replica = Replica::open(scratch.path(), recorded.key(), "db1").unwrap();
+    let mut all: Vec<bytes::Bytes> = Vec::new();
+    loop {
+        let spool = Spool::open(recorded.dir.path()).unwrap();
+        let Some(batch) = spool.next(&replica.position(), 2 << 10).unwrap() else { return all };
+        replica.take(&batch.frames).unwrap();
+        all.push(batch.frames.into());
+    }
+}
+
+async fn problem(collector: &Collector, host: i64) -> Option<String> {
+    let read = move |db: &super::db::Connection| {
+        db.query_row("SELECT problem FROM hosts WHERE id = ?1", [host], |r| r.get(0))
+            .map_err(CollectorError::db("look"))
+    };
+    collector.central.read(read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_any_collector_filled_is_none_any_more() {
+    let Some(bed) = shared_bed().await else { return };
+    let (a, b) = (Arc::clone(&bed.collector), second(&bed, "b"));
+    let recorded = Recorded::new();
+    let host = enrolled(&a, &recorded).await;
+    recorded.session(30);
+    let all = batches(&recorded);
+    assert!(all.len() > 3, "{}", all.len());
+    for collector in [&a, &b] {
+        ingest::take(collector, &host, all[0].clone()).await.unwrap();
+    }
+    assert!(ingest::take(&a, &host, all[2].clone()).await.is_err());
+    let noted = problem(&a, host.id).await;
+    assert!(noted.as_ref().is_some_and(|p| p.starts_with("gap: ")), "{noted:?}");
+    ingest::take(&b, &host, all[1].clone()).await.unwrap();
+    assert_eq!(problem(&a, host.id).await, None);
+    // What is graver waits for a person.
+    let owner = host.clone();
+    let report = move |db: &super::db::Connection| {
+        hosts::set_problem(db, &owner, &owner.who(), Some("reported: its disk is on fire"))
+    };
+    a.central.write(report).await.unwrap();
+    for collector in [&b, &a] {
+        ingest::take(collector, &host, all[2].clone()).await.unwrap();
+        assert!(problem(&a, host.id).await.is_some());
+    }
+    recorded.recorder.shutdown();
+}
