@@ -9,6 +9,7 @@ mod status;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -279,10 +280,10 @@ fn table(all: &[Listed]) -> String {
 
 async fn prove(config: Config, session: String) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
-    let state = collector.config.state.clone();
+    let of = Arc::clone(&collector);
     let proof = collector
         .central
-        .read(move |db| prove::session(db, &state, &session))
+        .read(move |db| prove::session(db, &of.config.state, of.feed.as_ref(), &session))
         .await?
         .map_err(anyhow::Error::msg)?;
     print(&(json(&proof)? + "\n"))?;
@@ -327,11 +328,12 @@ fn verify_proof(path: &Path, key: &str, as_json: bool) -> anyhow::Result<ExitCod
 
 async fn verify(config: Config) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
-    let state = collector.config.state.clone();
+    let of = Arc::clone(&collector);
     let (log, trail, deletions) = collector
         .central
         .read(move |db| {
-            let deletions = crate::collector::retention::check(db, &state)?;
+            let deletions =
+                crate::collector::retention::check(db, &of.config.state, of.feed.as_ref())?;
             Ok::<_, CollectorError>((prove::check_log(db)?, audit::verify(db)?, deletions))
         })
         .await?;

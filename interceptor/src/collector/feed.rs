@@ -230,14 +230,25 @@ impl Feed {
 
     /// Rows behind a place, as many as memory should hold; none at the end.
     pub fn after(&self, host: i64, at: i64) -> Result<Vec<Row>, CollectorError> {
+        self.rows(host, at, None)
+    }
+
+    /// The same, of one kind.
+    pub fn after_of(&self, host: i64, at: i64, kind: Kind) -> Result<Vec<Row>, CollectorError> {
+        self.rows(host, at, Some(kind))
+    }
+
+    fn rows(&self, host: i64, at: i64, kind: Option<Kind>) -> Result<Vec<Row>, CollectorError> {
+        let kind = kind.map(Kind::number);
         self.with("read a feed", |db| {
             db.prepare_cached(
                 "SELECT at, mark, kind, body FROM (SELECT at, mark, kind, body, \
                  sum(octet_length(body)) OVER (ORDER BY at) - octet_length(body) AS before \
                  FROM (SELECT at, mark, kind, body FROM feed WHERE host = ?1 AND at > ?2 \
+                 AND kind = coalesce(CAST(?5 AS BIGINT), kind) \
                  ORDER BY at LIMIT ?3) AS next) AS portion WHERE before < ?4 ORDER BY at",
             )?
-            .query_map(params![host, at, PORTION_ROWS, PORTION_BYTES], |r| {
+            .query_map(params![host, at, PORTION_ROWS, PORTION_BYTES, kind], |r| {
                 Ok(Row {
                     mark: Mark { at: r.get(0)?, mark: r.get(1)? },
                     kind: Kind::of(r.get(2)?)?,

@@ -418,3 +418,54 @@ async fn a_gap_that_any_collector_filled_is_none_any_more() {
     }
     recorded.recorder.shutdown();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_and_a_check_need_no_replica_that_is_up_to_date() {
+    let Some(bed) = shared_bed().await else { return };
+    let (lags, never) = (second(&bed, "lags"), second(&bed, "never"));
+    let recorded = Recorded::new();
+    let host = enrolled(&bed.collector, &recorded).await;
+    recorded.session(2);
+    ship(&[Arc::clone(&bed.collector)], &host, &recorded).await;
+    ingest::freshen(&lags, &host).await.unwrap();
+    recorded.session(3);
+    ship(&[Arc::clone(&bed.collector)], &host, &recorded).await;
+    let (key, log) = (recorded.key(), super::log_key(&bed.collector));
+    for (collector, there) in [(&bed.collector, 2), (&lags, 1), (&never, 0)] {
+        let dir = Replica::directory(&collector.config.state, &key.fingerprint_hex());
+        let here = Reader::of_replica(&dir).map_or(0, |r| r.seal_of(2).unwrap().map_or(1, |_| 2));
+        assert_eq!(here, there);
+        for number in [1, 2] {
+            let name = move |db: &super::db::Connection| {
+                let sql = "SELECT session FROM sessions WHERE number = ?1";
+                db.query_row(sql, [number], |r| r.get::<_, String>(0))
+                    .map_err(CollectorError::db("look"))
+            };
+            let name = collector.central.read(name).await.unwrap();
+            let of = Arc::clone(collector);
+            let prove = move |db: &super::db::Connection| {
+                super::prove::session(db, &of.config.state, of.feed.as_ref(), &name)
+            };
+            let proof = collector.central.read(prove).await.unwrap().unwrap();
+            assert_eq!(proof.verify(&log).unwrap().seal.number, u64::try_from(number).unwrap());
+        }
+        // It is read, and nothing more.
+        assert_eq!(Reader::of_replica(&dir).is_ok(), there > 0);
+    }
+    // A deletion that the audit trail does not name is found from everywhere.
+    let burial = crate::record::tombstones::Burial {
+        number: 2,
+        deleted_us: now_us(),
+        policy: "nobody's".into(),
+    };
+    ingest::bury(&bed.collector, &host, vec![burial]).await.unwrap();
+    for collector in [&bed.collector, &lags, &never] {
+        let of = Arc::clone(collector);
+        let check = move |db: &super::db::Connection| {
+            super::retention::check(db, &of.config.state, of.feed.as_ref())
+        };
+        let found = collector.central.read(check).await.unwrap().unwrap_err();
+        assert!(found.contains("session 2"), "{found}");
+    }
+    recorded.recorder.shutdown();
+}

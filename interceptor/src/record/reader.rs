@@ -118,6 +118,13 @@ impl Reader {
         Self::open(&config.paths.state, &|| ask_daemon(&socket))
     }
 
+    /// How far a replica followed its host's feed, where collectors share a database: the place,
+    /// and the number drawn for it; zeroes elsewhere.
+    pub fn followed(&self) -> Result<(i64, i64), RecordError> {
+        let number = |key| store::meta(&self.db, key).map(Option::unwrap_or_default);
+        Ok((number("feed_at")?, number("feed_mark")?))
+    }
+
     /// What a person should know before trusting what is shown.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
