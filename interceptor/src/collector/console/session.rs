@@ -5,13 +5,12 @@ use std::sync::Arc;
 use crate::collector::db::OptionalExtension;
 use askama::Template;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::fault::Fault;
-use super::find::{self, Found, One};
+use super::find::{self, Found};
 use super::frame::Frame;
 use super::guard::{Signed, Viewer, demand};
 use super::sessions::{Line, href};
@@ -91,19 +90,6 @@ struct Looked {
     checked: Option<sealed::Checked>,
 }
 
-/// Finds the session that a path names.
-pub async fn find_one(console: &Console, name: String) -> Result<Found, Fault> {
-    let find = move |db: &crate::collector::db::Connection| find::one(db, &name);
-    match console.collector().central.read(find).await? {
-        One::Found(found) => Ok(*found),
-        One::None => Err(Fault::not_found("There is no such session, or its records are gone.")),
-        One::Several(a, b) => {
-            let text = format!("Two hosts claim this id. Look at /sessions/{a} and /sessions/{b}.");
-            Err(Fault::new(StatusCode::CONFLICT, &text))
-        }
-    }
-}
-
 /// `GET /sessions/{id}`.
 pub async fn show(
     State(console): State<Console>,
@@ -111,7 +97,8 @@ pub async fn show(
     Path(name): Path<String>,
     Query(part): Query<Part>,
 ) -> Result<Html<String>, Fault> {
-    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let found =
+        find::session(console.collector(), name).await.map_err(|m| Fault::from(m).of(&login))?;
     let host = found.host;
     let known = move |db: &crate::collector::db::Connection| of_host(db, host);
     let key = console.collector().central.read(known).await?;
@@ -122,8 +109,8 @@ pub async fn show(
     // Deleted, perhaps since it was found.
     let gone = looked.as_ref().is_err_and(Fault::is_gone);
     let (found, looked) = if gone {
-        let again = find_one(&console, found.id.to_string()).await;
-        (again.map_err(|f| f.of(&login))?, Looked::default())
+        let again = find::session(console.collector(), found.id.to_string()).await;
+        (again.map_err(|m| Fault::from(m).of(&login))?, Looked::default())
     } else {
         (found, looked.map_err(|f| f.of(&login))?)
     };
@@ -356,7 +343,8 @@ pub async fn kill(
     Signed { login, form }: Signed<Kill>,
 ) -> Result<Response, Fault> {
     demand(&login, Role::Admin)?;
-    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let found =
+        find::session(console.collector(), name).await.map_err(|m| Fault::from(m).of(&login))?;
     let reason = form.reason.trim();
     if reason.is_empty() || reason.chars().count() > crate::approval::MAX_REASON {
         let text = "Say in a few words why the session is ended: it is recorded.";
