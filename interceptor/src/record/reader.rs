@@ -201,6 +201,18 @@ impl Reader {
             .map_err(RecordError::sqlite("read events"))
     }
 
+    /// Bytes of a session's events, without reading them.
+    pub fn bytes_of(&self, number: u64) -> Result<u64, RecordError> {
+        let sql = "SELECT coalesce(sum(octet_length(body) + coalesce(octet_length(data), 0)), 0) \
+                   FROM events WHERE id > ?1 AND id <= ?2";
+        let range = params![store::event_id(number, 0), store::event_id(number, store::MAX_SEQ)];
+        self.db
+            .prepare_cached(sql)
+            .and_then(|mut s| s.query_row(range, |r| r.get::<_, i64>(0)))
+            .map(|bytes| bytes.max(0).unsigned_abs())
+            .map_err(RecordError::sqlite("measure a session"))
+    }
+
     /// Events whose body contains a text (ASCII letters in either case), newest session first.
     pub fn search(&self, text: &str, filter: &Filter) -> Result<Vec<Hit>, RecordError> {
         let (clause, mut values) = filter.sql();
