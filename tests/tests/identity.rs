@@ -360,6 +360,29 @@ async fn a_copied_token_is_refused_and_raised_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_barred_token_is_refused_also_after_a_restart() {
+    let mut host = Host::start().await;
+    let [by_id, by_hash, by_token, other] =
+        ["a", "b", "c", "d"].map(|jti| host.issuer.mint(&host.good(json!({ "jti": jti }))));
+    let names =
+        ["a".to_owned(), interceptor::identity::hash_jti("b"), hash_token(by_token.as_bytes())];
+    for token in [&by_id, &by_hash, &by_token, &other] {
+        assert_eq!(code(&host.prove(token).await), "accepted");
+    }
+    for name in &names {
+        host.identity.bar(name);
+        host.identity.keep_barred(name);
+    }
+    for _ in 0..2 {
+        for token in [&by_id, &by_hash, &by_token] {
+            assert_eq!(code(&host.prove(token).await), "TOKEN_BARRED");
+        }
+        assert_eq!(code(&host.prove(&other).await), "accepted");
+        host.restart().await;
+    }
+}
+
+#[tokio::test]
 async fn a_key_of_ssh_proves_as_a_key_of_tls_does_and_speaks_for_its_own_agent() {
     use interceptor::agent::{AgentKey, Kind};
     let dir = tempfile::tempdir().unwrap();

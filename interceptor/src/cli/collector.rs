@@ -10,6 +10,7 @@ mod status;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -298,10 +299,10 @@ fn table(all: &[Listed]) -> String {
 
 async fn prove(config: Config, session: String) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
-    let state = collector.config.state.clone();
+    let of = Arc::clone(&collector);
     let proof = collector
         .central
-        .read(move |db| prove::session(db, &state, &session))
+        .read(move |db| prove::session(db, &of.config.state, of.feed.as_ref(), &session))
         .await?
         .map_err(anyhow::Error::msg)?;
     print(&(json(&proof)? + "\n"))?;
@@ -347,11 +348,12 @@ fn verify_proof(path: &Path, key: &str, as_json: bool) -> anyhow::Result<ExitCod
 async fn verify(config: Config, seen: &[PathBuf]) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
     let seen = kept(&collector, seen).await?;
-    let (state, shared) = (collector.config.state.clone(), std::sync::Arc::clone(&collector));
+    let shared = Arc::clone(&collector);
     let (log, trail, deletions) = collector
         .central
         .read(move |db| {
-            let deletions = crate::collector::retention::check(db, &state)?;
+            let (state, feed) = (&shared.config.state, shared.feed.as_ref());
+            let deletions = crate::collector::retention::check(db, state, feed)?;
             let log = prove::check_log(db)?.and_then(|size| match log_continues(db, &seen) {
                 Ok(None) => Ok(size),
                 Ok(Some(why)) => Err(why),

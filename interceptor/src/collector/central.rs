@@ -198,15 +198,8 @@ impl Central {
         };
         let (readers, place) = (Arc::clone(&self.readers), self.place.clone());
         let task = tokio::task::spawn_blocking(move || -> Result<T, E> {
-            let kept = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let db = match kept.filter(|db| !db.is_closed()) {
-                Some(db) => db,
-                None => place.reader()?,
-            };
-            let begun = db.execute_batch(place.begin_read());
-            let result = begun
-                .map_err(|e| CollectorError::db("begin to read")(e).into())
-                .and_then(|()| read(&db));
+            let db = begin_read(&place, &readers)?;
+            let result = read(&db);
             if db.execute_batch("ROLLBACK").is_ok() {
                 readers.lock().unwrap_or_else(PoisonError::into_inner).push(db);
             }
@@ -215,6 +208,31 @@ impl Central {
         });
         task.await.unwrap_or_else(|_| Err(CollectorError::Stopped.into()))
     }
+}
+
+/// A connection on which a read has begun: a kept one, or a new one when the server has ended that
+/// meanwhile.
+fn begin_read(
+    place: &Place,
+    readers: &Mutex<Vec<Connection>>,
+) -> Result<Connection, CollectorError> {
+    let begin = |db: &Connection| db.execute_batch(place.begin_read());
+    let kept = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    if let Some(db) = kept {
+        match begin(&db) {
+            // As a rule the others are gone as well.
+            Err(_) if db.is_closed() => {
+                readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            begun => {
+                begun.map_err(CollectorError::db("begin to read"))?;
+                return Ok(db);
+            }
+        }
+    }
+    let db = place.reader()?;
+    begin(&db).map_err(CollectorError::db("begin to read"))?;
+    Ok(db)
 }
 
 fn open_writer(path: &Path) -> Result<Connection, CollectorError> {
@@ -296,7 +314,7 @@ fn migrate_postgres(db: &Connection) -> db::Result<()> {
 }
 
 /// Until nobody can write any more. A server that went away is looked for again with the next
-/// write; those that wait until then fail and say so.
+/// group; what was under way when it went fails and says so.
 fn write_all(place: &Place, db: Connection, mut jobs: mpsc::Receiver<Job>) {
     let mut open = Some(db);
     while let Some(first) = jobs.blocking_recv() {
@@ -305,29 +323,42 @@ fn write_all(place: &Place, db: Connection, mut jobs: mpsc::Receiver<Job>) {
             let Ok(job) = jobs.try_recv() else { break };
             group.push(job);
         }
-        if open.as_ref().is_none_or(Connection::is_closed) {
-            open = match place.writer() {
-                Ok(db) => Some(db),
-                Err(error) => {
-                    tracing::error!(%error, "the central database cannot be reached");
-                    None
-                }
-            };
-        }
-        // Without a connection each of the group hears that nothing is taken.
-        if let Some(db) = &open {
-            write_group(db, &place.begin_write(), group);
+        match begin_write(place, &mut open) {
+            Ok(db) => write_group(db, group),
+            // Each of the group hears that nothing is taken, since it is dropped.
+            Err(error) => tracing::error!(%error, "the central database takes no writes"),
         }
     }
 }
 
-fn write_group(db: &Connection, begin: &str, group: Vec<Job>) {
-    if let Err(e) = db.execute_batch(begin) {
-        tracing::error!(error = %e, "the central database takes no writes");
-        let _ = db.execute_batch("ROLLBACK");
-        // Each job must be told; what it does now lands in no transaction that stays.
-        return drop(group);
+/// Begins a transaction of the writer. That the server has ended its connection shows only now:
+/// nothing is done yet, so it is begun on a new one.
+fn begin_write<'c>(
+    place: &Place,
+    open: &'c mut Option<Connection>,
+) -> Result<&'c Connection, CollectorError> {
+    let begin = |db: &Connection| {
+        let begun = db.execute_batch(&place.begin_write());
+        if begun.is_err() {
+            let _ = db.execute_batch("ROLLBACK");
+        }
+        begun.map_err(CollectorError::db("begin to write"))
+    };
+    let begun = open.as_ref().map(begin);
+    if open.as_ref().is_some_and(Connection::is_closed) {
+        *open = None;
     }
+    match (begun, open) {
+        (Some(begun), Some(db)) => begun.map(|()| &*db),
+        (_, open) => {
+            let db = open.insert(place.writer()?);
+            begin(db)?;
+            Ok(db)
+        }
+    }
+}
+
+fn write_group(db: &Connection, group: Vec<Job>) {
     let mut told = Vec::with_capacity(group.len());
     let mut broken = None;
     for job in group {

@@ -146,7 +146,8 @@ impl Feed {
         Self { server, idle: Mutex::default(), used: Mutex::default(), freed: Condvar::new() }
     }
 
-    fn connection(&self) -> Result<Used<'_>, CollectorError> {
+    /// A place among the connections that are in use, still without one.
+    fn place(&self) -> Result<Used<'_>, CollectorError> {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = self.freed.wait_timeout_while(used, PATIENCE, |used| *used >= MOST);
         let (mut used, waited) = wait.unwrap_or_else(PoisonError::into_inner);
@@ -156,29 +157,53 @@ impl Feed {
         *used += 1;
         drop(used);
         // From here on the place is given back, whatever happens.
-        let mut taken = Used { feed: self, db: None };
-        taken.db = Some(self.open()?);
-        Ok(taken)
+        Ok(Used { feed: self, db: None })
     }
 
-    fn open(&self) -> Result<Connection, CollectorError> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(db) = idle.pop() {
-            if !db.is_closed() {
-                return Ok(db);
+    /// Begins something, on a connection that was kept when there is one. That the server ended a
+    /// kept one meanwhile shows only at its first statement: then it is begun again on a new one.
+    /// So `start` must be harmless when it is begun twice: a read, or a transaction up to where
+    /// nothing of it can be committed yet.
+    fn begin<T>(
+        &self,
+        action: &'static str,
+        start: impl Fn(&Connection) -> db::Result<T>,
+    ) -> Result<(Used<'_>, T), CollectorError> {
+        let mut used = self.place()?;
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut begun = kept.map(|db| (start(&db), db));
+        if begun.as_ref().is_some_and(|(_, db)| db.is_closed()) {
+            begun = None;
+            // As a rule the others are gone as well.
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        let (result, db) = match begun {
+            Some(begun) => begun,
+            None => {
+                let db = db::connect(&self.server);
+                let db = db.map_err(CollectorError::db("reach the database of [store]"))?;
+                (start(&db), db)
+            }
+        };
+        if result.is_ok() || db.execute_batch("ROLLBACK").is_ok() {
+            used.db = Some(db);
+        }
+        match result {
+            Ok(value) => Ok((used, value)),
+            Err(e) => {
+                used.give_back();
+                Err(CollectorError::db(action)(e))
             }
         }
-        drop(idle);
-        db::connect(&self.server).map_err(CollectorError::db("reach the database of [store]"))
     }
 
+    /// Reads.
     fn with<T>(
         &self,
         action: &'static str,
-        work: impl FnOnce(&Connection) -> db::Result<T>,
+        read: impl Fn(&Connection) -> db::Result<T>,
     ) -> Result<T, CollectorError> {
-        let used = self.connection()?;
-        let result = work(used.db()?).map_err(CollectorError::db(action))?;
+        let (used, result) = self.begin(action, read)?;
         used.give_back();
         Ok(result)
     }
@@ -205,14 +230,25 @@ impl Feed {
 
     /// Rows behind a place, as many as memory should hold; none at the end.
     pub fn after(&self, host: i64, at: i64) -> Result<Vec<Row>, CollectorError> {
+        self.rows(host, at, None)
+    }
+
+    /// The same, of one kind.
+    pub fn after_of(&self, host: i64, at: i64, kind: Kind) -> Result<Vec<Row>, CollectorError> {
+        self.rows(host, at, Some(kind))
+    }
+
+    fn rows(&self, host: i64, at: i64, kind: Option<Kind>) -> Result<Vec<Row>, CollectorError> {
+        let kind = kind.map(Kind::number);
         self.with("read a feed", |db| {
             db.prepare_cached(
                 "SELECT at, mark, kind, body FROM (SELECT at, mark, kind, body, \
                  sum(octet_length(body)) OVER (ORDER BY at) - octet_length(body) AS before \
                  FROM (SELECT at, mark, kind, body FROM feed WHERE host = ?1 AND at > ?2 \
+                 AND kind = coalesce(CAST(?5 AS BIGINT), kind) \
                  ORDER BY at LIMIT ?3) AS next) AS portion WHERE before < ?4 ORDER BY at",
             )?
-            .query_map(params![host, at, PORTION_ROWS, PORTION_BYTES], |r| {
+            .query_map(params![host, at, PORTION_ROWS, PORTION_BYTES, kind], |r| {
                 Ok(Row {
                     mark: Mark { at: r.get(0)?, mark: r.get(1)? },
                     kind: Kind::of(r.get(2)?)?,
@@ -225,9 +261,7 @@ impl Feed {
 
     /// Takes the host's feed: nobody else appends until this ends.
     pub fn lock(&self, host: i64) -> Result<Turn<'_>, CollectorError> {
-        let used = self.connection()?;
-        let db = used.db()?;
-        let take = || -> db::Result<Mark> {
+        let take = |db: &Connection| -> db::Result<Mark> {
             db.execute_batch(
                 "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '20s'; \
                  SET LOCAL idle_in_transaction_session_timeout = '60s'",
@@ -241,15 +275,20 @@ impl Feed {
             .execute([host])?;
             locked(db, host)?.ok_or(db::Error::NoRows)
         };
-        match take() {
-            Ok(end) => Ok(Turn { used: Some(used), host, end }),
-            Err(e) => {
-                if db.execute_batch("ROLLBACK").is_ok() {
-                    used.give_back();
-                }
-                Err(CollectorError::db("take a host's turn")(e))
-            }
-        }
+        let (used, end) = self.begin("take a host's turn", take)?;
+        Ok(Turn { used: Some(used), host, end })
+    }
+}
+
+/// Whether a host's feed goes on behind a place, seen in a transaction of the central database;
+/// never where there are no feeds.
+pub fn goes_on(db: &Connection, host: i64, behind: Mark) -> Result<bool, CollectorError> {
+    match db {
+        Connection::Sqlite(_) => Ok(false),
+        Connection::Postgres(_) => db
+            .prepare_cached("SELECT 1 FROM feed_heads WHERE host = ?1 AND at > ?2")
+            .and_then(|mut s| s.exists([host, behind.at]))
+            .map_err(CollectorError::db("look whether a feed goes on")),
     }
 }
 

@@ -1,9 +1,13 @@
 //! HTTPS with everything bounded: connections in all and of one source, bytes of a head, and
-//! time. What a request may carry and ask is the routes' matter.
+//! time, also that for which a client takes nothing of an answer. What a request may carry and ask
+//! is the routes' matter.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,8 +20,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 /// Most bytes of a request's head.
@@ -33,6 +38,8 @@ const BODY: Duration = Duration::from_secs(30);
 const MAX_WHOLE: usize = 8 << 20;
 /// TLS must be agreed on within this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A client that takes nothing of an answer for this time has left.
+const STALL: Duration = Duration::from_secs(30);
 /// Connections in all: those of some thousand hosts.
 const MOST: usize = 20_000;
 /// Connections of one source address that show no certificate of ours.
@@ -124,6 +131,15 @@ fn source(address: IpAddr) -> IpAddr {
 
 /// Serves until the future is dropped. Without an acceptor HTTP is spoken in the clear.
 pub(super) async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, routes: Router) {
+    serve_with(listener, acceptor, routes, STALL).await;
+}
+
+async fn serve_with(
+    listener: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    routes: Router,
+    stall: Duration,
+) {
     let places = Arc::new(Places::default());
     loop {
         match listener.accept().await {
@@ -133,6 +149,8 @@ pub(super) async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, 
                 let Some(place) = places.enter(source) else { continue };
                 let (acceptor, routes) = (acceptor.clone(), routes.clone());
                 tokio::spawn(async move {
+                    let _ = stream.set_nodelay(true);
+                    let stream = Moving::new(stream, stall);
                     connection(stream, address, acceptor, routes, place).await;
                 });
             }
@@ -145,13 +163,12 @@ pub(super) async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, 
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: Moving<TcpStream>,
     address: SocketAddr,
     acceptor: Option<TlsAcceptor>,
     routes: Router,
     place: Place,
 ) {
-    let _ = stream.set_nodelay(true);
     let Some(acceptor) = acceptor else {
         requests(stream, Peer { address, certificate: None, tls: false }, routes).await;
         return drop(place);
@@ -191,10 +208,147 @@ where
     }
 }
 
+/// A connection that ends with an error when what is written to it does not move on for a time: a
+/// client that stops reading holds neither a task nor what the task holds.
+struct Moving<S> {
+    stream: S,
+    stall: Duration,
+    /// Runs while a write waits.
+    waits: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: Unpin> Moving<S> {
+    fn new(stream: S, stall: Duration) -> Self {
+        Self { stream, stall, waits: None }
+    }
+
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(done) = write(Pin::new(&mut self.stream), cx) {
+            self.waits = None;
+            return Poll::Ready(done);
+        }
+        let stall = self.stall;
+        let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        ready!(waits.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client stopped reading")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Moving<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Moving<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.watch(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.watch(cx, |stream, cx| stream.poll_write_vectored(cx, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watch(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watch(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+    use tokio_util::io::ReaderStream;
+
     use super::*;
+
+    /// Serves a body of some pieces, written by a task as those of downloads are; how many it could
+    /// write is told when it ends.
+    async fn bodies(
+        pieces: usize,
+        stall: Duration,
+    ) -> (SocketAddr, mpsc::UnboundedReceiver<usize>) {
+        let (tell, ended) = mpsc::unbounded_channel();
+        let body = move || {
+            let (mut writer, reader) = tokio::io::duplex(256 << 10);
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let mut written = 0;
+                while written < pieces && writer.write_all(&[7; 64 << 10]).await.is_ok() {
+                    written += 1;
+                }
+                let _ = tell.send(written);
+            });
+            async move { Body::from_stream(ReaderStream::new(reader)) }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = Router::new().route("/", get(body));
+        tokio::spawn(serve_with(listener, None, routes, stall));
+        (address, ended)
+    }
+
+    async fn asks(address: SocketAddr) -> TcpStream {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        client
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_reading_holds_no_answer() {
+        let (address, mut ended) = bodies(usize::MAX, Duration::from_millis(300)).await;
+        let mut client = asks(address).await;
+        client.read_exact(&mut [0; 1000]).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended.recv());
+        assert!(ended.await.unwrap() > Some(0));
+        // What it still finds on its way is not the whole.
+        let mut rest = Vec::new();
+        let _ = client.read_to_end(&mut rest).await;
+        assert!(!rest.ends_with(b"0\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_gets_all_of_it() {
+        let (address, mut ended) = bodies(200, Duration::from_secs(5)).await;
+        let mut client = asks(address).await;
+        let (mut read, mut end, mut piece) = (0, Vec::new(), vec![0; 512 << 10]);
+        while !end.ends_with(b"0\r\n\r\n") {
+            let n = client.read(&mut piece).await.unwrap();
+            assert!(n > 0, "{read} bytes came");
+            read += n;
+            end.extend_from_slice(&piece[..n]);
+            end.drain(..end.len().saturating_sub(5));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(read > 200 * (64 << 10));
+        assert_eq!(ended.recv().await, Some(200));
+    }
 
     #[test]
     fn hosts_behind_one_address_are_counted_each_for_itself() {

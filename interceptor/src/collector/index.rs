@@ -5,13 +5,15 @@
 use crate::collector::db::{self, Connection, params};
 
 use super::error::CollectorError;
-use super::hosts::Host;
+use super::hosts::{self, Host};
 use super::keys::Keys;
 use super::log::{self, Leaf};
 use super::replica::Replica;
 use crate::record::ledger::{Entry, Head, Placed};
 use crate::record::{RecordError, Summary, now_us};
 
+/// How the problem of a host begins of which something is missing.
+pub const GAP: &str = "gap: ";
 /// Rows and seals that are written at a time.
 const PORTION: usize = 1000;
 
@@ -53,13 +55,18 @@ pub fn write(
             .and_then(|mut s| s.execute(params![session_id(host.id, *number), place as i64]))
             .map_err(CollectorError::db("index a seal"))?;
     }
-    stand(db, host, update).map_err(CollectorError::db("note a host's position"))?;
+    let problem = stand(db, host, update).map_err(CollectorError::db("note a host's position"))?;
+    // A gap that was filled, by whichever collector, is none any more; everything else waits for a
+    // person.
+    if update.standing.is_some() && problem.is_some_and(|p| p.starts_with(GAP)) {
+        hosts::set_problem(db, host, &host.who(), None)?;
+    }
     log::store::checkpoint(db, keys, console)
 }
 
 /// Where the host stands. Another collector may have written what came after this: an older state
-/// does not take its place.
-fn stand(db: &Connection, host: &Host, update: &Update) -> db::Result<()> {
+/// does not take its place. The host's problem, when it has one.
+fn stand(db: &Connection, host: &Host, update: &Update) -> db::Result<Option<String>> {
     if let Some((head, events)) = update.standing {
         let alone = matches!(db, Connection::Sqlite(_));
         db.prepare_cached(
@@ -76,10 +83,9 @@ fn stand(db: &Connection, host: &Host, update: &Update) -> db::Result<()> {
     }
     db.prepare_cached(
         "UPDATE hosts SET logged_idx = CASE WHEN logged_idx < ?2 THEN ?2 ELSE logged_idx END, \
-         seen_us = ?3 WHERE id = ?1",
+         seen_us = ?3 WHERE id = ?1 RETURNING problem",
     )?
-    .execute(params![host.id, update.logged as i64, now_us()])?;
-    Ok(())
+    .query_row(params![host.id, update.logged as i64, now_us()], |r| r.get(0))
 }
 
 fn leaf(host: &Host, number: u64, body: &str) -> Option<Leaf> {

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::audit::{self, Entry, Who};
 use super::error::CollectorError;
-use super::feed::{Kind, Mark, Row, Turn};
+use super::feed::{self, Kind, Mark, Row, Turn};
 use super::hosts::{self, Host, Known};
 use super::index::{self, Update};
 use super::refuse::Refuse;
@@ -67,7 +67,6 @@ pub struct Slot {
     log: Option<String>,
     used: Option<Instant>,
     noted: Option<Instant>,
-    problem: bool,
     /// It followed what another collector took, and whether that one indexed it is not known.
     followed: bool,
 }
@@ -323,19 +322,17 @@ async fn catch_up(
     replica: Replica,
 ) -> Result<Replica, CollectorError> {
     let id = host.id;
-    let (events, ledger, logged, problem) = collector
+    let (events, ledger, logged) = collector
         .central
         .read(move |db| {
             db.query_row(
-                "SELECT events, ledger_idx, logged_idx, problem IS NOT NULL FROM hosts \
-                 WHERE id = ?1",
+                "SELECT events, ledger_idx, logged_idx FROM hosts WHERE id = ?1",
                 [id],
-                |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?, r.get(3)?)),
+                |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?)),
             )
             .map_err(CollectorError::db("read a host's position"))
         })
         .await?;
-    slot.problem = problem;
     slot.logged = logged.max(0) as u64;
     let have = replica.ledger().idx;
     if slot.logged > have {
@@ -440,24 +437,24 @@ pub(super) async fn take(
         }
     };
     let position = replica.position();
-    let have = replica.ledger().idx;
+    let (have, followed) = (replica.ledger().idx, replica.followed());
     match result {
         Ok((taken, update)) => {
             let note = write(collector, host, update).await?;
             slot.replica = Some(replica);
             slot.logged = slot.logged.max(have);
             slot.log = Some(note.clone());
-            accepted(collector, host, &mut slot, taken).await?;
+            accepted(collector, host, taken).await?;
             Ok(Standing { position, log: Some(note) })
         }
         Err(Refusal::Gap(what)) => {
             slot.replica = Some(replica);
-            note(collector, host, &mut slot, format!("gap: {what}")).await?;
+            note_gap(collector, host, &mut slot, followed, &what).await?;
             Err(Refuse::gap(&what, Standing { position, log: slot.log.clone() }))
         }
         Err(Refusal::Altered(what)) => {
             slot.replica = Some(replica);
-            note(collector, host, &mut slot, format!("altered: {what}")).await?;
+            note(collector, host, format!("altered: {what}"), None).await?;
             Err(Refuse::altered(&what))
         }
         // The replica is opened anew, from what is on disk.
@@ -531,27 +528,10 @@ fn append(
 async fn accepted(
     collector: &Arc<Collector>,
     host: &Host,
-    slot: &mut Slot,
     taken: Taken,
 ) -> Result<(), CollectorError> {
     if !taken.problems.is_empty() {
-        note(collector, host, slot, format!("reported: {}", taken.problems.join("; "))).await?;
-    } else if slot.problem {
-        // A gap that was filled is none any more; everything else waits for a person.
-        let host = host.clone();
-        slot.problem = collector
-            .central
-            .write(move |db| {
-                let problem: Option<String> = db
-                    .query_row("SELECT problem FROM hosts WHERE id = ?1", [host.id], |r| r.get(0))
-                    .map_err(CollectorError::db("read a host"))?;
-                let stays = problem.is_some_and(|p| !p.starts_with("gap: "));
-                if !stays {
-                    hosts::set_problem(db, &host, &host.who(), None)?;
-                }
-                Ok::<_, CollectorError>(stays)
-            })
-            .await?;
+        note(collector, host, format!("reported: {}", taken.problems.join("; ")), None).await?;
     }
     for number in taken.touched {
         collector.hub.tell(Change::Session(index::session_id(host.id, number)));
@@ -559,28 +539,42 @@ async fn accepted(
     Ok(())
 }
 
-/// Loudly: in the log, in the audit trail, and at the host's row until somebody looked into it.
-async fn note(
+/// What a host lacks here. Gaps come and go, so it is said now and then; what is altered or reported
+/// is said each time, and must not be missed.
+async fn note_gap(
     collector: &Arc<Collector>,
     host: &Host,
     slot: &mut Slot,
-    problem: String,
+    followed: Mark,
+    what: &str,
 ) -> Result<(), CollectorError> {
-    // Gaps come and go; what is altered or reported is said once, and must not be missed.
-    let is_gap = problem.starts_with("gap: ");
-    if is_gap && slot.noted.is_some_and(|t| t.elapsed() < NOTE) {
+    if slot.noted.is_some_and(|t| t.elapsed() < NOTE) {
         return Ok(());
     }
+    slot.noted = Some(Instant::now());
+    note(collector, host, format!("{}{what}", index::GAP), Some(followed)).await
+}
+
+/// Loudly: in the log, in the audit trail, and at the host's row until somebody looked into it.
+/// Nothing is said that was so only up to a place of the feed behind which other collectors have
+/// taken more: they may have filled the gap.
+async fn note(
+    collector: &Arc<Collector>,
+    host: &Host,
+    problem: String,
+    up_to: Option<Mark>,
+) -> Result<(), CollectorError> {
     let problem: String = problem.chars().take(MAX_PROBLEM).collect();
     tracing::error!(host = %host.name, fingerprint = %host.fingerprint, problem, "a host's records");
-    if is_gap {
-        slot.noted = Some(Instant::now());
-    }
-    slot.problem = true;
     let owner = host.clone();
     collector
         .central
         .write(move |db| {
+            if let Some(up_to) = up_to
+                && feed::goes_on(db, owner.id, up_to)?
+            {
+                return Ok(());
+            }
             // What is graver stays.
             let before: Option<String> = db
                 .query_row("SELECT problem FROM hosts WHERE id = ?1", [owner.id], |r| r.get(0))

@@ -1,20 +1,31 @@
-//! The proof of one session for a third party, put together from the log and the replica.
+//! The proof of one session for a third party, put together from the log and the replica. Where
+//! several collectors share a database, the replica here may lag or not be there at all: what it
+//! lacks is read in the host's feed.
+
+use std::path::Path;
 
 use crate::collector::db::{self, Connection};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::error::CollectorError;
+use super::feed::{Feed, Kind, Mark};
 use super::log::{self, SessionProof};
 use super::replica::Replica;
 use super::rotation;
-use crate::record::{PublicKey, Reader};
+use crate::record::frame::{self, Frame, Parsed};
+use crate::record::ledger::{Entry, Placed, entry_is_signed};
+use crate::record::{PublicKey, Reader, RecordError};
+
+/// A seal's exact bytes, and its signature.
+type Sealed = (String, Vec<u8>);
 
 /// The proof of the session with this id, or the beginning or end of one; in words why there is
 /// none.
 pub fn session(
     db: &Connection,
-    state: &std::path::Path,
+    state: &Path,
+    feed: Option<&Feed>,
     name: &str,
 ) -> Result<Result<SessionProof, String>, CollectorError> {
     let id = name.to_ascii_uppercase();
@@ -48,7 +59,12 @@ pub fn session(
     };
     let path = log::store::inclusion(db, index, size)?;
     let dir = Replica::directory(state, &key.fingerprint_hex());
-    let Some((_, seal, signature)) = Reader::of_replica(&dir)?.seal_of(number)? else {
+    let (seal, followed) = in_replica(&dir, number, feed.is_some())?;
+    let seal = match (seal, feed) {
+        (None, Some(feed)) => in_feed(feed, host, &key, number, followed)?,
+        (seal, _) => seal,
+    };
+    let Some((seal, signature)) = seal else {
         return Ok(Err("the replica has no seal of it: restore it from the backup".into()));
     };
     Ok(Ok(SessionProof {
@@ -61,6 +77,52 @@ pub fn session(
         checkpoint,
         keys: rotation::chain(db)?,
     }))
+}
+
+/// A seal that a replica has, and how far that followed its feed.
+fn in_replica(
+    dir: &Path,
+    number: u64,
+    may_lack: bool,
+) -> Result<(Option<Sealed>, Mark), CollectorError> {
+    let reader = match Reader::of_replica(dir) {
+        Err(RecordError::Contents(_)) if may_lack => return Ok((None, Mark::default())),
+        reader => reader?,
+    };
+    let seal = reader.seal_of(number)?.map(|(_, seal, signature)| (seal, signature));
+    let (at, mark) = reader.followed()?;
+    Ok((seal, Mark { at, mark }))
+}
+
+/// A seal that stands in a host's feed behind what a replica has of it.
+fn in_feed(
+    feed: &Feed,
+    host: i64,
+    key: &PublicKey,
+    number: u64,
+    followed: Mark,
+) -> Result<Option<Sealed>, CollectorError> {
+    // A replica that followed another feed tells nothing of this one.
+    let mut at = if feed.knows(host, followed)? { followed.at } else { 0 };
+    loop {
+        let rows = feed.after_of(host, at, Kind::Ledger)?;
+        let Some(last) = rows.last() else { return Ok(None) };
+        at = last.mark.at;
+        for row in &rows {
+            let mut rest = &row.body[..];
+            while let Parsed::Whole(frame, length) = frame::parse(rest) {
+                rest = rest.get(length..).unwrap_or_default();
+                let Frame::Ledger(signed) = frame else { continue };
+                let is_it = serde_json::from_slice::<Placed>(signed.body).is_ok_and(
+                    |placed| matches!(placed.entry, Entry::Seal(seal) if seal.number == number),
+                );
+                if is_it && entry_is_signed(key, signed.body, signed.signature) {
+                    let seal = String::from_utf8_lossy(signed.body).into_owned();
+                    return Ok(Some((seal, signed.signature.to_vec())));
+                }
+            }
+        }
+    }
 }
 
 /// How many leaves stand in the log, and whether its nodes and signed roots agree with them.

@@ -212,7 +212,9 @@ async fn policies_go_on_over_a_change_of_the_key() {
 async fn proof(collector: &Arc<Collector>, state: &Path, host: &Path, n: &str) -> SessionProof {
     let dir = Replica::directory(state, &key_of(host).fingerprint_hex());
     let (id, state) = (Reader::of_replica(&dir).unwrap().find(n).unwrap().id, state.to_owned());
-    collector.central.read(move |db| prove::session(db, &state, &id)).await.unwrap().unwrap()
+    let this = Arc::clone(collector);
+    let prove = move |db: &_| prove::session(db, &state, this.feed.as_ref(), &id);
+    collector.central.read(prove).await.unwrap().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,22 +87,35 @@ fn tell_all(server: &Server, from: &str, mut own: mpsc::Receiver<Change>) {
                 group.push(next);
             }
         }
-        if db.as_ref().is_none_or(Connection::is_closed) {
-            db = connect(server);
-        }
-        let Some(db) = &db else { continue };
         for change in group {
             let hint = Hint { from: from.to_owned(), change };
             let Ok(text) = serde_json::to_string(&hint) else { continue };
-            let told = db
-                .prepare_cached("SELECT 1 FROM (SELECT pg_notify(?1, ?2)) AS told")
-                .and_then(|mut s| s.exists([CHANNEL, &text]));
-            if let Err(error) = told {
-                tracing::warn!(%error, "other collectors are not told of a change");
+            if !tell(server, &mut db, &text) {
                 break;
             }
         }
     }
+}
+
+/// Whether it is told. On a new connection when the server has ended the old one, which shows only
+/// now.
+fn tell(server: &Server, open: &mut Option<Connection>, hint: &str) -> bool {
+    for _ in 0..2 {
+        if open.is_none() {
+            *open = connect(server);
+        }
+        let Some(db) = open else { return false };
+        let told = db
+            .prepare_cached("SELECT 1 FROM (SELECT pg_notify(?1, ?2)) AS told")
+            .and_then(|mut s| s.exists([CHANNEL, hint]));
+        let Err(error) = told else { return true };
+        if !db.is_closed() {
+            tracing::warn!(%error, "other collectors are not told of a change");
+            return false;
+        }
+        *open = None;
+    }
+    false
 }
 
 /// Until nobody hears it.

@@ -308,3 +308,164 @@ async fn a_hold_is_seen_and_decided_at_any_collector() {
     assert_eq!(b.central.read(none).await.unwrap(), 0);
     task.abort();
 }
+
+/// Ends every connection to the bed's database, as a restart of the server does.
+async fn disconnect_all(bed: &Bed) {
+    let server = bed.collector.central.server().unwrap().config.clone();
+    let work = move || {
+        let mut db = server.connect(postgres::NoTls).unwrap();
+        let sql = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        assert!(!db.query(sql, &[]).unwrap().is_empty());
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+}
+
+/// Several connections to the feed are open and idle after this.
+async fn use_feed_at_once(collector: &Arc<Collector>) {
+    let collector = Arc::clone(collector);
+    let work = move || {
+        let feed = collector.feed.as_ref().unwrap();
+        let turns: Vec<_> = (100..104).map(|host| feed.lock(host).unwrap()).collect();
+        assert_eq!(turns.len(), 4);
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_server_costs_no_read_no_write_and_no_batch() {
+    let Some(bed) = shared_bed().await else { return };
+    let b = second(&bed, "b");
+    let only = [Arc::clone(&b)];
+    let recorded = Recorded::new();
+    let host = enrolled(&b, &recorded).await;
+    let put = |n: u32| {
+        move |db: &super::db::Connection| {
+            let sql = "INSERT INTO codes (hash, name, made_by, created_us, expires_us) \
+                       VALUES (?1, '', '', 0, 0)";
+            db.execute(sql, [n.to_le_bytes()]).map(drop).map_err(CollectorError::db("put"))
+        }
+    };
+    let count = |db: &super::db::Connection| {
+        db.query_row("SELECT count(*) FROM codes", [], |r| r.get::<_, i64>(0))
+            .map_err(CollectorError::db("count"))
+    };
+    for n in 1..=3 {
+        recorded.session(3);
+        use_feed_at_once(&b).await;
+        disconnect_all(&bed).await;
+        ship(&only, &host, &recorded).await;
+        use_feed_at_once(&b).await;
+        disconnect_all(&bed).await;
+        ingest::freshen(&b, &host).await.unwrap();
+        disconnect_all(&bed).await;
+        b.central.write(put(n)).await.unwrap();
+        disconnect_all(&bed).await;
+        assert_eq!(b.central.read(count).await.unwrap(), i64::from(n));
+    }
+    assert_eq!(contents(&b, &recorded.key())["seals"], 3);
+    recorded.recorder.shutdown();
+}
+
+/// What is there in batches, in order.
+fn batches(recorded: &Recorded) -> Vec<bytes::Bytes> {
+    recorded.recorder.flush().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let mut replica = Replica::open(scratch.path(), recorded.key(), "db1").unwrap();
+    let mut all: Vec<bytes::Bytes> = Vec::new();
+    loop {
+        let spool = Spool::open(recorded.dir.path()).unwrap();
+        let Some(batch) = spool.next(&replica.position(), 2 << 10).unwrap() else { return all };
+        replica.take(&batch.frames).unwrap();
+        all.push(batch.frames.into());
+    }
+}
+
+async fn problem(collector: &Collector, host: i64) -> Option<String> {
+    let read = move |db: &super::db::Connection| {
+        db.query_row("SELECT problem FROM hosts WHERE id = ?1", [host], |r| r.get(0))
+            .map_err(CollectorError::db("look"))
+    };
+    collector.central.read(read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_any_collector_filled_is_none_any_more() {
+    let Some(bed) = shared_bed().await else { return };
+    let (a, b) = (Arc::clone(&bed.collector), second(&bed, "b"));
+    let recorded = Recorded::new();
+    let host = enrolled(&a, &recorded).await;
+    recorded.session(30);
+    let all = batches(&recorded);
+    assert!(all.len() > 3, "{}", all.len());
+    for collector in [&a, &b] {
+        ingest::take(collector, &host, all[0].clone()).await.unwrap();
+    }
+    assert!(ingest::take(&a, &host, all[2].clone()).await.is_err());
+    let noted = problem(&a, host.id).await;
+    assert!(noted.as_ref().is_some_and(|p| p.starts_with("gap: ")), "{noted:?}");
+    ingest::take(&b, &host, all[1].clone()).await.unwrap();
+    assert_eq!(problem(&a, host.id).await, None);
+    // What is graver waits for a person.
+    let owner = host.clone();
+    let report = move |db: &super::db::Connection| {
+        hosts::set_problem(db, &owner, &owner.who(), Some("reported: its disk is on fire"))
+    };
+    a.central.write(report).await.unwrap();
+    for collector in [&b, &a] {
+        ingest::take(collector, &host, all[2].clone()).await.unwrap();
+        assert!(problem(&a, host.id).await.is_some());
+    }
+    recorded.recorder.shutdown();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_and_a_check_need_no_replica_that_is_up_to_date() {
+    let Some(bed) = shared_bed().await else { return };
+    let (lags, never) = (second(&bed, "lags"), second(&bed, "never"));
+    let recorded = Recorded::new();
+    let host = enrolled(&bed.collector, &recorded).await;
+    recorded.session(2);
+    ship(&[Arc::clone(&bed.collector)], &host, &recorded).await;
+    ingest::freshen(&lags, &host).await.unwrap();
+    recorded.session(3);
+    ship(&[Arc::clone(&bed.collector)], &host, &recorded).await;
+    let (key, log) = (recorded.key(), super::log_key(&bed.collector));
+    for (collector, there) in [(&bed.collector, 2), (&lags, 1), (&never, 0)] {
+        let dir = Replica::directory(&collector.config.state, &key.fingerprint_hex());
+        let here = Reader::of_replica(&dir).map_or(0, |r| r.seal_of(2).unwrap().map_or(1, |_| 2));
+        assert_eq!(here, there);
+        for number in [1, 2] {
+            let name = move |db: &super::db::Connection| {
+                let sql = "SELECT session FROM sessions WHERE number = ?1";
+                db.query_row(sql, [number], |r| r.get::<_, String>(0))
+                    .map_err(CollectorError::db("look"))
+            };
+            let name = collector.central.read(name).await.unwrap();
+            let of = Arc::clone(collector);
+            let prove = move |db: &super::db::Connection| {
+                super::prove::session(db, &of.config.state, of.feed.as_ref(), &name)
+            };
+            let proof = collector.central.read(prove).await.unwrap().unwrap();
+            assert_eq!(proof.verify(&log).unwrap().seal.number, u64::try_from(number).unwrap());
+        }
+        // It is read, and nothing more.
+        assert_eq!(Reader::of_replica(&dir).is_ok(), there > 0);
+    }
+    // A deletion that the audit trail does not name is found from everywhere.
+    let burial = crate::record::tombstones::Burial {
+        number: 2,
+        deleted_us: now_us(),
+        policy: "nobody's".into(),
+    };
+    ingest::bury(&bed.collector, &host, vec![burial]).await.unwrap();
+    for collector in [&bed.collector, &lags, &never] {
+        let of = Arc::clone(collector);
+        let check = move |db: &super::db::Connection| {
+            super::retention::check(db, &of.config.state, of.feed.as_ref())
+        };
+        let found = collector.central.read(check).await.unwrap().unwrap_err();
+        assert!(found.contains("session 2"), "{found}");
+    }
+    recorded.recorder.shutdown();
+}

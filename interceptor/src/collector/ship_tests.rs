@@ -594,7 +594,7 @@ async fn a_host_enrols_ships_renews_and_is_revoked() {
     let proof = running
         .collector
         .central
-        .read(move |db| prove::session(db, &state, &id))
+        .read(move |db| prove::session(db, &state, None, &id))
         .await
         .unwrap()
         .unwrap();

@@ -173,7 +173,12 @@ impl Identity {
     pub async fn open_with(config: &Config, pace: Pace) -> Result<Arc<Self>, IdentityError> {
         let ledger = Ledger::open(&config.paths.state)?;
         let verifier = Verifier::open(config, pace, true)?;
-        let (fleet, barred) = (OnceLock::new(), Barred::default());
+        let kept = ledger.barred(epoch_seconds(SystemTime::now()));
+        let kept = kept.map_err(|message| IdentityError::State {
+            path: config.paths.state.join("tokens.db"),
+            message,
+        })?;
+        let (fleet, barred) = (OnceLock::new(), Barred::of(kept));
         Ok(Arc::new(Self { verifier, ledger, fleet, barred }))
     }
 
@@ -183,10 +188,29 @@ impl Identity {
         let _ = self.fleet.set(fleet);
     }
 
-    /// Takes a token no more: by its `jti`, or the SHA-256 of the token or of its `jti`. Forgotten
-    /// when the daemon ends.
+    /// Takes a token no more: by its `jti`, or the SHA-256 of the token or of its `jti`. At once,
+    /// and in memory alone: [`Identity::keep_barred`] makes it last.
     pub fn bar(&self, token: &str) {
         self.barred.add(token);
+    }
+
+    /// Keeps a barred token so beyond the end of the daemon, for as long as any token of now can
+    /// be good. Blocks while it goes to the disk: what the token opened is ended before.
+    pub fn keep_barred(&self, token: &str) {
+        if !barred::is_name(token) {
+            return;
+        }
+        let seconds = |span: config::Span| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
+        let longest = self.verifier.issuers().iter().map(|issuer| {
+            // It may begin a leeway from now, and is taken for a leeway after its end.
+            let leeway = seconds(issuer.config.leeway).saturating_mul(2);
+            seconds(issuer.config.max_lifetime).saturating_add(leeway)
+        });
+        let now = epoch_seconds(SystemTime::now());
+        let until = now.saturating_add(longest.max().unwrap_or_default());
+        if let Err(error) = self.ledger.bar(token, until) {
+            warn!(%error, "a token that was ended is taken again after a restart of the daemon");
+        }
     }
 
     /// Refuses a token that was barred since it was proven. To be asked once its session can be

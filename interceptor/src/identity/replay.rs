@@ -2,7 +2,8 @@
 //!
 //! A first use is on disk before the token is accepted, so that neither a restart nor a power cut
 //! makes a stolen token fresh again. Entries are keyed by issuer and `jti`; the token itself is
-//! never here.
+//! never here. Beside them stand the tokens that are barred ([`super::barred`]), for as long as
+//! any token of now can live.
 
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -14,6 +15,7 @@ use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
+use super::barred;
 use super::refusal::IdentityError;
 
 /// First uses that are answered from memory.
@@ -39,6 +41,14 @@ const SCHEMA: &str = "
     ) WITHOUT ROWID;
     CREATE INDEX first_use_expires ON first_use (expires);
     PRAGMA user_version = 1;
+";
+
+/// Not in `SCHEMA`: an older version opens a ledger that has it.
+const BARRED: &str = "
+    CREATE TABLE IF NOT EXISTS barred (
+        token TEXT PRIMARY KEY,
+        until INTEGER NOT NULL
+    ) WITHOUT ROWID;
 ";
 
 /// A use of a token.
@@ -155,6 +165,16 @@ impl Ledger {
         lock(&self.store).sweep(now).map_err(|e| e.to_string())
     }
 
+    /// Keeps a token barred; on disk when this returns. Blocks.
+    pub fn bar(&self, token: &str, until: i64) -> Result<(), String> {
+        lock(&self.store).bar(token, until).map_err(|e| e.to_string())
+    }
+
+    /// The tokens that are barred, the oldest first.
+    pub fn barred(&self, now: i64) -> Result<Vec<String>, String> {
+        lock(&self.store).barred(now).map_err(|e| e.to_string())
+    }
+
     fn note_on_disk(&self, id: [u8; 32], usage: &Use) -> rusqlite::Result<Outcome> {
         let mut store = lock(&self.store);
         let (outcome, pin) = store.first_use(usage)?;
@@ -209,13 +229,37 @@ impl Store {
         Ok((Outcome::First, pin))
     }
 
+    fn bar(&mut self, token: &str, until: i64) -> rusqlite::Result<()> {
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        tx.prepare_cached(
+            "INSERT INTO barred VALUES (?1, ?2) \
+             ON CONFLICT (token) DO UPDATE SET until = max(until, ?2)",
+        )?
+        .execute(params![token, until])?;
+        tx.prepare_cached(
+            "DELETE FROM barred WHERE token IN \
+             (SELECT token FROM barred ORDER BY until DESC LIMIT -1 OFFSET ?)",
+        )?
+        .execute([barred::MOST.get() as i64])?;
+        tx.commit()
+    }
+
+    fn barred(&mut self, now: i64) -> rusqlite::Result<Vec<String>> {
+        self.db
+            .prepare_cached("SELECT token FROM barred WHERE until > ? ORDER BY until")?
+            .query_map([now], |row| row.get(0))?
+            .collect()
+    }
+
     fn sweep(&mut self, now: i64) -> rusqlite::Result<usize> {
+        let kept = now.saturating_sub(KEEP_AFTER_S);
+        self.db.prepare_cached("DELETE FROM barred WHERE until < ?")?.execute([kept])?;
         self.db
             .prepare_cached(
                 "DELETE FROM first_use WHERE (iss, jti) IN
                  (SELECT iss, jti FROM first_use WHERE expires < ? LIMIT ?)",
             )?
-            .execute(params![now.saturating_sub(KEEP_AFTER_S), 2 * SWEEP as i64])
+            .execute(params![kept, 2 * SWEEP as i64])
     }
 }
 
@@ -230,6 +274,7 @@ fn open_database(path: &Path) -> rusqlite::Result<Connection> {
         VERSION => {}
         _ => return Err(rusqlite::Error::InvalidQuery),
     }
+    db.execute_batch(BARRED)?;
     Ok(db)
 }
 
@@ -326,6 +371,30 @@ mod tests {
         let other = Connection::open(dir.path().join("tokens.db")).unwrap();
         other.execute_batch("DROP TABLE first_use").unwrap();
         assert!(ledger.note(usage("a", "s", None)).await.is_err());
+    }
+
+    #[test]
+    fn barred_tokens_are_kept_up_to_a_number_and_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let most = barred::MOST.get();
+        for (n, until) in [(0, 500), (1, 400), (0, 300)] {
+            ledger.bar(&format!("t{n}"), until).unwrap();
+        }
+        assert_eq!(ledger.barred(0).unwrap(), ["t1", "t0"]);
+        assert_eq!(ledger.barred(400).unwrap(), ["t0"]);
+        lock(&ledger.store)
+            .db
+            .execute_batch(&format!(
+                "INSERT INTO barred WITH RECURSIVE n (n) AS (SELECT 2 UNION ALL SELECT n + 1 \
+                 FROM n WHERE n < {most} - 1) SELECT 't' || n, 1000 FROM n"
+            ))
+            .unwrap();
+        ledger.bar("last", 2000).unwrap();
+        let all = ledger.barred(0).unwrap();
+        assert_eq!((all.len(), &*all[0], &*all[most - 1]), (most, "t0", "last"));
+        ledger.sweep(1001 + KEEP_AFTER_S).unwrap();
+        assert_eq!(ledger.barred(0).unwrap(), ["last"]);
     }
 
     #[test]

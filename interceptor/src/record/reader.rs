@@ -118,6 +118,13 @@ impl Reader {
         Self::open(&config.paths.state, &|| ask_daemon(&socket))
     }
 
+    /// How far a replica followed its host's feed, where collectors share a database: the place,
+    /// and the number drawn for it; zeroes elsewhere.
+    pub fn followed(&self) -> Result<(i64, i64), RecordError> {
+        let number = |key| store::meta(&self.db, key).map(Option::unwrap_or_default);
+        Ok((number("feed_at")?, number("feed_mark")?))
+    }
+
     /// What a person should know before trusting what is shown.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -192,6 +199,18 @@ impl Reader {
     ) -> Result<(), RecordError> {
         store::each_event_until(&self.db, number, after, take)
             .map_err(RecordError::sqlite("read events"))
+    }
+
+    /// Bytes of a session's events, without reading them.
+    pub fn bytes_of(&self, number: u64) -> Result<u64, RecordError> {
+        let sql = "SELECT coalesce(sum(octet_length(body) + coalesce(octet_length(data), 0)), 0) \
+                   FROM events WHERE id > ?1 AND id <= ?2";
+        let range = params![store::event_id(number, 0), store::event_id(number, store::MAX_SEQ)];
+        self.db
+            .prepare_cached(sql)
+            .and_then(|mut s| s.query_row(range, |r| r.get::<_, i64>(0)))
+            .map(|bytes| bytes.max(0).unsigned_abs())
+            .map_err(RecordError::sqlite("measure a session"))
     }
 
     /// Events whose body contains a text (ASCII letters in either case), newest session first.

@@ -198,6 +198,9 @@ impl ControlHandler for Handler {
                 self.gate.identity().bar(token);
             }
             let sessions = self.gate.live.end_those(&target, &Ending::Killed(who.as_str().into()));
+            if let Target::Token(token) = &target {
+                tokio::task::block_in_place(|| self.gate.identity().keep_barred(token));
+            }
             tracing::info!(%target, by = who, ended = sessions.len(), "sessions ended by an operator");
             Ok(Killed { sessions })
         })

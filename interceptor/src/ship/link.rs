@@ -216,7 +216,7 @@ impl Link {
 
     fn obey(&self, seq: u64, accepted: Result<Order, OrderError>) -> Done {
         match accepted {
-            Ok(order) => self.remote.carry_out(&order),
+            Ok(order) => block_in_place(|| self.remote.carry_out(&order)),
             Err(error) => {
                 let alert = matches!(error, OrderError::Forged | OrderError::OtherHost(_));
                 tracing::error!(%error, seq, alert, "an order of the collector is not carried out");

@@ -27,6 +27,7 @@ pub struct Remote {
 
 impl Remote {
     /// Does what an accepted order says. Never fails: what cannot be done is told in the answer.
+    /// Blocks where something is to last.
     pub fn carry_out(&self, order: &Order) -> Done {
         let done = match &order.order {
             Command::Decide { hold, approve, scope, by, reason } => {
@@ -68,6 +69,9 @@ impl Remote {
             self.identity.bar(token);
         }
         let sessions = self.live.end_those(target, &Ending::Killed(who.into()));
+        if let Target::Token(token) = target {
+            self.identity.keep_barred(token);
+        }
         tracing::info!(%target, by = who, ended = sessions.len(), "sessions ended by the collector");
         Done { result: "ended".into(), sessions: listed(sessions), ..Done::default() }
     }
@@ -81,10 +85,11 @@ impl Remote {
         Ok(Done { result: "revoked".into(), ..Done::default() })
     }
 
-    /// Ends what a token opened that another host has too, and takes it no more.
+    /// Ends what a token opened that another host has too, and takes it no more. Blocks.
     pub fn conflict(&self, issuer: &str, jti_hash: &str) -> Vec<String> {
         self.identity.bar(jti_hash);
         let ended = self.live.end_token(issuer, jti_hash, &Ending::Conflict);
+        self.identity.keep_barred(jti_hash);
         tracing::warn!(issuer, jti_hash, sessions = ?ended, "ALERT: a token is in use at two hosts");
         ended
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, timeout};
 
 use super::line::{Line, LineError};
@@ -108,7 +108,7 @@ async fn settle_one(line: Arc<Line>, remote: Arc<Remote>, token: ReserveToken) {
         match reserve(&line, &token, UNHURRIED).await {
             Ok(true) => return,
             Ok(false) => {
-                remote.conflict(&token.issuer, &token.jti_hash);
+                block_in_place(|| remote.conflict(&token.issuer, &token.jti_hash));
                 return;
             }
             Err(error) => tracing::debug!(%error, "a token is not settled yet"),

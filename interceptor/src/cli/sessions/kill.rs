@@ -24,7 +24,7 @@ use crate::session::Target;
   interceptor sessions kill --agent billing-bot --collector https://collector.example.com \\
       --access-token-file ~/token
 
-A token that is ended this way is not taken again by the running daemon; an agent or a principal
+A token that is ended this way is not taken again on the host; an agent or a principal
 may come back with the next token, until a policy or the issuer says otherwise.")]
 pub struct KillArgs {
     /// The session with this id.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::caller::Caller;
 use super::{Api, Refused, metrics, policies};
-use crate::collector::console::find::{self, Cursor, Found, One, Wanted};
+use crate::collector::console::find::{self, Cursor, Found, Missing, Wanted};
 use crate::collector::decisions::{self, Choice, DecisionError};
 use crate::collector::retention::legal_holds::{self as legal, HoldError, LegalHold};
 use crate::collector::{CollectorError, Role, hosts};
@@ -88,6 +88,22 @@ impl From<RecordError> for Refused {
     }
 }
 
+impl From<Missing> for Refused {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::None => {
+                let text = "there is no such session, or its records are gone";
+                Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", text)
+            }
+            Missing::Several(a, b) => {
+                let text = format!("two hosts claim this id: ask for {a} or {b}");
+                Self::new(StatusCode::CONFLICT, "SEVERAL", text)
+            }
+            Missing::Store(e) => e.into(),
+        }
+    }
+}
+
 impl From<HoldError> for Refused {
     fn from(e: HoldError) -> Self {
         match e {
@@ -117,11 +133,6 @@ pub(super) fn inside(e: &dyn std::error::Error) -> Refused {
     tracing::error!(error = %e, "the API failed");
     let text = "the collector could not read its data: its log says why";
     Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "FAILED", text)
-}
-
-fn not_found() -> Refused {
-    let text = "there is no such session, or its records are gone";
-    Refused::new(StatusCode::NOT_FOUND, "NOT_FOUND", text)
 }
 
 async fn nothing() -> Refused {
@@ -193,25 +204,13 @@ async fn sessions(
     })))
 }
 
-async fn one(api: &Api, name: String) -> Result<Found, Refused> {
-    let find = move |db: &crate::collector::db::Connection| find::one(db, &name);
-    match api.0.collector.central.read(find).await? {
-        One::Found(found) => Ok(*found),
-        One::None => Err(not_found()),
-        One::Several(a, b) => {
-            let text = format!("two hosts claim this id: ask for {a} or {b}");
-            Err(Refused::new(StatusCode::CONFLICT, "SEVERAL", text))
-        }
-    }
-}
-
 /// `GET /api/v1/sessions/{id}`.
 async fn session(
     State(api): State<Api>,
     Caller(_): Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Found>, Refused> {
-    Ok(Json(one(&api, id).await?))
+    Ok(Json(find::session(&api.0.collector, id).await?))
 }
 
 /// Which events.
@@ -229,7 +228,7 @@ async fn events(
     Path(id): Path<String>,
     Query(asked): Query<After>,
 ) -> Result<Json<Value>, Refused> {
-    let found = one(&api, id).await?;
+    let found = find::session(&api.0.collector, id).await?;
     let collector = Arc::clone(&api.0.collector);
     let most = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS);
     let read = tokio::task::spawn_blocking(move || -> Result<Value, Refused> {
@@ -274,7 +273,7 @@ async fn kill(
         let text = "reason: say in a few words why; it is recorded";
         return Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID", text));
     }
-    let found = one(&api, id).await?;
+    let found = find::session(&api.0.collector, id).await?;
     let target = Target::Session(found.session.clone());
     let (host, reason) = (Some(found.host), Some(kill.reason));
     let told = decisions::kill(&api.0.collector, &caller.0, target, host, reason).await?;

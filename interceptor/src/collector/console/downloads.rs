@@ -14,9 +14,8 @@ use tokio::runtime::Handle;
 use tokio_util::io::ReaderStream;
 
 use super::fault::Fault;
-use super::find::Found;
+use super::find::{self, Found};
 use super::guard::Viewer;
-use super::session::find_one;
 use super::{Console, blocking};
 use crate::collector::audit::{self, Entry};
 use crate::record::Reader;
@@ -49,7 +48,8 @@ pub async fn session(
         let text = "Too many downloads are under way. Try again in a moment.";
         return Err(Fault::new(StatusCode::SERVICE_UNAVAILABLE, text).of(&login));
     };
-    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let found =
+        find::session(console.collector(), name).await.map_err(|m| Fault::from(m).of(&login))?;
     let collector = Arc::clone(console.collector());
     // Whether there is anything to give is known before the first byte, and it is read as it
     // stood then: what retention deletes meanwhile is whole here.

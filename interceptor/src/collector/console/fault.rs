@@ -4,6 +4,7 @@ use askama::Template;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 
+use super::find::Missing;
 use super::frame::Frame;
 use super::logins::Login;
 use super::text::Shown;
@@ -90,6 +91,20 @@ fn inside(e: &dyn std::error::Error) -> Fault {
 impl From<CollectorError> for Fault {
     fn from(e: CollectorError) -> Self {
         inside(&e)
+    }
+}
+
+impl From<Missing> for Fault {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::None => Self::not_found("There is no such session, or its records are gone."),
+            Missing::Several(a, b) => {
+                let text =
+                    format!("Two hosts claim this id. Look at /sessions/{a} and /sessions/{b}.");
+                Self::new(StatusCode::CONFLICT, &text)
+            }
+            Missing::Store(e) => e.into(),
+        }
     }
 }
 

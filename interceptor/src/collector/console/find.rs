@@ -457,6 +457,32 @@ pub fn one(db: &Connection, name: &str) -> Result<One, CollectorError> {
     }
 }
 
+/// Why a name gives no session.
+#[derive(Debug)]
+pub enum Missing {
+    /// There is none.
+    None,
+    /// Two hosts claim the same id; their numbers tell them apart.
+    Several(i64, i64),
+    /// It cannot be looked up.
+    Store(CollectorError),
+}
+
+impl From<CollectorError> for Missing {
+    fn from(e: CollectorError) -> Self {
+        Self::Store(e)
+    }
+}
+
+/// The session that somebody asks for by its ULID or its number at the collector.
+pub async fn session(collector: &Collector, name: String) -> Result<Found, Missing> {
+    match collector.central.read(move |db| one(db, &name)).await? {
+        One::Found(found) => Ok(*found),
+        One::None => Err(Missing::None),
+        One::Several(a, b) => Err(Missing::Several(a, b)),
+    }
+}
+
 /// What stands under a name.
 #[derive(Debug)]
 pub enum One {

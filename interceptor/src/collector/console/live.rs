@@ -22,10 +22,10 @@ use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 
 use super::fault::Fault;
-use super::find::Found;
+use super::find::{self, Found};
 use super::guard::{Viewer, look};
 use super::logins;
-use super::session::{find_one, fragment};
+use super::session::fragment;
 use super::{Console, blocking};
 use crate::collector::Change;
 
@@ -137,7 +137,7 @@ pub async fn follow(
     Query(from): Query<From>,
     headers: HeaderMap,
 ) -> Result<Response, Fault> {
-    let found = find_one(&console, name).await?;
+    let found = find::session(console.collector(), name).await?;
     let place = place(&console)?;
     // A browser that comes again says what it saw last.
     let seen = headers.get("last-event-id").and_then(|v| v.to_str().ok());
@@ -189,7 +189,7 @@ impl Follower {
     }
 
     async fn goes_on(&mut self) -> bool {
-        match find_one(&self.console, self.found.id.to_string()).await {
+        match find::session(self.console.collector(), self.found.id.to_string()).await {
             Ok(found) => found.live(),
             Err(_) => false,
         }

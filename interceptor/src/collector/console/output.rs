@@ -3,7 +3,7 @@
 use crate::record::event::ChannelData;
 use crate::record::screen::Text;
 
-use super::text::{Shown, bytes};
+use super::text::{BLOCK, Shown, bytes};
 
 /// Most characters that are shown of one piece.
 const MOST: usize = 32 * 1024;
@@ -79,6 +79,11 @@ impl Output {
     /// What there is to read.
     pub fn text(&self) -> Shown {
         Shown::lines(&self.text)
+    }
+
+    /// Bytes that it has on a page, about.
+    pub fn size(&self) -> usize {
+        self.text.len().min(BLOCK)
     }
 
     /// Whether some of it is not shown.

@@ -9,10 +9,9 @@ use serde::Deserialize;
 
 use super::assets;
 use super::fault::Fault;
-use super::find::Found;
+use super::find::{self, Found};
 use super::frame::Frame;
 use super::guard::{Viewer, WithPlayer};
-use super::session::find_one;
 use super::sessions::{Line, href};
 use super::text::{Shown, When};
 use super::timeline::verdict;
@@ -87,7 +86,8 @@ pub async fn show(
     Path(name): Path<String>,
     Query(which): Query<Which>,
 ) -> Result<Response, Fault> {
-    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let found =
+        find::session(console.collector(), name).await.map_err(|m| Fault::from(m).of(&login))?;
     let collector = Arc::clone(console.collector());
     let frame = Frame::new("Replay", "sessions", &login);
     let line = Line::new(&found, now_us());

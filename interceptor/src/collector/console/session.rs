@@ -5,13 +5,12 @@ use std::sync::Arc;
 use crate::collector::db::OptionalExtension;
 use askama::Template;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::fault::Fault;
-use super::find::{self, Found, One};
+use super::find::{self, Found};
 use super::frame::Frame;
 use super::guard::{Signed, Viewer, demand};
 use super::sessions::{Line, href};
@@ -21,13 +20,18 @@ use super::{Console, blocking, legal};
 use crate::collector::retention::legal_holds;
 use crate::collector::{Collector, CollectorError, Role, decisions};
 use crate::record::event::IdentityProven;
-use crate::record::{Body, PublicKey, Reader, day, now_us, sealed};
+use crate::record::{Body, PublicKey, Reader, RecordError, day, now_us, sealed};
 use crate::session::Target;
 
 /// Most entries of a page.
 const ENTRIES: usize = 200;
-/// Sessions with more events are checked only when somebody asks.
+/// Bytes of recorded text after which a page has no further entry.
+const SHOWN: usize = 1 << 20;
+/// Bytes of events after which no further one is read for a page.
+const READ: usize = 16 << 20;
+/// Sessions with more events, or more bytes of them, are checked only when somebody asks.
 const CHECK_AT_ONCE: u64 = 20_000;
+const CHECK_BYTES: u64 = 128 << 20;
 
 /// Which part of the page.
 #[derive(Debug, Default, Deserialize)]
@@ -91,19 +95,6 @@ struct Looked {
     checked: Option<sealed::Checked>,
 }
 
-/// Finds the session that a path names.
-pub async fn find_one(console: &Console, name: String) -> Result<Found, Fault> {
-    let find = move |db: &crate::collector::db::Connection| find::one(db, &name);
-    match console.collector().central.read(find).await? {
-        One::Found(found) => Ok(*found),
-        One::None => Err(Fault::not_found("There is no such session, or its records are gone.")),
-        One::Several(a, b) => {
-            let text = format!("Two hosts claim this id. Look at /sessions/{a} and /sessions/{b}.");
-            Err(Fault::new(StatusCode::CONFLICT, &text))
-        }
-    }
-}
-
 /// `GET /sessions/{id}`.
 pub async fn show(
     State(console): State<Console>,
@@ -111,19 +102,20 @@ pub async fn show(
     Path(name): Path<String>,
     Query(part): Query<Part>,
 ) -> Result<Html<String>, Fault> {
-    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let found =
+        find::session(console.collector(), name).await.map_err(|m| Fault::from(m).of(&login))?;
     let host = found.host;
     let known = move |db: &crate::collector::db::Connection| of_host(db, host);
     let key = console.collector().central.read(known).await?;
     let collector = Arc::clone(console.collector());
-    let check = part.verify == "yes" || found.events <= CHECK_AT_ONCE;
+    let asked = part.verify == "yes";
     let (after, row) = (part.after, found.clone());
-    let looked = blocking(move || look(&collector, &row, key, after, check)).await;
+    let looked = blocking(move || look(&collector, &row, key, after, asked)).await;
     // Deleted, perhaps since it was found.
     let gone = looked.as_ref().is_err_and(Fault::is_gone);
     let (found, looked) = if gone {
-        let again = find_one(&console, found.id.to_string()).await;
-        (again.map_err(|f| f.of(&login))?, Looked::default())
+        let again = find::session(console.collector(), found.id.to_string()).await;
+        (again.map_err(|m| Fault::from(m).of(&login))?, Looked::default())
     } else {
         (found, looked.map_err(|f| f.of(&login))?)
     };
@@ -179,12 +171,14 @@ fn look(
     found: &Found,
     key: Option<PublicKey>,
     after: u64,
-    check: bool,
+    asked: bool,
 ) -> Result<Looked, Fault> {
     let reader = found.reader(collector)?;
     let summary = reader.find(&found.number.to_string())?;
     let (claims, labels) = identity(&reader, found.number)?;
-    let (entries, next, last) = entries(&reader, found, after)?;
+    let (entries, next, last) = entries(&reader, found.number, found.opened_us, after)?;
+    let check =
+        asked || found.events <= CHECK_AT_ONCE && reader.bytes_of(found.number)? <= CHECK_BYTES;
     let checked = match key {
         Some(key) if check => Some(sealed::session(&reader, &key, &summary)?),
         _ => None,
@@ -192,19 +186,22 @@ fn look(
     Ok(Looked { claims, labels, entries, next, last, checked })
 }
 
-/// A page of entries behind a position; where the next begins; the last position.
+/// A page of entries behind a position; where the next begins; the last position. Whatever an
+/// event has, one at least is on the page.
 fn entries(
     reader: &Reader,
-    found: &Found,
+    number: u64,
+    opened_us: i64,
     after: u64,
-) -> Result<(Vec<Entry>, Option<u64>, u64), Fault> {
-    let mut timeline = Timeline::new(found.opened_us, true);
-    let (mut next, mut last) = (None, after);
-    reader.events_until(found.number, after, |e| {
-        if timeline.len() >= ENTRIES {
+) -> Result<(Vec<Entry>, Option<u64>, u64), RecordError> {
+    let mut timeline = Timeline::new(opened_us, true);
+    let (mut next, mut last, mut read) = (None, after, 0usize);
+    reader.events_until(number, after, |e| {
+        if timeline.len() >= ENTRIES || timeline.bytes() >= SHOWN || read >= READ {
             next = Some(last);
             return false;
         }
+        read = read.saturating_add(e.body.len()).saturating_add(e.data.len());
         timeline.take(e);
         last = timeline.last();
         true
@@ -219,7 +216,7 @@ pub fn fragment(
     after: u64,
 ) -> Result<(Fragment, u64), Fault> {
     let reader = found.reader(collector)?;
-    let (entries, _, last) = entries(&reader, found, after)?;
+    let (entries, _, last) = entries(&reader, found.number, found.opened_us, after)?;
     Ok((Fragment { entries }, last))
 }
 
@@ -356,7 +353,8 @@ pub async fn kill(
     Signed { login, form }: Signed<Kill>,
 ) -> Result<Response, Fault> {
     demand(&login, Role::Admin)?;
-    let found = find_one(&console, name).await.map_err(|f| f.of(&login))?;
+    let found =
+        find::session(console.collector(), name).await.map_err(|m| Fault::from(m).of(&login))?;
     let reason = form.reason.trim();
     if reason.is_empty() || reason.chars().count() > crate::approval::MAX_REASON {
         let text = "Say in a few words why the session is ended: it is recorded.";
@@ -368,4 +366,83 @@ pub async fn kill(
         .await
         .map_err(|e| Fault::from(e).of(&login))?;
     Ok(Redirect::to(&format!("{}?ended=asked", href(&found))).into_response())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::record::event::Event;
+    use crate::record::{End, Opening, Recorder};
+
+    /// A session of long statements and much output, all in one stream.
+    fn recorded(dir: &std::path::Path) -> Reader {
+        let settings = crate::config::Record::default();
+        let recorder = Recorder::open_with(dir, "db1", &settings, 64 << 20).unwrap();
+        let mut log = recorder
+            .begin(Opening {
+                id: ulid::Ulid::new(),
+                ts_us: 1,
+                host: "db1".into(),
+                service: "orders".into(),
+                protocol: "ssh".into(),
+                source: "10.0.0.1:4711".into(),
+                original_dst: "10.0.0.2:22".into(),
+                mode: "enforce".into(),
+                peer_uid: None,
+            })
+            .unwrap();
+        let mut add = |kind: &str, body: &Value, data: &[u8]| {
+            log.append(&Event { ts_us: 2, kind, body, data }).unwrap();
+        };
+        for n in 0..60 {
+            let text = format!("select {n} {}", "\u{1}".repeat(50_000));
+            let body =
+                serde_json::json!({ "n": n, "verdict": "allow", "class": "select", "text": text });
+            add("request", &body, &[]);
+        }
+        let piece = vec![b'x'; 1 << 20];
+        for n in 0..40u64 {
+            let body = serde_json::json!({
+                "ch": 0, "stream": "out", "offset": n << 20, "bytes": 1 << 20
+            });
+            add("channel.data", &body, &piece);
+        }
+        log.seal(&End::because("client")).unwrap();
+        recorder.flush().unwrap();
+        recorder.shutdown();
+        Reader::open(dir, &|| Ok(())).unwrap()
+    }
+
+    #[test]
+    fn a_page_is_bounded_however_large_the_session_is_and_the_pages_have_all_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = recorded(dir.path());
+        assert!(reader.bytes_of(1).unwrap() > 40 << 20);
+        let (mut after, mut pages, mut kinds) = (0, 0, BTreeMap::new());
+        loop {
+            let (entries, next, last) = entries(&reader, 1, 1, after).unwrap();
+            for entry in &entries {
+                let kind = match &entry.item {
+                    Item::Request(_) => "request",
+                    Item::Output(_) => "output",
+                    _ => "other",
+                };
+                *kinds.entry(kind).or_insert(0) += 1;
+            }
+            let html = Fragment { entries }.render().unwrap();
+            // A control character takes many bytes, so a single statement takes two megabytes here.
+            assert!(html.len() < SHOWN + (3 << 20), "{} bytes", html.len());
+            pages += 1;
+            let Some(next) = next else { break };
+            assert!(next > after && next == last);
+            after = next;
+        }
+        assert_eq!(kinds["request"], 60);
+        // The one stream is on several pages, since reading it has an end as well.
+        assert!(kinds["output"] >= 3, "{kinds:?}");
+        assert!(pages >= 60, "{pages} pages");
+    }
 }

@@ -8,6 +8,10 @@ const TABLES: usize = 8;
 const ROWS: usize = 50;
 const COLUMNS: usize = 40;
 const CELL: usize = 200;
+/// Bytes of one answer after which no more rows are shown.
+const ANSWER: usize = 256 << 10;
+/// Bytes that a cell has beside its text.
+const MARKUP: usize = 10;
 
 /// One result.
 #[derive(Debug, Clone, Default)]
@@ -19,11 +23,17 @@ pub struct Table {
 }
 
 impl Table {
+    /// Bytes that it has on a page, about.
+    pub fn bytes(&self) -> usize {
+        let columns = self.columns.iter().map(|name| MARKUP + name.bytes());
+        columns.chain(self.rows.iter().map(|row| row_bytes(row))).sum()
+    }
+
     /// All results of an attachment, and whether some of it is left out.
     pub fn all(data: &[u8]) -> (Vec<Self>, bool) {
         let mut tables: Vec<Self> = Vec::new();
         let mut columns: Vec<Column> = Vec::new();
-        let mut more = false;
+        let (mut more, mut bytes) = (false, 0);
         for message in rows::decode(data) {
             if tables.len() >= TABLES {
                 more = true;
@@ -41,8 +51,10 @@ impl Table {
                         tables.push(Self::default());
                     }
                     let Some(table) = tables.last_mut() else { continue };
-                    if table.rows.len() < ROWS {
-                        table.rows.push(row(&columns, &values));
+                    if table.rows.len() < ROWS && bytes < ANSWER {
+                        let row = row(&columns, &values);
+                        bytes += row_bytes(&row);
+                        table.rows.push(row);
                     } else {
                         more = true;
                     }
@@ -55,6 +67,10 @@ impl Table {
         tables.retain(|t| !t.columns.is_empty() || !t.rows.is_empty());
         (tables, more)
     }
+}
+
+fn row_bytes(row: &[Option<Shown>]) -> usize {
+    row.iter().map(|cell| MARKUP + cell.as_ref().map_or(0, Shown::bytes)).sum()
 }
 
 fn row(columns: &[Column], values: &[Option<Vec<u8>>]) -> Vec<Option<Shown>> {

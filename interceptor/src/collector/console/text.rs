@@ -60,6 +60,11 @@ impl Shown {
         Self(out)
     }
 
+    /// Bytes that it has on a page.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there is nothing to see.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

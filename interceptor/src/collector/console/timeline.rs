@@ -106,23 +106,55 @@ pub struct Answer {
     pub partial: bool,
 }
 
+impl Item {
+    /// Bytes that it has on a page, about.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Request(asked) => {
+                let texts = [&asked.class, &asked.policy, &asked.message, &asked.text];
+                let lists = [&asked.rules, &asked.values, &asked.masks];
+                let texts = texts.into_iter().chain(lists.into_iter().flatten());
+                texts.map(Shown::bytes).sum()
+            }
+            Self::Answer { answer, .. } => answer.bytes(),
+            Self::Hold { text, reason: more, .. }
+            | Self::Alert { code: more, text }
+            | Self::Note { what: more, text } => text.bytes() + more.bytes(),
+            Self::Output(output) => output.size(),
+        }
+    }
+}
+
+impl Answer {
+    fn bytes(&self) -> usize {
+        let words = self.words.bytes() + self.error.as_ref().map_or(0, Shown::bytes);
+        words + self.tables.iter().map(Table::bytes).sum::<usize>()
+    }
+}
+
 /// Puts entries together.
 pub struct Timeline {
     entries: Vec<Entry>,
     began_us: Option<i64>,
     last: u64,
     rows: bool,
+    bytes: usize,
 }
 
 impl Timeline {
     /// Empty; times count from the session's begin.
     pub fn new(began_us: i64, rows: bool) -> Self {
-        Self { entries: Vec::new(), began_us: Some(began_us), last: 0, rows }
+        Self { entries: Vec::new(), began_us: Some(began_us), last: 0, rows, bytes: 0 }
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Bytes that they have on a page, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Position of the last event that was taken.
@@ -139,6 +171,7 @@ impl Timeline {
     pub fn take(&mut self, e: &StoredEvent<'_>) {
         self.last = e.seq;
         if let Some(item) = self.item(e) {
+            self.bytes += item.bytes();
             let began = self.began_us.unwrap_or(e.ts_us);
             let since = u64::try_from(e.ts_us - began).unwrap_or(0);
             self.entries.push(Entry {
@@ -201,6 +234,7 @@ impl Timeline {
         });
         match place {
             Some(asked) => {
+                self.bytes += answer.bytes();
                 asked.answer = Some(answer);
                 None
             }
@@ -213,7 +247,9 @@ impl Timeline {
         if let Some(Entry { item: Item::Output(last), .. }) = self.entries.last_mut()
             && last.takes(d)
         {
+            let before = last.size();
             last.push(d, data);
+            self.bytes += last.size() - before;
             return None;
         }
         let mut output = Output::new(d);

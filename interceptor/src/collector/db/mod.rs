@@ -107,7 +107,8 @@ impl Connection {
         }
     }
 
-    /// Whether it can be used no more: the server went away.
+    /// Whether it can be used no more: the server went away. That shows only when a statement was
+    /// tried.
     pub fn is_closed(&self) -> bool {
         match self {
             Self::Sqlite(_) => false,

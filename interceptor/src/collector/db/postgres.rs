@@ -1,10 +1,11 @@
 //! A connection to PostgreSQL.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::error::Error as _;
 use std::time::Duration;
 
 use lru::LruCache;
+use postgres::error::Severity;
 use postgres::types::ToSql;
 use postgres::{Client, NoTls, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -27,6 +28,8 @@ pub struct Postgres {
     /// There until it is dropped.
     client: RefCell<Option<Client>>,
     prepared: RefCell<LruCache<String, Statement>>,
+    /// The server ended it, or it broke. The client itself does not tell.
+    lost: Cell<bool>,
 }
 
 /// What the server says of an error, in one line without values.
@@ -56,7 +59,16 @@ pub fn connect(server: &Server) -> Result<Connection> {
         None => config.connect(NoTls)?,
     };
     let prepared = RefCell::new(LruCache::new(PREPARED));
-    Ok(Connection::Postgres(Box::new(Postgres { client: RefCell::new(Some(client)), prepared })))
+    let client = RefCell::new(Some(client));
+    Ok(Connection::Postgres(Box::new(Postgres { client, prepared, lost: Cell::new(false) })))
+}
+
+/// Whether a connection is of no use after this.
+fn is_lost(error: &postgres::Error) -> bool {
+    if let Some(of_server) = error.as_db_error() {
+        return matches!(of_server.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
+    }
+    error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>())
 }
 
 impl Postgres {
@@ -83,7 +95,7 @@ impl Postgres {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.client.borrow().as_ref().is_none_or(Client::is_closed)
+        self.lost.get() || self.client.borrow().as_ref().is_none_or(Client::is_closed)
     }
 
     /// Waits for the next notification, or until the time is over; its payload.
@@ -95,7 +107,11 @@ impl Postgres {
 
     fn run<T>(&self, work: impl FnOnce(&mut Client) -> Result<T, postgres::Error>) -> Result<T> {
         match self.client.borrow_mut().as_mut() {
-            Some(client) => Ok(work(client)?),
+            Some(client) => Ok(work(client).inspect_err(|e| {
+                if is_lost(e) {
+                    self.lost.set(true);
+                }
+            })?),
             None => Err(super::Error::NoRows),
         }
     }

@@ -21,6 +21,7 @@
 //!
 //! [`log::store::append`]: super::log::store::append
 
+mod feeds;
 pub mod legal_holds;
 mod policy;
 mod sweep;
@@ -36,6 +37,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::audit::{self, Who};
+use super::feed::Feed;
 use super::{Collector, CollectorError};
 use crate::record::now_us;
 
@@ -145,12 +147,18 @@ pub fn standing(db: &Connection) -> Result<Standing, CollectorError> {
     read().map_err(CollectorError::db("read what retention did"))
 }
 
-/// How many sessions are marked as deleted, or what of it the audit trail does not say.
+/// How many sessions are marked as deleted, or what of it the audit trail does not say. Where
+/// collectors share a database, also what the replicas here did not follow yet.
 pub fn check(
     db: &Connection,
     state: &std::path::Path,
+    feed: Option<&Feed>,
 ) -> Result<Result<u64, String>, CollectorError> {
-    sweep::check(db, state)
+    let there = sweep::check(db, state)?;
+    match (feed, there) {
+        (Some(feed), Ok(count)) => Ok(feeds::check(db, feed)?.map(|()| count)),
+        (_, there) => Ok(there),
+    }
 }
 
 /// When the contents of a host's session were deleted.

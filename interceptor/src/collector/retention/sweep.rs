@@ -642,7 +642,7 @@ pub(super) fn check(db: &Connection, state: &Path) -> Result<Result<u64, String>
 }
 
 /// Host and number of every session that the audit trail calls deleted.
-fn recorded(db: &Connection) -> crate::collector::db::Result<HashSet<(String, u64)>> {
+pub(super) fn recorded(db: &Connection) -> crate::collector::db::Result<HashSet<(String, u64)>> {
     let mut s = db.prepare("SELECT detail FROM audit WHERE what = 'retention.deleted'")?;
     let mut rows = s.query([])?;
     let mut all = HashSet::new();

@@ -128,7 +128,9 @@ impl Bed {
         is_clean(self.state.path(), self.dir.path());
         let state = self.state.path().to_owned();
         let (log, trail, deletions) = self
-            .read(move |db| Ok((prove::check_log(db)?, audit::verify(db)?, check(db, &state)?)))
+            .read(move |db| {
+                Ok((prove::check_log(db)?, audit::verify(db)?, check(db, &state, None)?))
+            })
             .await;
         assert!(log.is_ok(), "{log:?}");
         assert_eq!(trail, None);
@@ -237,7 +239,7 @@ async fn only_what_is_sealed_and_old_goes_and_all_proofs_stay() {
 
     // A third party's proof of a deleted session holds.
     let state = bed.state.path().to_owned();
-    let proof = bed.read(move |db| prove::session(db, &state, &id)).await.unwrap();
+    let proof = bed.read(move |db| prove::session(db, &state, None, &id)).await.unwrap();
     assert_eq!(proof.verify(&log_key(&bed.collector)).unwrap().seal.number, 2);
 
     // The open one ends, and goes in its own time.
@@ -457,7 +459,7 @@ async fn a_deletion_that_nobody_recorded_is_found() {
     let remove = |r: &Replica| r.store().remove_buried(100, u64::MAX);
     ingest::with_replica(&bed.collector, &bed.host, remove).await.unwrap();
     let state = bed.state.path().to_owned();
-    let found = bed.read(move |db| check(db, &state)).await.unwrap_err();
+    let found = bed.read(move |db| check(db, &state, None)).await.unwrap_err();
     assert!(found.starts_with("the events of session 1 of host"), "{found}");
     // The database refuses what no retention may do.
     let bad = bed
