@@ -10,7 +10,7 @@ use crate::steps::{End, Steps, as_root, cargo, is_root, passing};
 use crate::store::Store;
 
 /// How long each fuzz target runs.
-const FUZZ_SECONDS: u32 = 60;
+const FUZZ_SECONDS: u32 = 30;
 
 /// Runs every step even when an earlier one failed, as far as it makes sense, and ends with a
 /// table. `--quick` leaves out fuzzing.
@@ -114,7 +114,11 @@ fn policies() -> Result<End> {
 /// skip visibly there and are run again through sudo.
 fn tests() -> Result<End> {
     let test = ["test", "--workspace", "--exclude", "interceptor-fuzz"];
-    passing(linted(&test)?.arg("--no-fail-fast").env("RUST_BACKTRACE", "0"))?;
+    // Tests wait for processes and deadlines: some more than there are processors keep those busy.
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get() + n.get().div_ceil(2));
+    let mut all = linted(&test)?;
+    all.env("RUST_TEST_THREADS", threads.to_string());
+    passing(all.arg("--no-fail-fast").env("RUST_BACKTRACE", "0"))?;
     if is_root() {
         return Ok(End::Ok);
     }
