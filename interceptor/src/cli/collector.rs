@@ -9,6 +9,7 @@ mod status;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -116,7 +117,11 @@ enum Verb {
     LogKey,
     /// Recompute the log and the audit trail, and whether every deletion stands in it; exit status
     /// 1 when something was altered.
-    Verify,
+    Verify {
+        /// Read every object of large recordings as well.
+        #[arg(long)]
+        recordings: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,7 +159,7 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Verify => verify(config).await,
+        Verb::Verify { recordings } => verify(config, recordings).await,
         Verb::Init => {
             let keys = Collector::init(&config)?;
             println!("State        {}", config.state.display());
@@ -325,7 +330,7 @@ fn verify_proof(path: &Path, key: &str, as_json: bool) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn verify(config: Config) -> anyhow::Result<ExitCode> {
+async fn verify(config: Config, recordings: bool) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
     let state = collector.config.state.clone();
     let (log, trail, deletions) = collector
@@ -361,7 +366,23 @@ async fn verify(config: Config) -> anyhow::Result<ExitCode> {
             ))?;
         }
     }
+    if recordings {
+        clean &= verify_recordings(collector).await?;
+    }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether every object is what was put there.
+async fn verify_recordings(collector: Arc<Collector>) -> anyhow::Result<bool> {
+    let all = collector.central.read(hosts::list).await?;
+    let look = move || crate::collector::recordings::check(&collector, &all);
+    let found = tokio::task::spawn_blocking(look).await??;
+    for problem in &found.problems {
+        print(&format!("RECORDING: {}\n", safe(problem)))?;
+    }
+    let (parts, size) = (found.parts, super::table::bytes(found.bytes));
+    print(&format!("recordings: {parts} objects, {size}, as they were put there\n"))?;
+    Ok(found.problems.is_empty())
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use x509_parser::prelude::FromDer;
 
 use super::error::CollectorError;
-use super::{Collector, forward, hosts, policies, retention};
+use super::{Collector, forward, hosts, policies, recordings, retention};
 
 /// Everything that stands in the state directory.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -34,6 +34,8 @@ pub struct Overview {
     pub retention: Retention,
     /// Policies that hosts may take.
     pub policies: Centre,
+    /// Large sessions whose attachments were moved.
+    pub moved: recordings::Moved,
 }
 
 /// Hosts, counted; a host may be in several counts.
@@ -151,6 +153,7 @@ pub fn read(db: &Connection, collector: &Collector, now: i64) -> Result<Overview
     let mut overview = counts(db).map_err(CollectorError::db("count what is here"))?;
     overview.events = all.iter().map(|h| count(h.events)).sum();
     overview.policies.version = newest;
+    overview.moved = recordings::moved(db)?;
     for host in &all {
         fleet(&mut overview, host, now);
     }

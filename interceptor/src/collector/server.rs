@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::error::CollectorError;
 use super::keys::Keys;
-use super::{Collector, forward, http, link, retention, search, shared};
+use super::{Collector, forward, http, link, recordings, retention, search, shared};
 
 /// How long the listener's own certificate is good for.
 const CERTIFICATE_DAYS: i64 = 30;
@@ -74,6 +74,7 @@ impl Server {
         tasks.spawn(link::run(Arc::clone(&self.collector)));
         tasks.spawn(shared::run(Arc::clone(&self.collector)));
         tasks.spawn(search::run(Arc::clone(&self.collector)));
+        tasks.spawn(recordings::run(Arc::clone(&self.collector)));
         tasks.spawn(retention::run(self.collector));
         tasks.join_all().await;
     }

@@ -100,6 +100,10 @@ impl From<RecordError> for Fault {
             e @ RecordError::Deleted { .. } => {
                 Self::new(StatusCode::GONE, &sentence(&e.to_string()))
             }
+            RecordError::Object(e) => {
+                tracing::error!(error = %e, "a recording cannot be shown");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, &sentence(&e.to_string()))
+            }
             e => inside(&e),
         }
     }
