@@ -152,3 +152,30 @@ impl Write for Pipe {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_download_whose_writer_gave_up_is_no_whole_one() {
+        for gives_up in [false, true] {
+            let (writer, reader) = tokio::io::duplex(16);
+            let broken = Arc::new(AtomicBool::new(false));
+            let mut reader = Whole { reader, broken: Arc::clone(&broken) };
+            let handle = Handle::current();
+            let writing = tokio::task::spawn_blocking(move || {
+                let mut out = Pipe { writer, handle };
+                out.write_all(&[7; 100]).unwrap();
+                broken.store(gives_up, Ordering::Release);
+            });
+            let mut got = Vec::new();
+            let end = reader.read_to_end(&mut got).await;
+            writing.await.unwrap();
+            assert_eq!((got.len(), end.is_err()), (100, gives_up));
+        }
+    }
+}

@@ -145,3 +145,17 @@ impl From<askama::Error> for Fault {
         inside(&e)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::recordings::ObjectError;
+
+    #[test]
+    fn a_recording_that_cannot_be_read_is_named() {
+        let missing = ObjectError::Missing { name: "ab/7/0-cd".into(), place: "/srv".into() };
+        let fault = Fault::from(RecordError::from(missing));
+        assert_eq!(fault.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(fault.text.contains("The recording ab/7/0-cd is missing in /srv"), "{fault:?}");
+    }
+}

@@ -12,8 +12,8 @@ use super::*;
 use crate::collector::console::find::{self, Found, One};
 use crate::collector::retention::legal_holds::{self, Wanted};
 use crate::collector::retention::sweep;
-use crate::collector::ship_tests::{begin, config, key_of, open_host, whole};
-use crate::collector::{Refuse, audit};
+use crate::collector::ship_tests::{batches, begin, config, key_of, open_host};
+use crate::collector::{Position, audit};
 use crate::record::event::Event;
 use crate::record::export::{self, Format};
 use crate::record::verify::{Options, verify};
@@ -76,22 +76,24 @@ impl Bed {
     }
 
     /// The collector dies, and another comes up on the same state.
-    fn restarted(self, more: Option<&str>) -> Self {
+    async fn restarted(self, more: Option<&str>) -> Self {
         let Self { dir, state, recorder, collector, more: before, host } = self;
         drop(collector);
         let more = more.unwrap_or(&before).to_owned();
         let collector = Collector::open(config(state.path(), &more)).unwrap();
+        // Its leases are over by then.
+        if collector.feed.is_some() {
+            let over = |db: &Connection| {
+                db.execute("UPDATE leases SET until_us = 1", []).map_err(CollectorError::db("end"))
+            };
+            collector.central.write(over).await.unwrap();
+        }
         Self { dir, state, recorder, collector, more, host }
-    }
-
-    async fn take(&self, frames: Vec<u8>) -> Result<(), Refuse> {
-        ingest::take(&self.collector, &self.host, frames.into()).await.map(drop)
     }
 
     /// Everything of the host, from its first event.
     async fn ship(&self) {
-        self.recorder.flush().unwrap();
-        self.take(whole(self.dir.path())).await.unwrap();
+        ship(&self.collector, &self.host, &self.recorder, self.dir.path()).await;
     }
 
     async fn pass(&self) -> Moved {
@@ -139,6 +141,13 @@ impl Bed {
 
     async fn sweep(&self, days: i64) -> Result<u64, CollectorError> {
         sweep(&self.collector, now_us() + days * DAY_US).await.map(|swept| swept.sessions)
+    }
+}
+
+async fn ship(collector: &Arc<Collector>, host: &Host, recorder: &Recorder, dir: &Path) {
+    recorder.flush().unwrap();
+    for batch in batches(dir, &Position::default(), usize::MAX) {
+        ingest::take(collector, host, batch.frames.into()).await.unwrap();
     }
 }
 
@@ -268,7 +277,7 @@ async fn what_is_large_and_sealed_is_moved_and_reads_as_before() {
     let ended = events(&bed.reader(), 4).unwrap();
     assert!(ended[..before[3].len()] == before[3][..]);
     // After a restart all of it is there.
-    let bed = bed.restarted(None);
+    let bed = bed.restarted(None).await;
     assert!(events(&bed.reader(), 3).unwrap() == before[2]);
     assert_eq!(bed.findings(), Vec::<String>::new());
     assert_eq!(bed.pass().await, Moved::default());
@@ -289,7 +298,7 @@ async fn a_session_is_large_from_the_configured_size_on() {
     assert_eq!((bed.inline(1), bed.inline(2)), (FROM as i64 - 2, 0));
     // A smaller one fits later, also what was looked at before.
     let more = bed.more.replace(&format!("from = {FROM}"), "from = 1");
-    let bed = bed.restarted(Some(&more));
+    let bed = bed.restarted(Some(&more)).await;
     assert_eq!(bed.pass().await.sessions, 1);
     assert_eq!((bed.inline(1), bed.inline(2)), (0, 0));
     assert_eq!(bed.findings(), Vec::<String>::new());
@@ -399,7 +408,7 @@ async fn killed_at_any_step_it_is_as_before_or_moved() {
     let orphans = bed.objects();
     assert_eq!(orphans.len(), 1);
     drop((reader, session, parts));
-    let bed = bed.restarted(None);
+    let bed = bed.restarted(None).await;
     assert!(bed.inline(1) > 0 && events(&bed.reader(), 1).unwrap() == before);
 
     // Behind the note, before anything goes out of the replica.
@@ -417,7 +426,7 @@ async fn killed_at_any_step_it_is_as_before_or_moved() {
     assert!(!ingest::with_replica(&bed.collector, &bed.host, step).await.unwrap());
     assert!(events(&bed.reader(), 1).unwrap() == before);
     let left = bed.inline(1);
-    let bed = bed.restarted(None);
+    let bed = bed.restarted(None).await;
     shed_all(&bed.collector).await;
     assert_eq!(bed.pass().await, Moved::default());
     assert!(left > 0 && bed.inline(1) == 0);
@@ -447,7 +456,7 @@ async fn what_is_not_as_it_was_sealed_is_not_moved() {
     )
     .unwrap();
     drop(db);
-    let bed = bed.restarted(None);
+    let bed = bed.restarted(None).await;
     assert_eq!(bed.pass().await.sessions, 1);
     assert!(bed.inline(1) > 0 && bed.inline(2) == 0);
     assert_eq!(bed.collector.recordings.state().altered, 1);
@@ -515,7 +524,7 @@ async fn a_deletion_waits_for_a_store_that_is_away() {
         move |db: &Connection| db.execute(mark, []).map(drop).map_err(CollectorError::db("x"));
     bed.collector.central.write(decide).await.unwrap();
     std::fs::rename(&folder, &aside).unwrap();
-    let bed = bed.restarted(None);
+    let bed = bed.restarted(None).await;
     bed.sweep(0).await.unwrap();
     let purged = "SELECT count(*) FROM sessions WHERE purged_us > 0";
     assert_eq!(bed.number(purged).await, 0, "it is not gone yet");
@@ -545,7 +554,7 @@ async fn a_place_that_is_away_or_anothers_keeps_nothing_from_being_accepted() {
     };
     let mark = bed.folder().join("interceptor-recordings");
     let text = std::fs::read_to_string(&mark).unwrap();
-    let bed = bed.restarted(None);
+    let bed = bed.restarted(None).await;
     // Not mounted: the folder below is empty.
     std::fs::remove_file(&mark).unwrap();
     assert!(why(&bed).await.contains("has lost its mark"));
@@ -602,8 +611,7 @@ async fn every_collector_follows_and_what_is_large_leaves_the_database() {
     std::fs::rename(bed.folder(), &aside).unwrap();
     let c = second("c");
     session(&bed.recorder, 2, 10);
-    bed.recorder.flush().unwrap();
-    ingest::take(&c, &bed.host, whole(bed.dir.path()).into()).await.unwrap();
+    ship(&c, &bed.host, &bed.recorder, bed.dir.path()).await;
     std::fs::rename(&aside, bed.folder()).unwrap();
     for collector in [&bed.collector, &b, &c] {
         ingest::freshen(collector, &bed.host).await.unwrap();
@@ -727,7 +735,7 @@ async fn recordings_go_to_s3_and_come_back_from_there() {
 
     // With a wrong secret nothing is moved, it says why, and hosts are served.
     let wrong = s3.config(bed.dir.path(), "wrong", s3.port);
-    let bed = bed.restarted(Some(&wrong));
+    let bed = bed.restarted(Some(&wrong)).await;
     let why = pass(&bed.collector).await.unwrap_err().to_string();
     assert!(
         why.contains("s3://records/collector/a") && why.contains("SignatureDoesNotMatch"),
@@ -738,7 +746,7 @@ async fn recordings_go_to_s3_and_come_back_from_there() {
     assert_eq!(s3.list(), Vec::<String>::new());
 
     let more = s3.config(bed.dir.path(), &s3.secret, s3.port) + "[retention]\ndays = 30\n";
-    let bed = bed.restarted(Some(&more));
+    let bed = bed.restarted(Some(&more)).await;
     assert_eq!(bed.pass().await.sessions, 2);
     let names = s3.list();
     assert_eq!(names.len(), 1 + 1 + 4, "{names:?}");
@@ -753,7 +761,7 @@ async fn recordings_go_to_s3_and_come_back_from_there() {
     let cache = bed.state.path().join("cache/recordings");
     assert_eq!(files(&cache).len(), 5);
     let away = s3.config(bed.dir.path(), &s3.secret, 1);
-    let bed = bed.restarted(Some(&away));
+    let bed = bed.restarted(Some(&away)).await;
     assert!(events(&bed.reader(), 1).unwrap() == before[0]);
     let kept = files(&cache).into_iter().find(|f| f.to_str().unwrap().contains("-1-0-")).unwrap();
     std::fs::write(&kept, b"something else").unwrap();
@@ -765,7 +773,7 @@ async fn recordings_go_to_s3_and_come_back_from_there() {
 
     // Altered and taken away in the bucket.
     let more = s3.config(bed.dir.path(), &s3.secret, s3.port) + "[retention]\ndays = 30\n";
-    let bed = bed.restarted(Some(&more));
+    let bed = bed.restarted(Some(&more)).await;
     assert_eq!(bed.pass().await.sessions, 1);
     std::fs::remove_dir_all(&cache).unwrap();
     let name = s3.list().into_iter().find(|n| n.contains("/1/0-")).unwrap();
