@@ -350,13 +350,20 @@ async fn blocking<T: Send + 'static>(
 /// What became of putting a session's frames into objects.
 enum Put {
     /// They are there.
-    Whole(Reader, Box<Summary>, Vec<Placed>),
+    Whole(Box<Whole>),
     /// It is not as it was sealed.
     Altered(String),
     /// It was deleted or moved meanwhile.
     Gone,
     /// Another collector is to go on.
     Later,
+}
+
+/// A session whose frames are in objects.
+struct Whole {
+    reader: Reader,
+    session: Summary,
+    parts: Vec<Placed>,
 }
 
 /// One session; false when another collector is to go on.
@@ -373,20 +380,21 @@ async fn move_one(
     own_place(collector).await?;
     let (this, of, handle) = (Arc::clone(collector), host.clone(), Handle::current());
     let put = tokio::task::spawn_blocking(move || put(&this, &of, number, &handle));
-    let (reader, session, parts) = match put.await.map_err(|_| CollectorError::Stopped)?? {
-        Put::Whole(reader, session, parts) => (reader, session, parts),
-        Put::Altered(what) => {
-            tracing::error!(host = %host.name, number, what, "a large session stays in the \
+    let Whole { reader, session, parts } =
+        match put.await.map_err(|_| CollectorError::Stopped)?? {
+            Put::Whole(whole) => *whole,
+            Put::Altered(what) => {
+                tracing::error!(host = %host.name, number, what, "a large session stays in the \
                 replica: it is not as it was sealed");
-            collector.recordings.known().altered.insert((host.id, number));
-            tell(collector, host, number).await?;
-            return Ok(true);
-        }
-        Put::Gone => return Ok(true),
-        Put::Later => return Ok(false),
-    };
+                collector.recordings.known().altered.insert((host.id, number));
+                tell(collector, host, number).await?;
+                return Ok(true);
+            }
+            Put::Gone => return Ok(true),
+            Put::Later => return Ok(false),
+        };
     let bytes: u64 = parts.iter().map(|p| p.part.bytes).sum();
-    if !ingest::record(collector, host, reader, *session, parts).await? {
+    if !ingest::record(collector, host, reader, session, parts).await? {
         // It was deleted since: what was put goes too.
         delete_those(collector, host, vec![number]).await?;
         return Ok(true);
@@ -470,7 +478,7 @@ fn put(
     if let Some(last) = parts.last_mut() {
         last.is_last = true;
     }
-    Ok(Put::Whole(reader, Box::new(session), parts))
+    Ok(Put::Whole(Box::new(Whole { reader, session, parts })))
 }
 
 /// Step 4, for one host.

@@ -404,10 +404,10 @@ async fn killed_at_any_step_it_is_as_before_or_moved() {
     own_place(&bed.collector).await.unwrap();
     let (this, host, handle) = (Arc::clone(&bed.collector), bed.host.clone(), Handle::current());
     let put = tokio::task::spawn_blocking(move || put(&this, &host, 1, &handle)).await.unwrap();
-    let Put::Whole(reader, session, parts) = put.unwrap() else { panic!() };
+    let Put::Whole(whole) = put.unwrap() else { panic!() };
     let orphans = bed.objects();
     assert_eq!(orphans.len(), 1);
-    drop((reader, session, parts));
+    drop(whole);
     let bed = bed.restarted(None).await;
     assert!(bed.inline(1) > 0 && events(&bed.reader(), 1).unwrap() == before);
 
@@ -415,9 +415,10 @@ async fn killed_at_any_step_it_is_as_before_or_moved() {
     own_place(&bed.collector).await.unwrap();
     let (this, host, handle) = (Arc::clone(&bed.collector), bed.host.clone(), Handle::current());
     let put = tokio::task::spawn_blocking(move || super::put(&this, &host, 1, &handle)).await;
-    let Put::Whole(reader, session, parts) = put.unwrap().unwrap() else { panic!() };
+    let Put::Whole(whole) = put.unwrap().unwrap() else { panic!() };
+    let Whole { reader, session, parts } = *whole;
     assert_eq!(bed.objects(), orphans, "the same names");
-    assert!(ingest::record(&bed.collector, &bed.host, reader, *session, parts).await.unwrap());
+    assert!(ingest::record(&bed.collector, &bed.host, reader, session, parts).await.unwrap());
     assert!(bed.inline(1) > 0 && events(&bed.reader(), 1).unwrap() == before);
     assert_eq!(bed.findings(), Vec::<String>::new());
 
