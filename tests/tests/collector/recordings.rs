@@ -36,8 +36,11 @@ fn objects(dir: &Path) -> Vec<PathBuf> {
     all
 }
 
+/// An event: place, body, attachment.
+type Read = (u64, Vec<u8>, Vec<u8>);
+
 /// All events of a session, with attachments.
-fn events(reader: &Reader, number: u64) -> Result<Vec<(u64, Vec<u8>, Vec<u8>)>> {
+fn events(reader: &Reader, number: u64) -> Result<Vec<Read>> {
     let mut all = Vec::new();
     reader.events(number, 0, |e| all.push((e.seq, e.body.to_owned(), e.data.to_owned())))?;
     Ok(all)

@@ -654,12 +654,13 @@ async fn every_collector_follows_and_what_is_large_leaves_the_database() {
 struct S3 {
     child: Child,
     port: u16,
+    tls: u16,
     id: String,
     secret: String,
 }
 
 impl S3 {
-    fn start() -> Option<Self> {
+    fn start(certificate: &[&Path]) -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let python = root.join("target/venv/bin/python");
         let there = Command::new(&python).args(["-c", "import moto.server, flask"]).output();
@@ -670,6 +671,7 @@ impl S3 {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/collector/recordings/s3.py");
         let mut child = Command::new(python)
             .arg(script)
+            .args(certificate)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -679,8 +681,14 @@ impl S3 {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let said: serde_json::Value = serde_json::from_str(&line).unwrap();
         let text = |key: &str| said[key].as_str().unwrap().to_owned();
-        let port = u16::try_from(said["port"].as_u64().unwrap()).unwrap();
-        Some(Self { port, id: text("id"), secret: text("secret"), child })
+        let port = |key: &str| u16::try_from(said[key].as_u64().unwrap()).unwrap();
+        Some(Self {
+            port: port("port"),
+            tls: port("tls"),
+            id: text("id"),
+            secret: text("secret"),
+            child,
+        })
     }
 
     fn config(&self, dir: &Path, secret: &str, port: u16) -> String {
@@ -724,7 +732,7 @@ impl Drop for S3 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recordings_go_to_s3_and_come_back_from_there() {
-    let Some(s3) = S3::start() else { return };
+    let Some(s3) = S3::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let more = s3.config(dir.path(), &s3.secret, s3.port) + "[retention]\ndays = 30\n";
     let bed = Bed::at(dir, &more).await;
@@ -803,4 +811,41 @@ async fn recordings_go_to_s3_and_come_back_from_there() {
     assert_eq!(bed.number("SELECT count(*) FROM sessions WHERE purged_us > 0").await, 3);
     let kept = files(&cache);
     assert!(kept.iter().all(|f| f.to_str().unwrap().contains("-1-")), "{kept:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_is_spoken_to_over_tls_that_its_authority_signed() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (certificate, key) = (file("s3.pem", &certificate), file("s3.key", &key.serialize_pem()));
+    let authority = file("ca.pem", &authority);
+    let Some(s3) = S3::start(&[&certificate, &key]) else { return };
+    let plain = format!("endpoint = 'http://127.0.0.1:{}'\nallow_http = true\n", s3.port);
+    let secure = format!("endpoint = 'https://127.0.0.1:{}'\n", s3.tls);
+    let unknown = s3.config(dir.path(), &s3.secret, s3.port).replace(&plain, &secure);
+    assert!(unknown.contains("https://"));
+    let known = format!("{unknown}ca_file = '{}'\n", authority.display());
+    let bed = Bed::at(dir, &unknown).await;
+    session(&bed.recorder, 60, 1_000);
+    bed.ship().await;
+    let before = events(&bed.reader(), 1).unwrap();
+    let why = pass(&bed.collector).await.unwrap_err().to_string();
+    assert!(why.to_lowercase().contains("certificate"), "{why}");
+    assert_eq!(s3.list(), Vec::<String>::new());
+    let bed = bed.restarted(Some(&known)).await;
+    assert_eq!(bed.pass().await.sessions, 1);
+    assert_eq!((s3.list().len(), bed.inline(1)), (2, 0));
+    assert!(events(&bed.reader(), 1).unwrap() == before);
 }
