@@ -47,9 +47,13 @@ struct Seen {
     polls: AtomicU64,
     reports: AtomicU64,
     errors: AtomicU64,
+    /// The first that were seen, each once.
+    words: std::sync::Mutex<std::collections::BTreeSet<String>>,
 }
 
 fn main() -> Result<()> {
+    // Another may be there already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let number = |at: usize, default| words.get(at).and_then(|w| w.parse().ok()).unwrap_or(default);
     let (hosts, seconds) = (number(0, 200u64), number(1, 20u64));
@@ -133,6 +137,8 @@ fn print(
         seen.reports.load(Ordering::Relaxed),
         seen.errors.load(Ordering::Relaxed)
     );
+    let words = seen.words.lock().map_err(|_| anyhow::anyhow!("poisoned"))?;
+    words.iter().for_each(|word| println!("  {word}"));
     Ok(())
 }
 
@@ -304,7 +310,7 @@ async fn polling(host: Arc<Host>, url: String, seen: Arc<Seen>, until: Instant) 
                 orders["instance"].as_str().unwrap_or_default().clone_into(&mut instance);
                 seen.polls.fetch_add(1, Ordering::Relaxed);
             }
-            Err(_) => failed(&seen).await,
+            Err(e) => failed(&seen, "orders", &e).await,
         }
     }
 }
@@ -322,7 +328,7 @@ async fn reporting(
         let sent = host.http.post(format!("{url}/host/v1/status")).json(&report).send().await;
         match sent.and_then(reqwest::Response::error_for_status) {
             Ok(_) => drop(seen.reports.fetch_add(1, Ordering::Relaxed)),
-            Err(_) => failed(&seen).await,
+            Err(e) => failed(&seen, "report", &e).await,
         }
         tokio::time::sleep(REPORT).await;
     }
@@ -337,7 +343,7 @@ async fn shipping(host: Arc<Host>, url: String, seen: Arc<Seen>, until: Instant,
         // About a session: what is in it, and the seal.
         let next = move || Spool::open(&dir).and_then(|spool| spool.next(&from, 6_000));
         let Ok(Ok(batch)) = tokio::task::spawn_blocking(next).await else {
-            return failed(&seen).await;
+            return failed(&seen, "spool", &"cannot be read").await;
         };
         let Some(batch) = batch else { return };
         let post = host.http.post(format!("{url}/host/v1/batch")).header("content-type", FRAMES);
@@ -354,13 +360,18 @@ async fn shipping(host: Arc<Host>, url: String, seen: Arc<Seen>, until: Instant,
                 }
                 seen.events.fetch_add(batch.events, Ordering::Relaxed);
             }
-            Err(_) => failed(&seen).await,
+            Err(e) => failed(&seen, "batch", &e).await,
         }
         tokio::time::sleep(SESSION).await;
     }
 }
 
-async fn failed(seen: &Seen) {
+async fn failed(seen: &Seen, what: &str, error: &(dyn std::fmt::Debug + Sync)) {
+    if let Ok(mut words) = seen.words.lock()
+        && words.len() < 5
+    {
+        words.insert(format!("{what}: {error:?}").chars().take(400).collect());
+    }
     seen.errors.fetch_add(1, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(1)).await;
 }

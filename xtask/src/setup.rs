@@ -31,7 +31,7 @@ pub enum Group {
     Proxies,
     /// `cargo deny`.
     Deny,
-    /// Python clients, and schemas of what is forwarded, in `target/venv`.
+    /// Python clients, schemas of what is forwarded, and a server of S3, in `target/venv`.
     Python,
     /// An issuer for people and the console's terminal player, in `target/npm`.
     Console,
@@ -57,7 +57,7 @@ const GROUPS: [(&str, Group); 13] = [
     ("browser", Group::Browser),
 ];
 
-const PYTHON: [&str; 7] = [
+const PYTHON: [&str; 10] = [
     "psycopg[binary]>=3.2,<4",
     "psycopg2-binary==2.9.13",
     "paramiko>=5.1,<6",
@@ -65,6 +65,10 @@ const PYTHON: [&str; 7] = [
     "opentelemetry-proto>=1.45,<2",
     "ocsf-json-schema>=1.2,<2",
     "jsonschema>=4,<5",
+    // A server of S3 that checks signatures.
+    "moto[s3]==5.2.5",
+    "flask==3.1.3",
+    "flask-cors==6.0.5",
 ];
 /// Clients whose own tests are run: directory below `target/venv/suites`, source distribution.
 const SUITES: [(&str, &str); 1] = [("psycopg2", "psycopg2==2.9.13")];

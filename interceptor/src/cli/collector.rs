@@ -133,6 +133,9 @@ enum Verb {
         /// must continue it. May be given several times.
         #[arg(long, value_name = "FILE")]
         seen: Vec<PathBuf>,
+        /// Read every object of large recordings as well.
+        #[arg(long)]
+        recordings: bool,
     },
 }
 
@@ -174,7 +177,7 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Verify { seen } => verify(config, &seen).await,
+        Verb::Verify { seen, recordings } => verify(config, &seen, recordings).await,
         Verb::Init => {
             let keys = Collector::init(&config)?;
             println!("State        {}", config.state.display());
@@ -345,7 +348,7 @@ fn verify_proof(path: &Path, key: &str, as_json: bool) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-async fn verify(config: Config, seen: &[PathBuf]) -> anyhow::Result<ExitCode> {
+async fn verify(config: Config, seen: &[PathBuf], recordings: bool) -> anyhow::Result<ExitCode> {
     let collector = Collector::open(config)?;
     let seen = kept(&collector, seen).await?;
     let shared = Arc::clone(&collector);
@@ -396,6 +399,9 @@ async fn verify(config: Config, seen: &[PathBuf]) -> anyhow::Result<ExitCode> {
             ))?;
         }
     }
+    if recordings {
+        clean &= verify_recordings(collector).await?;
+    }
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -437,6 +443,19 @@ fn log_continues(
         }
     }
     Ok(None)
+}
+
+/// Whether every object is what was put there.
+async fn verify_recordings(collector: Arc<Collector>) -> anyhow::Result<bool> {
+    let all = collector.central.read(hosts::list).await?;
+    let look = move || crate::collector::recordings::check(&collector, &all);
+    let found = tokio::task::spawn_blocking(look).await??;
+    for problem in &found.problems {
+        print(&format!("RECORDING: {}\n", safe(problem)))?;
+    }
+    let (parts, size) = (found.parts, super::table::bytes(found.bytes));
+    print(&format!("recordings: {parts} objects, {size}, as they were put there\n"))?;
+    Ok(found.problems.is_empty())
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {

@@ -32,10 +32,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/004-policies.sql"),
     include_str!("migrations/005-columns-of-documents.sql"),
     include_str!("migrations/006-keys.sql"),
+    include_str!("migrations/007-recordings.sql"),
 ];
 /// The same for PostgreSQL, where versions count from 1 as well.
-const POSTGRES_MIGRATIONS: &[&str] =
-    &[include_str!("postgres/001-schema.sql"), include_str!("postgres/002-keys.sql")];
+const POSTGRES_MIGRATIONS: &[&str] = &[
+    include_str!("postgres/001-schema.sql"),
+    include_str!("postgres/002-keys.sql"),
+    include_str!("postgres/003-recordings.sql"),
+];
 /// Most writes in one transaction.
 const GROUP: usize = 512;
 /// Writes that may wait before further writers do.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::forward::{self, Forward};
+use super::recordings;
 use super::retention::Retention;
 use super::store;
 use crate::config::{Agent, ConfigError, SecretRef, ServerTls, Span};
@@ -50,6 +51,9 @@ pub struct Config {
     /// How long the contents of sessions are kept; for ever when absent.
     #[serde(default)]
     pub retention: Retention,
+    /// Where attachments of large sessions go.
+    #[serde(default)]
+    pub recordings: recordings::Settings,
     /// A PostgreSQL database that holds what this collector knows, shared with others; without it
     /// SQLite in the state directory does.
     pub store: Option<store::Settings>,
@@ -275,6 +279,7 @@ impl Config {
         for glob in self.approvals.iter().flat_map(|a| a.services.iter().chain(&a.rules)) {
             globset::Glob::new(glob).map_err(|e| format!("approval: {e}"))?;
         }
+        self.recordings.check(self.store.is_some())?;
         self.retention.check()
     }
 }

@@ -36,6 +36,9 @@ pub enum CollectorError {
     /// `[store]` cannot be used.
     #[error("collector: [store] {0}")]
     Store(String),
+    /// `[recordings]` cannot be used, or the place does not answer.
+    #[error("collector: [recordings] {0}")]
+    Recordings(String),
     /// The database's writer has stopped.
     #[error("collector: the database takes nothing now: try again, and read the collector's log")]
     Stopped,

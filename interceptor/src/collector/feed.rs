@@ -10,6 +10,9 @@
 //! of the feed, or that followed rows which are there no more, belongs to a database that was put
 //! back: it is made anew too.
 //!
+//! Of a session whose attachments were moved into objects, rows with the bodies stand in place of
+//! its events: what is large leaves the database, and a replica is made without any object.
+//!
 //! What this module must never do: append for a replica that is not at the end, or bring back an
 //! event that retention deleted.
 
@@ -37,7 +40,7 @@ const IDLE: usize = 4;
 /// What a row holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing any more: retention deleted it.
+    /// Nothing any more: retention deleted it, or what it held stands in later rows.
     Emptied,
     /// Frames of events, all of one session.
     Events,
@@ -47,6 +50,11 @@ pub enum Kind {
     Began,
     /// Sessions that retention deleted, as JSON of [`Stone`]s.
     Stones,
+    /// A part of a session whose attachments are in objects, as [`Recorded`]: it stands in place of
+    /// its events.
+    ///
+    /// [`Recorded`]: crate::record::recordings::Recorded
+    Recorded,
 }
 
 impl Kind {
@@ -57,11 +65,13 @@ impl Kind {
             Self::Ledger => 2,
             Self::Began => 3,
             Self::Stones => 4,
+            Self::Recorded => 5,
         }
     }
 
     fn of(number: i64) -> db::Result<Self> {
-        let all = [Self::Emptied, Self::Events, Self::Ledger, Self::Began, Self::Stones];
+        let all =
+            [Self::Emptied, Self::Events, Self::Ledger, Self::Began, Self::Stones, Self::Recorded];
         all.into_iter().find(|k| k.number() == number).ok_or(db::Error::Contents)
     }
 }

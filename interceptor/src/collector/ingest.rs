@@ -25,9 +25,10 @@ use super::refuse::Refuse;
 use super::replica::{Refusal, Replica, Taken};
 use super::wire::{FRAMES, Standing};
 use super::{Change, Collector};
-use crate::record::RecordError;
 use crate::record::frame::MAX_PAYLOAD;
+use crate::record::recordings::Placed;
 use crate::record::tombstones::Burial;
+use crate::record::{Reader, RecordError, Summary};
 
 /// Largest batch: the largest frame, with what may stand beside it.
 pub const MAX_BATCH: usize = MAX_PAYLOAD + (8 << 20);
@@ -39,8 +40,9 @@ const UNIT: usize = 64 << 10;
 const BODY: Duration = Duration::from_secs(120);
 /// A request waits so long for its turn.
 const TURN: Duration = Duration::from_secs(30);
-/// Replicas that are open at a time; more are closed, the longest unused first.
-const OPEN: usize = 256;
+/// Replicas that are open at a time; more are closed, the longest unused first. Each takes four
+/// files and up to a mebibyte; closing and opening one costs more than a batch does.
+const OPEN: usize = 2048;
 /// Most characters of a problem that are kept; a host chooses some of them.
 const MAX_PROBLEM: usize = 500;
 /// A host that goes from one collector to another and back is followed so often for one batch.
@@ -222,6 +224,7 @@ fn follow_in(
         let buried = replica.store().remaining()?;
         if !buried.is_empty() {
             collector.search.remove(state, host, &buried)?;
+            collector.recordings.forget(&host.fingerprint, &buried);
             replica.remove_buried()?;
         }
         let rows = feed.after(host.id, replica.followed().at)?;
@@ -230,6 +233,9 @@ fn follow_in(
         }
         followed = true;
         replica.follow(&rows)?;
+        if rows.iter().any(|row| row.kind == Kind::Recorded) {
+            collector.recordings.came(host.id);
+        }
     }
 }
 
@@ -291,6 +297,74 @@ fn bury_shared(
     }
     let numbers: Vec<u64> = marked.iter().map(|burial| burial.number).collect();
     Ok(Some(replica.buried_of(&numbers)?))
+}
+
+/// Notes that the attachments of a session are in objects: in the feed, where there is one, whose
+/// rows with bodies take the place of the session's, and in the replica. False where the session was
+/// deleted meanwhile.
+pub(super) async fn record(
+    collector: &Arc<Collector>,
+    host: &Host,
+    reader: Reader,
+    session: Summary,
+    parts: Vec<Placed>,
+) -> Result<bool, CollectorError> {
+    let busy = || CollectorError::Busy(host.name.clone());
+    let mut work = (reader, session, parts);
+    for _ in 0..TRIES {
+        let mut slot = open_fresh(collector, host).await.map_err(|_| busy())?;
+        let mut replica = slot.replica.take().ok_or_else(busy)?;
+        let (this, id) = (Arc::clone(collector), host.id);
+        let (replica, back, result) = blocking(move || {
+            let result = record_in(&this, id, &mut replica, &work);
+            (replica, work, result)
+        })
+        .await?;
+        work = back;
+        // After a failure it is opened anew, from what is on disk.
+        let done = result?;
+        slot.replica = Some(replica);
+        drop(slot);
+        if let Some(done) = done {
+            // Its own replica follows as every other one does.
+            if collector.feed.is_some() {
+                freshen(collector, host).await?;
+            }
+            collector.recordings.came(host.id);
+            return Ok(done);
+        }
+    }
+    Err(busy())
+}
+
+/// None when another collector was faster.
+fn record_in(
+    collector: &Collector,
+    host: i64,
+    replica: &mut Replica,
+    (reader, session, parts): &(Reader, Summary, Vec<Placed>),
+) -> Result<Option<bool>, CollectorError> {
+    let number = session.number;
+    if reader.is_recording(number)? {
+        return Ok(Some(true));
+    }
+    let Some(feed) = &collector.feed else {
+        return Ok(Some(replica.record(reader, session, parts)?));
+    };
+    let mut turn = feed.lock(host)?;
+    if turn.end() != replica.followed() {
+        return Ok(None);
+    }
+    if !replica.buried_of(&[number])?.is_empty() {
+        return Ok(Some(false));
+    }
+    turn.empty(&[number])?;
+    for part in parts {
+        let body = reader.recorded(session, part)?.encode();
+        turn.append(Kind::Recorded, Some(number), &body)?;
+    }
+    turn.commit()?;
+    Ok(Some(true))
 }
 
 /// Does something with a host's replica between its batches.

@@ -36,6 +36,7 @@ pub mod orders;
 pub mod overview;
 pub mod policies;
 pub mod prove;
+pub mod recordings;
 mod refuse;
 pub mod replica;
 pub mod retention;
@@ -111,6 +112,8 @@ pub struct Collector {
     pub feed: Option<feed::Feed>,
     /// Words of the replicas.
     pub search: search::Index,
+    /// Attachments of large sessions.
+    pub recordings: Arc<recordings::Recordings>,
 }
 
 impl Collector {
@@ -126,6 +129,7 @@ impl Collector {
             replicas: Replicas::new(&config.state),
             feed: server.map(feed::Feed::new),
             search: search::Index::new(&config.state),
+            recordings: Arc::new(recordings::Recordings::new(&config, keys.authority_pin())?),
             config,
             central,
             keys,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use x509_parser::prelude::FromDer;
 
 use super::error::CollectorError;
-use super::{Collector, forward, hosts, policies, retention, rotation};
+use super::{Collector, forward, hosts, policies, recordings, retention, rotation};
 
 /// Everything that stands in the state directory.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -36,6 +36,8 @@ pub struct Overview {
     pub retention: Retention,
     /// Policies that hosts may take.
     pub policies: Centre,
+    /// Large sessions whose attachments were moved.
+    pub moved: recordings::Moved,
 }
 
 /// Hosts, counted; a host may be in several counts.
@@ -178,6 +180,7 @@ pub fn read(db: &Connection, collector: &Collector, now: i64) -> Result<Overview
     let following = overview.signing.following;
     overview.signing.behind = rotation::enrolled(db)?.saturating_sub(following);
     overview.signing.put_back = collector.keys.in_force(db)?.is_put_back();
+    overview.moved = recordings::moved(db)?;
     for host in &all {
         fleet(&mut overview, host, now);
     }

@@ -25,9 +25,10 @@ use crate::record::chain::{self, Hash, hex, unhex};
 use crate::record::frame::{self, EventFrame, Frame, Parsed, Signed};
 use crate::record::heads::SessionHead;
 use crate::record::ledger::{self, Checkpoint, Entry, Epoch, Head, OpenHead, Placed, Seal};
+use crate::record::recordings::{self, Recorded};
 use crate::record::store::MAX_SEQ;
 use crate::record::tombstones::Burial;
-use crate::record::{PublicKey, RecordError, Store, Summary};
+use crate::record::{PublicKey, Reader, RecordError, Store, Summary};
 
 /// Kinds of the first and the last event of every record.
 const FIRST: &str = "session.open";
@@ -389,6 +390,13 @@ impl Replica {
                     self.follow_frame(&frame, touched)?;
                 }
             }
+            Kind::Recorded => {
+                let recorded = Recorded::decode(&row.body).ok_or_else(strange)?;
+                touched.insert(recorded.part.number);
+                if self.store.tombstone(recorded.part.number)?.is_none() {
+                    self.events += self.store.record(&recorded)?;
+                }
+            }
             Kind::Stones => {
                 let stones: Vec<Stone> =
                     serde_json::from_slice(&row.body).map_err(|_| strange())?;
@@ -465,6 +473,35 @@ impl Replica {
             }
         }
         Ok(stones)
+    }
+
+    // ---- recordings ------------------------------------------------------------------------
+
+    /// Notes that the attachments of a sealed session are in objects, as another connection reads
+    /// the session: all of its parts or none. False where it was deleted meanwhile.
+    pub fn record(
+        &mut self,
+        reader: &Reader,
+        session: &Summary,
+        parts: &[recordings::Placed],
+    ) -> Result<bool, RecordError> {
+        if self.store.tombstone(session.number)?.is_some() {
+            return Ok(false);
+        }
+        self.store.begin()?;
+        let result = parts
+            .iter()
+            .try_for_each(|part| {
+                let recorded = reader.recorded(session, part)?;
+                self.store.record(&recorded).map(drop)
+            })
+            .and_then(|()| self.store.commit(Default::default()));
+        if let Err(e) = result {
+            self.store.rollback();
+            self.reload()?;
+            return Err(e);
+        }
+        Ok(true)
     }
 
     // ---- events ----------------------------------------------------------------------------

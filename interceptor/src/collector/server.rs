@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::error::CollectorError;
 use super::keys::Keys;
-use super::{Collector, forward, http, link, retention, search, shared};
+use super::{Collector, forward, http, link, recordings, retention, search, shared};
 
 /// How long the listener's own certificate is good for.
 const CERTIFICATE_DAYS: i64 = 30;
@@ -43,6 +43,7 @@ impl Server {
     /// Reads certificates and listens at both addresses.
     pub async fn new(collector: Arc<Collector>) -> Result<Self, CollectorError> {
         let config = &collector.config;
+        collector.recordings.ready()?;
         let acceptor = hosts_acceptor(&collector)?;
         let hosts = (listen(config.hosts.listen).await?, acceptor);
         let console_acceptor = match &config.console.tls {
@@ -74,6 +75,7 @@ impl Server {
         tasks.spawn(link::run(Arc::clone(&self.collector)));
         tasks.spawn(shared::run(Arc::clone(&self.collector)));
         tasks.spawn(search::run(Arc::clone(&self.collector)));
+        tasks.spawn(recordings::run(Arc::clone(&self.collector)));
         tasks.spawn(retention::run(self.collector));
         tasks.join_all().await;
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Once;
 use std::time::Duration;
 
-use reqwest::{Client, Url};
+use reqwest::{Client, ClientBuilder, Url};
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +33,27 @@ pub(crate) fn receiver_client(url: &Url, ca_file: Option<&Path>) -> Result<Clien
     build(url, ca_file, true)
 }
 
+/// Longest wait for an object, either way.
+const OBJECT: Duration = Duration::from_secs(300);
+/// A store of objects that is silent for so long is away.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A client for a store of objects, with authorities of its own beside the machine's.
+pub(crate) fn object_client(url: &Url, ca_file: Option<&Path>) -> Result<Client, String> {
+    let client = builder(url, ca_file, true)?.timeout(OBJECT).read_timeout(SILENCE);
+    client.build().map_err(|e| format!("cannot prepare HTTPS: {}", chain(&e)))
+}
+
 fn build(origin: &Url, ca_file: Option<&Path>, insecure_loopback: bool) -> Result<Client, String> {
+    let client = builder(origin, ca_file, insecure_loopback)?;
+    client.build().map_err(|e| format!("cannot prepare HTTPS: {}", chain(&e)))
+}
+
+fn builder(
+    origin: &Url,
+    ca_file: Option<&Path>,
+    insecure_loopback: bool,
+) -> Result<ClientBuilder, String> {
     install_crypto();
     let plain = origin.scheme() == "http" && insecure_loopback && is_loopback(origin);
     if origin.scheme() != "https" && !plain {
@@ -60,7 +80,7 @@ fn build(origin: &Url, ca_file: Option<&Path>, insecure_loopback: bool) -> Resul
         }
         client = client.tls_certs_merge(certs);
     }
-    client.build().map_err(|e| format!("cannot prepare HTTPS: {}", chain(&e)))
+    Ok(client)
 }
 
 fn is_loopback(url: &Url) -> bool {

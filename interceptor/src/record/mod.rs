@@ -27,6 +27,7 @@ mod log;
 pub mod ocsf;
 pub mod reader;
 mod recorder;
+pub mod recordings;
 mod recover;
 pub mod replay;
 pub mod rows;
@@ -102,6 +103,9 @@ pub enum RecordError {
         /// What is wrong.
         message: String,
     },
+    /// An attachment is in an object that cannot be read.
+    #[error("record: {0}")]
+    Object(#[from] recordings::ObjectError),
     /// Another store, which must have it first, refused.
     #[error("{0}")]
     Elsewhere(String),

@@ -18,6 +18,7 @@ use super::consume::{Consumer, Pass};
 use super::keys::PublicKey;
 use super::ledger::{Anchor, Damage};
 use super::recorder::lock_store;
+use super::recordings::{self, Objects};
 use super::store::{self, Store, StoredEvent};
 use super::summary::Summary;
 use crate::config::{Config, Durability};
@@ -66,6 +67,8 @@ pub struct Reader {
     state: PathBuf,
     warnings: Vec<String>,
     damage: Vec<Damage>,
+    /// Where attachments are that a replica does not have itself.
+    pub(super) objects: Option<Box<dyn Objects>>,
 }
 
 impl Reader {
@@ -97,7 +100,13 @@ impl Reader {
                 d.offset, d.segment, d.why
             ));
         }
-        Ok(Self { db: store::open_read_only(state)?, state: state.into(), warnings, damage })
+        Ok(Self {
+            db: store::open_read_only(state)?,
+            state: state.into(),
+            warnings,
+            damage,
+            objects: None,
+        })
     }
 
     /// Opens the replica of another host's records: there is no journal and nobody to ask.
@@ -108,8 +117,13 @@ impl Reader {
                 dir.display()
             )));
         }
-        let db = store::open_read_only(dir)?;
-        Ok(Self { db, state: dir.into(), warnings: Vec::new(), damage: Vec::new() })
+        Ok(Self {
+            db: store::open_read_only(dir)?,
+            state: dir.into(),
+            warnings: Vec::new(),
+            damage: Vec::new(),
+            objects: None,
+        })
     }
 
     /// The same for a configured host.
@@ -185,9 +199,12 @@ impl Reader {
         &self,
         number: u64,
         after: u64,
-        take: impl FnMut(&StoredEvent<'_>),
+        mut take: impl FnMut(&StoredEvent<'_>),
     ) -> Result<(), RecordError> {
-        store::each_event(&self.db, number, after, take).map_err(RecordError::sqlite("read events"))
+        self.events_until(number, after, |e| {
+            take(e);
+            true
+        })
     }
 
     /// The same until the taker has enough.
@@ -197,7 +214,17 @@ impl Reader {
         after: u64,
         take: impl FnMut(&StoredEvent<'_>) -> bool,
     ) -> Result<(), RecordError> {
-        store::each_event_until(&self.db, number, after, take)
+        recordings::each_event_until(&self.db, self.objects.as_deref(), number, after, take)
+    }
+
+    /// The same without attachments, wherever these are.
+    pub fn bodies_until(
+        &self,
+        number: u64,
+        after: u64,
+        take: impl FnMut(&StoredEvent<'_>) -> bool,
+    ) -> Result<(), RecordError> {
+        store::each_body_until(&self.db, number, after, take)
             .map_err(RecordError::sqlite("read events"))
     }
 

@@ -6,7 +6,7 @@
 
 use rusqlite::OptionalExtension;
 
-use super::chain::{self, hex};
+use super::chain::{self, Hash, hex};
 use super::ledger::{self, Entry, Placed, Seal};
 use super::store::{self, hash_of};
 use super::{PublicKey, Reader, RecordError, Summary};
@@ -21,6 +21,9 @@ pub struct Checked {
     pub events: u64,
     /// Index of the seal in the host's ledger; none while the session is open.
     pub seal: Option<u64>,
+    /// Where its chain ends.
+    #[serde(skip)]
+    pub head: Option<Hash>,
     /// When it was sealed; microseconds since the Unix epoch.
     pub sealed_us: Option<i64>,
     /// What the seal itself says is missing.
@@ -55,7 +58,7 @@ pub fn session(
     };
     let mut head = chain::start(&key.fingerprint(), id, session.number);
     let mut seq = 0;
-    reader.events(session.number, 0, |e| {
+    let read = reader.events(session.number, 0, |e| {
         if e.seq != seq + 1 {
             out.broken = true;
             out.find(format!("events {} to {} are missing", seq + 1, e.seq.saturating_sub(1)));
@@ -67,8 +70,16 @@ pub fn session(
             out.find(format!("event {seq} was altered, added or moved"));
             head = hash_of(e.hash).unwrap_or(head);
         }
-    })?;
-    out.events = seq;
+    });
+    match read {
+        Err(RecordError::Object(e)) if !e.is_away() => {
+            out.broken = true;
+            out.find(e.to_string());
+            return Ok(out);
+        }
+        read => read?,
+    }
+    (out.events, out.head) = (seq, Some(head));
     match seal(reader, key, session.number)? {
         Found::None if session.seal.is_some() => out.find("its seal is missing".into()),
         Found::None => {}

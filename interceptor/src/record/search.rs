@@ -34,6 +34,12 @@ impl Reader {
              ORDER BY s.number DESC, e.id",
             ChannelData::KIND
         );
+        // Of a host's own store only: what is in objects would be passed over.
+        if self.has_recordings()? {
+            return Err(RecordError::Contents(
+                "output is searched on the host that recorded it: here some is in objects".into(),
+            ));
+        }
         let read = || -> rusqlite::Result<Vec<Hit>> {
             let mut statement = self.db.prepare(&sql)?;
             let mut rows = statement.query(params_from_iter(values))?;

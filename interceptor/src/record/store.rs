@@ -95,7 +95,13 @@ impl Store {
                 .map_err(sql("configure records.db"))?;
         }
         let store = Self { replica: true, ..Self::open(state, Durability::Disk)? };
+        // There may be thousands of them in one process.
+        store
+            .db
+            .execute_batch("PRAGMA cache_size = -1024")
+            .map_err(RecordError::sqlite("configure records.db"))?;
         store.prepare_tombstones()?;
+        store.prepare_recordings()?;
         Ok(store)
     }
 
@@ -246,7 +252,11 @@ impl Store {
         Ok(())
     }
 
-    fn summary(&mut self, number: u64, id: ulid::Ulid) -> Result<&mut Summary, RecordError> {
+    pub(super) fn summary(
+        &mut self,
+        number: u64,
+        id: ulid::Ulid,
+    ) -> Result<&mut Summary, RecordError> {
         use std::collections::hash_map::Entry as Slot;
         self.dirty.insert(number);
         match self.open.entry(number) {
@@ -311,11 +321,15 @@ impl Store {
     pub fn claim(&self, key: &PublicKey, host: &str) -> Result<(), RecordError> {
         let known: Option<String> = meta(&self.db, "public_key")?;
         let pem = key.to_pem();
-        if known.is_some_and(|k| k != pem) {
+        if known.as_ref().is_some_and(|k| *k != pem) {
             return Err(RecordError::Contents(format!(
                 "{} was written with another host.key: put that key back, or move the store away",
                 self.path.display()
             )));
+        }
+        // A replica is opened often, and each write waits for the disk.
+        if known.is_some() && meta::<String>(&self.db, "host")?.as_deref() == Some(host) {
+            return Ok(());
         }
         set_meta(&self.db, "public_key", pem)
             .and_then(|()| set_meta(&self.db, "host", host.to_owned()))
@@ -482,7 +496,8 @@ pub struct StoredEvent<'a> {
     pub hash: &'a [u8],
 }
 
-/// Reads the events of a session behind a position, in order.
+/// Reads the events of a session of a host's own store behind a position, in order. Of a replica
+/// attachments may be elsewhere: [`Reader::events`](super::Reader::events).
 pub fn each_event(
     db: &Connection,
     number: u64,
@@ -529,19 +544,23 @@ fn each_row_until(
     let mut s = db.prepare_cached(sql)?;
     let mut rows = s.query([event_id(number, after), event_id(number, MAX_SEQ)])?;
     while let Some(row) = rows.next()? {
-        let more = take(&StoredEvent {
-            seq: seq_of(row.get(0)?),
-            ts_us: row.get(1)?,
-            kind: std::str::from_utf8(bytes(row.get_ref(2)?)).unwrap_or("\u{fffd}"),
-            body: bytes(row.get_ref(3)?),
-            data: bytes(row.get_ref(4)?),
-            hash: bytes(row.get_ref(5)?),
-        });
-        if !more {
+        if !take(&from_row(row)?) {
             break;
         }
     }
     Ok(())
+}
+
+/// An event of a row that begins with its columns in their order.
+pub(super) fn from_row<'a>(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<StoredEvent<'a>> {
+    Ok(StoredEvent {
+        seq: seq_of(row.get(0)?),
+        ts_us: row.get(1)?,
+        kind: std::str::from_utf8(bytes(row.get_ref(2)?)).unwrap_or("\u{fffd}"),
+        body: bytes(row.get_ref(3)?),
+        data: bytes(row.get_ref(4)?),
+        hash: bytes(row.get_ref(5)?),
+    })
 }
 
 fn bytes(value: ValueRef<'_>) -> &[u8] {

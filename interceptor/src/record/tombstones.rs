@@ -294,6 +294,7 @@ impl Store {
                 removed.bytes += row.get::<_, i64>(1)?.max(0).unsigned_abs();
             }
         }
+        self.forget_recorded(number, last)?;
         let Some(last) = last else { return Ok(false) };
         self.db
             .prepare_cached("DELETE FROM events WHERE id BETWEEN ?1 AND ?2")?

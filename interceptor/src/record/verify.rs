@@ -91,6 +91,7 @@ struct Believed {
 
 struct Verifier<'a> {
     db: &'a Connection,
+    reader: &'a Reader,
     key: PublicKey,
     report: Report,
     seals: HashMap<u64, (u64, Seal)>,
@@ -113,6 +114,7 @@ pub fn verify(reader: &Reader, options: &Options) -> Result<Report, RecordError>
     db.execute_batch("BEGIN").map_err(RecordError::sqlite("begin to verify"))?;
     let mut v = Verifier {
         db,
+        reader,
         key,
         report: Report::default(),
         seals: HashMap::new(),
@@ -434,7 +436,7 @@ impl Verifier<'_> {
         let mut head: Hash = chain::start(&self.key.fingerprint(), id, number);
         let mut seq = 0;
         let mut problems: Vec<String> = Vec::new();
-        store::each_event(self.db, number, 0, |e| {
+        let read = self.reader.events(number, 0, |e| {
             if e.seq != seq + 1 {
                 problems.push(format!("events {} to {} are missing", seq + 1, e.seq - 1));
             }
@@ -461,7 +463,19 @@ impl Verifier<'_> {
                 data: e.data,
                 hash: head,
             });
-        })?;
+        });
+        match read {
+            Ok(()) => {}
+            Err(RecordError::Sqlite { source, .. }) => return Err(source),
+            // What cannot be read cannot be verified, and nothing more is known of it.
+            Err(e) => {
+                problems.push(e.to_string());
+                for problem in problems {
+                    self.report.find(Some(number), problem);
+                }
+                return Ok(seq);
+            }
+        }
         for (at, _, from) in heads.iter().filter(|h| h.0 > 0) {
             problems.push(format!("events {} to {at} stand in {from} and are missing", seq + 1));
         }

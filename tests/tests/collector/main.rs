@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod forward;
+mod recordings;
 mod shared;
 mod status;
 
@@ -33,6 +34,8 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(60);
 const WRITER: &str = "INTERCEPTOR_TEST_WRITER";
 const EVENTS: &str = "INTERCEPTOR_TEST_EVENTS";
+/// Bytes of each event's attachment.
+const DATA: &str = "INTERCEPTOR_TEST_DATA";
 
 // ---- a host that writes, as a process of its own ------------------------------------------------
 
@@ -101,6 +104,8 @@ fn writer_child() {
             std::thread::sleep(Duration::from_millis(100));
         }
     });
+    let data = std::env::var(DATA).map_or(0, |bytes| bytes.parse().unwrap());
+    let data: Vec<u8> = (0..data).map(|n: usize| n as u8).collect();
     let spool = interceptor::ship::Spool::open(&config.paths.state).unwrap();
     let have = spool.waiting(&interceptor::ship::Position::default()).unwrap().events;
     let mut left = wanted.saturating_sub(have);
@@ -115,7 +120,7 @@ fn writer_child() {
         for n in 0..rand::rng().random_range(1..20) {
             let body = serde_json::json!({ "n": n, "verdict": "allow", "class": "select",
                 "text": "select 1" });
-            let event = Event { ts_us: now_us(), kind: "request", body: &body, data: &[] };
+            let event = Event { ts_us: now_us(), kind: "request", body: &body, data: &data };
             log.append(&event).unwrap();
             *events = events.saturating_sub(1);
             left = left.saturating_sub(1);
@@ -155,11 +160,17 @@ impl Host {
     }
 
     fn start(&mut self, events: u64) -> Result<()> {
+        self.start_with(events, 0)
+    }
+
+    /// With an attachment of so many bytes to each event.
+    fn start_with(&mut self, events: u64, data: usize) -> Result<()> {
         let me = std::env::current_exe()?;
         let writer = Cmd::new(me)
             .args(["writer_child", "--exact", "--nocapture"])
             .env(WRITER, &self.config)
-            .env(EVENTS, events.to_string());
+            .env(EVENTS, events.to_string())
+            .env(DATA, data.to_string());
         self.process = Some(writer.daemonize(&self.dir.join("writer.log"))?);
         Ok(())
     }

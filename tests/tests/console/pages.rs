@@ -192,7 +192,7 @@ async fn what_was_altered_in_a_replica_is_said_on_its_page() {
     let id = records::database(&ground.recorder).to_string();
     ground.index().await;
     let db = ground.replica();
-    db.execute_batch("DROP TRIGGER events_stay").unwrap();
+    db.execute_batch("DROP TRIGGER events_keep").unwrap();
     db.execute(
         "UPDATE events SET body = replace(body, 'DROP', 'KEEP') WHERE body LIKE '%DROP%'",
         [],

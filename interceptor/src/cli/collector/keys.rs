@@ -154,7 +154,7 @@ async fn retire(collector: &Arc<Collector>, now: bool, as_json: bool) -> anyhow:
         .read(move |db| {
             let in_force = shared.keys.in_force(db)?;
             in_force.check()?;
-            Ok::<_, CollectorError>(shared.keys.delete_past(&in_force)?)
+            shared.keys.delete_past(&in_force)
         })
         .await?;
     if as_json {

@@ -77,10 +77,41 @@ struct Status {
     certificates: Certificates,
     /// The process that runs has the signing key; unknown when it does not say.
     signs: Option<bool>,
+    recordings: Recordings,
     /// Forwards whose last attempt failed; unknown when the process does not say.
     failing_forwards: Option<Vec<String>>,
     #[serde(flatten)]
     overview: Option<Overview>,
+}
+
+/// Where attachments of large sessions go.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Recordings {
+    /// In words.
+    place: String,
+    /// Whether anything is moved at all.
+    moves: bool,
+    /// Whether it answers; and whether anything was put there yet.
+    answers: bool,
+    used: bool,
+    /// Why it does not answer.
+    error: Option<String>,
+    /// The last attempt to move something failed; unknown when the process does not say.
+    failing: Option<bool>,
+}
+
+impl Recordings {
+    fn words(&self, overview: &Overview) -> String {
+        let moved = &overview.moved;
+        let size = u64::try_from(moved.bytes).unwrap_or(0);
+        let moved = format!("{} sessions, {}", moved.sessions, bytes(size));
+        match (self.moves, self.answers, self.used) {
+            (false, _, _) => self.place.clone(),
+            (true, false, _) => format!("in {}, DOES NOT ANSWER: {moved}", self.place),
+            (true, true, false) => format!("in {}, not used yet", self.place),
+            (true, true, true) => format!("in {}, answers: {moved}", self.place),
+        }
+    }
 }
 
 /// When certificates end; microseconds since the Unix epoch.
@@ -131,6 +162,7 @@ async fn gather(config: Config) -> anyhow::Result<Status> {
         let failing = labels(&metrics, "forward_failing").filter(|(_, value)| *value != "0");
         status.failing_forwards =
             Some(failing.filter_map(|(l, _)| l.get("forward").cloned()).collect());
+        status.recordings.failing = value(&metrics, "recordings_failing").map(|v| v != "0");
     }
     status.console = console;
     // A database that is not there is not made by asking for it.
@@ -149,6 +181,7 @@ async fn gather(config: Config) -> anyhow::Result<Status> {
     status.hosts_listener = probe::hosts(&collector.config, &collector.keys).await;
     status.running = status.console.answers && status.hosts_listener.answers;
     status.certificates.authority_until_us = overview::ends(collector.keys.authority());
+    probe_recordings(&mut status.recordings, &collector).await;
     let (now, shared) = (now_us(), std::sync::Arc::clone(&collector));
     let read = collector.central.read(move |db| overview::read(db, &shared, now)).await;
     match read {
@@ -162,6 +195,26 @@ async fn gather(config: Config) -> anyhow::Result<Status> {
     let more = alarms(&status, now);
     status.needs_a_person.extend(more);
     Ok(status)
+}
+
+async fn probe_recordings(out: &mut Recordings, collector: &std::sync::Arc<Collector>) {
+    let recordings = std::sync::Arc::clone(&collector.recordings);
+    (out.place, out.moves) = (recordings.words(), recordings.moves());
+    if !out.moves {
+        return;
+    }
+    let probed = tokio::task::spawn_blocking(move || recordings.probe()).await;
+    match probed.unwrap_or_else(|e| Err(e.to_string())) {
+        Ok(used) => (out.answers, out.used) = (true, used),
+        Err(why) => out.error = Some(why),
+    }
+}
+
+/// The value of a metric of the collector that has no labels.
+fn value<'a>(metrics: &'a str, name: &str) -> Option<&'a str> {
+    metrics.lines().find_map(|line| {
+        line.strip_prefix("interceptor_collector_")?.strip_prefix(name)?.strip_prefix(' ')
+    })
 }
 
 /// Samples of one metric of the collector: labels and value.
@@ -205,6 +258,11 @@ fn alarms(s: &Status, now: i64) -> Vec<String> {
     }
     for name in s.failing_forwards.iter().flatten() {
         all.push(format!("forward {name} fails; the collector's log says why"));
+    }
+    if let Some(why) = &s.recordings.error {
+        all.push(format!("THE RECORDINGS IN {} CANNOT BE REACHED: {why}", s.recordings.place));
+    } else if s.recordings.failing == Some(true) {
+        all.push("recordings are not moved; the collector's log says why".into());
     }
     of_certificates(&mut all, s, now);
     if s.version.as_deref().is_some_and(|v| v != s.installed) {
@@ -458,6 +516,7 @@ fn of_overview(out: &mut String, s: &Status, o: &Overview, now: i64) {
         false => "everything is kept".into(),
     };
     line(out, "retention", &format!("{policy}, {} legal holds", r.legal_holds));
+    line(out, "recordings", &s.recordings.words(o));
     let p = &o.policies;
     let central = match p.version {
         0 => "none published".into(),
@@ -515,6 +574,14 @@ mod tests {
                 console_until_us: Some(NOW + 60 * DAY),
                 console_file_differs: false,
             },
+            recordings: Recordings {
+                place: "/srv/recordings".into(),
+                moves: true,
+                answers: true,
+                used: true,
+                error: None,
+                failing: Some(false),
+            },
             failing_forwards: Some(Vec::new()),
             overview: Some(overview),
             ..Status::default()
@@ -534,6 +601,7 @@ mod tests {
             "siem (syslog): 12 events behind\n",
             "swept 10m 00s ago",
             "50.0 GiB of 100.0 GiB free",
+            "recordings   in /srv/recordings, answers: 0 sessions",
         ] {
             assert!(text.contains(want), "{want} in\n{text}");
         }
@@ -543,7 +611,7 @@ mod tests {
     #[test]
     fn whatever_needs_a_person_is_said_first() {
         type Change = fn(&mut Status, &mut Overview);
-        let cases: [(Change, &str); 19] = [
+        let cases: [(Change, &str); 21] = [
             (|s, _| s.console.error = Some("Connection refused".into()), "NOTHING ANSWERS PEOPLE"),
             (|s, _| s.hosts_listener.error = Some("x".into()), "NOTHING ANSWERS HOSTS"),
             (|s, _| s.disk = Some(Disk { free: 9, size: 10, used: 1 }), "NEARLY FULL"),
@@ -566,6 +634,11 @@ mod tests {
             (|s, _| s.certificates.console_until_us = Some(NOW - DAY), "ENDED 1d 00h ago"),
             (|s, _| s.certificates.console_file_differs = true, "another certificate"),
             (|s, _| s.version = Some("0.0.1".into()), "version 0.0.1 runs"),
+            (
+                |s, _| s.recordings.error = Some("No such file".into()),
+                "THE RECORDINGS IN /srv/recordings CANNOT BE REACHED: No such file",
+            ),
+            (|s, _| s.recordings.failing = Some(true), "recordings are not moved"),
         ];
         for (change, want) in cases {
             let (mut s, mut o) = (well(), well().overview.unwrap());
@@ -597,7 +670,10 @@ mod tests {
     fn metrics_are_read_back() {
         let text = "# HELP x\ninterceptor_collector_info{version=\"1.2\"} 1\n\
                     interceptor_collector_forward_failing{forward=\"a\",to=\"file\"} 1\n\
-                    interceptor_collector_forward_failing{forward=\"b\",to=\"otlp\"} 0\n";
+                    interceptor_collector_forward_failing{forward=\"b\",to=\"otlp\"} 0\n\
+                    interceptor_collector_recordings_failing 1\n";
+        assert_eq!(value(text, "recordings_failing"), Some("1"));
+        assert_eq!(value(text, "recordings"), None);
         let info: Vec<_> = labels(text, "info").collect();
         assert_eq!(info[0].0["version"], "1.2");
         let failing: Vec<_> = labels(text, "forward_failing").collect();

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::caller::Caller;
 use super::{Api, Refused};
 use crate::collector::forward::{self, Forward, Standing};
-use crate::collector::{CollectorError, Peer, hosts, retention};
+use crate::collector::{CollectorError, Peer, hosts, recordings, retention};
 use crate::record::now_us;
 
 /// A number of a host at a time (microseconds since the Unix epoch), where there is one.
@@ -38,6 +38,7 @@ pub async fn show(State(api): State<Api>, request: Request) -> Result<Response, 
              # TYPE interceptor_collector_signs gauge\n\
              interceptor_collector_signs{{key=\"{key}\"}} {signs}"
         );
+        moving(&mut out, &recordings::moved(db)?, &collector.recordings.state());
         Ok::<_, CollectorError>(out)
     };
     let text = api.0.collector.central.read(read).await?;
@@ -218,6 +219,32 @@ fn retention(out: &mut String, s: &retention::Standing, now: i64) {
     }
 }
 
+/// How attachments of large sessions go out of the replicas.
+fn moving(out: &mut String, moved: &recordings::Moved, state: &recordings::State) {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let failing = i64::from(state.failing.is_some());
+    for (name, kind, help, value) in [
+        ("recordings_sessions_total", "counter", "Large sessions moved.", moved.sessions),
+        ("recordings_bytes_total", "counter", "Bytes of their objects.", moved.bytes),
+        ("recordings_failing", "gauge", "Whether the last attempt to move failed.", failing),
+        (
+            "recordings_failures_total",
+            "counter",
+            "Attempts to move that failed.",
+            number(state.failures),
+        ),
+        (
+            "recordings_altered",
+            "gauge",
+            "Large, and not as they were sealed.",
+            number(state.altered),
+        ),
+    ] {
+        head(out, name, kind, help);
+        line(out, name, "", value);
+    }
+}
+
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     // Writing to a String does not fail.
     let _ = writeln!(out, "# HELP interceptor_collector_{name} {help}");
@@ -288,6 +315,7 @@ mod tests {
                 .map_err(CollectorError::db("test"))?;
                 let mut out = text(db)?;
                 forwards(&mut out, db, &[(&forward, Standing::default())])?;
+                moving(&mut out, &recordings::moved(db)?, &recordings::State::default());
                 Ok::<_, CollectorError>(out)
             })
             .await

@@ -83,6 +83,10 @@ impl From<RecordError> for Refused {
             e @ RecordError::Deleted { .. } => {
                 Self::new(StatusCode::GONE, "DELETED", e.to_string())
             }
+            RecordError::Object(e) => {
+                tracing::error!(error = %e, "a recording cannot be read");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "RECORDING", e.to_string())
+            }
             e => inside(&e),
         }
     }

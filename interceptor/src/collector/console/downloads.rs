@@ -1,7 +1,10 @@
 //! A session as a file: JSON lines, OCSF, asciicast.
 
 use std::io::{self, Write};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -9,7 +12,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::runtime::Handle;
 use tokio_util::io::ReaderStream;
 
@@ -58,6 +61,8 @@ pub async fn session(
             return Err(Fault::not_found("This session has no terminal: take jsonl."));
         }
         let records = found.reader(&collector)?;
+        // What cannot be read at all is a page that says so.
+        records.try_recording(found.number)?;
         Ok((found, records))
     })
     .await
@@ -73,11 +78,16 @@ pub async fn session(
     };
     console.collector().central.write(note).await?;
     let (writer, reader) = tokio::io::duplex(WINDOW);
+    let whole = Arc::new(AtomicBool::new(false));
+    let reader = Whole { reader, whole: Arc::clone(&whole) };
     let handle = Handle::current();
     tokio::task::spawn_blocking(move || {
         let mut out = Pipe { writer, handle };
-        if let Err(error) = write(&records, &found, format, which.channel, &mut out) {
-            tracing::info!(%error, session = %found.session, "a download ended early");
+        match write(&records, &found, format, which.channel, &mut out) {
+            Ok(()) => whole.store(true, Ordering::Release),
+            Err(error) => {
+                tracing::info!(%error, session = %found.session, "a download ended early");
+            }
         }
         drop(place);
     });
@@ -104,6 +114,31 @@ fn write(
     Ok(out.flush()?)
 }
 
+/// What comes out of a pipe; one whose writer gave up ends as a broken transfer, so that nobody
+/// takes a part for the whole.
+struct Whole {
+    reader: DuplexStream,
+    whole: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Whole {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.reader).poll_read(context, buffer);
+        let ended = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
+        if ended && !self.whole.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::Error::other(
+                "the recording could not be read to its end",
+            )));
+        }
+        polled
+    }
+}
+
 /// Writes towards a slow reader from a thread that may block.
 struct Pipe {
     writer: DuplexStream,
@@ -117,5 +152,32 @@ impl Write for Pipe {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_download_whose_writer_gave_up_is_no_whole_one() {
+        for gives_up in [false, true] {
+            let (writer, reader) = tokio::io::duplex(16);
+            let whole = Arc::new(AtomicBool::new(false));
+            let mut reader = Whole { reader, whole: Arc::clone(&whole) };
+            let handle = Handle::current();
+            let writing = tokio::task::spawn_blocking(move || {
+                let mut out = Pipe { writer, handle };
+                out.write_all(&[7; 100]).unwrap();
+                whole.store(!gives_up, Ordering::Release);
+            });
+            let mut got = Vec::new();
+            let end = reader.read_to_end(&mut got).await;
+            writing.await.unwrap();
+            assert_eq!((got.len(), end.is_err()), (100, gives_up));
+        }
     }
 }

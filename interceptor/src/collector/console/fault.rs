@@ -115,6 +115,10 @@ impl From<RecordError> for Fault {
             e @ RecordError::Deleted { .. } => {
                 Self::new(StatusCode::GONE, &sentence(&e.to_string()))
             }
+            RecordError::Object(e) => {
+                tracing::error!(error = %e, "a recording cannot be shown");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, &sentence(&e.to_string()))
+            }
             e => inside(&e),
         }
     }
@@ -154,5 +158,19 @@ impl From<HoldError> for Fault {
 impl From<askama::Error> for Fault {
     fn from(e: askama::Error) -> Self {
         inside(&e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::recordings::ObjectError;
+
+    #[test]
+    fn a_recording_that_cannot_be_read_is_named() {
+        let missing = ObjectError::Missing { name: "ab/7/0-cd".into(), place: "/srv".into() };
+        let fault = Fault::from(RecordError::from(missing));
+        assert_eq!(fault.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(fault.text.contains("The recording ab/7/0-cd is missing in /srv"), "{fault:?}");
     }
 }

@@ -169,7 +169,8 @@ impl Found {
     }
 
     fn replica(&self, collector: &Collector) -> Result<Reader, RecordError> {
-        Reader::of_replica(&replica(collector, &self.fingerprint))
+        let reader = Reader::of_replica(&replica(collector, &self.fingerprint))?;
+        Ok(reader.with_objects(collector.recordings.of(&self.fingerprint)))
     }
 }
 

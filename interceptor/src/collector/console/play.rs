@@ -119,7 +119,7 @@ fn channels(
 ) -> Result<Vec<Channel>, Fault> {
     let reader = found.reader(collector)?;
     let mut all: Vec<Channel> = Vec::new();
-    reader.events_until(found.number, 0, |e| {
+    reader.bodies_until(found.number, 0, |e| {
         match e.kind {
             ChannelOpen::KIND => {
                 if let Ok(open) = serde_json::from_slice::<ChannelOpen<'_>>(e.body) {
@@ -151,7 +151,7 @@ fn marks(collector: &Collector, found: &Found) -> Result<(Vec<Mark>, bool), Faul
     let reader = found.reader(collector)?;
     let mut all: Vec<Mark> = Vec::new();
     let mut more = false;
-    reader.events_until(found.number, 0, |e| {
+    reader.bodies_until(found.number, 0, |e| {
         let at = e.ts_us.saturating_sub(found.opened_us).max(0);
         let mut settle = |n: u64, end: i64, words: String| {
             if let Some(mark) = all.iter_mut().rev().find(|m| m.n == n) {

@@ -222,7 +222,7 @@ pub fn fragment(
 
 fn identity(reader: &Reader, number: u64) -> Result<(Option<Value>, Vec<Shown>), Fault> {
     let (mut claims, mut labels) = (None, Vec::new());
-    reader.events_until(number, 0, |e| {
+    reader.bodies_until(number, 0, |e| {
         if e.kind == IdentityProven::KIND
             && let Ok(proven) = serde_json::from_slice::<IdentityProven<'_>>(e.body)
         {

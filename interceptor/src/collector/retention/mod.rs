@@ -11,7 +11,9 @@
 //! 2. One transaction of the central database asks the legal holds, marks the sessions and writes
 //!    them into the audit trail. From here on nobody is shown their contents.
 //! 3. The replica gets tombstones, and the search index forgets the words.
-//! 4. Events go, in small transactions, and the replica is let go between them.
+//! 4. Events go, in small transactions, and the replica is let go between them; then the objects of
+//!    sessions whose attachments were moved. A store that is away is asked again with the next
+//!    sweep.
 //! 5. The central database notes that they are gone.
 //!
 //! Killed in between, the next sweep goes on at step 3 with whatever step 2 marked.

@@ -14,7 +14,8 @@ use crate::collector::audit::{self, Who};
 use crate::collector::forward::{self, Forward};
 use crate::collector::hosts::{self, Host};
 use crate::collector::replica::Replica;
-use crate::collector::{Change, Collector, CollectorError, ingest, search};
+use crate::collector::{Change, Collector, CollectorError, ingest, recordings, search};
+use crate::record::recordings::Objects;
 use crate::record::tombstones::{Burial, Removed};
 use crate::record::{Reader, RecordError, now_us, sealed};
 
@@ -178,7 +179,8 @@ async fn one_batch(
     }
     let (state, key) = (collector.config.state.clone(), known.clone());
     let batch = batch.to_vec();
-    let look = move || unaltered(&state, &key, batch);
+    let objects = collector.recordings.of(&known.fingerprint);
+    let look = move || unaltered(&state, &key, objects, batch);
     let looked = tokio::task::spawn_blocking(look).await.map_err(|_| CollectorError::Stopped)?;
     let (good, bad) = looked?;
     let decided = decide(collector, &known, good, now).await?;
@@ -193,9 +195,11 @@ async fn one_batch(
 fn unaltered(
     state: &Path,
     host: &Host,
+    objects: Box<dyn Objects>,
     batch: Vec<Old>,
 ) -> Result<(Vec<Old>, Vec<u64>), CollectorError> {
-    let reader = Reader::of_replica(&Replica::directory(state, &host.fingerprint))?;
+    let dir = Replica::directory(state, &host.fingerprint);
+    let reader = Reader::of_replica(&dir)?.with_objects(objects);
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for one in batch {
         let number = one.0.number;
@@ -206,7 +210,15 @@ fn unaltered(
         }
         let as_sealed = match reader.find(&number.to_string()) {
             Ok(summary) => {
-                let checked = sealed::session(&reader, &host.key, &summary)?;
+                let checked = match sealed::session(&reader, &host.key, &summary) {
+                    // It can be looked at when the place of its recording answers again; the
+                    // others need not wait for that.
+                    Err(RecordError::Object(e)) if e.is_away() => {
+                        tracing::warn!(host = %host.name, number, error = %e, "stays for now");
+                        continue;
+                    }
+                    checked => checked?,
+                };
                 // What the host itself sealed as broken is known to be so for good.
                 summary.id == one.0.session
                     && checked.seal.is_some()
@@ -401,6 +413,8 @@ async fn purge(
         let removed = remove(collector, host).await?;
         swept.events += removed.events;
         swept.bytes += removed.bytes;
+        // Only what is gone everywhere counts as gone; a store that is away is asked again.
+        recordings::delete(collector, host, &buried).await?;
         let progress = !buried.is_empty();
         settle(collector, host, buried, removed.bytes).await?;
         if whole || !progress {

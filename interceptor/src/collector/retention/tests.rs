@@ -483,7 +483,7 @@ async fn what_is_not_as_it_was_sealed_stays_as_evidence() {
     bed.ship().await;
     let db = rusqlite::Connection::open(bed.replica().join("records.db")).unwrap();
     db.execute_batch(
-        "DROP TRIGGER events_stay; \
+        "DROP TRIGGER events_keep; \
          UPDATE events SET body = replace(body, 'orders', '0rders') WHERE id = (1 << 31) + 3",
     )
     .unwrap();
