@@ -10,7 +10,7 @@ use clap::Subcommand;
 use super::operator;
 use crate::cli::table::{Paint, Table, json, print, safe};
 use crate::collector::rotation::{self, Again, How, Listed};
-use crate::collector::{Collector, CollectorError, Config, log_key};
+use crate::collector::{Collector, Config, log_key};
 use crate::record::now_us;
 use crate::record::terminal::local_time;
 
