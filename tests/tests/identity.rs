@@ -364,7 +364,8 @@ async fn a_barred_token_is_refused_also_after_a_restart() {
     let mut host = Host::start().await;
     let [by_id, by_hash, by_token, other] =
         ["a", "b", "c", "d"].map(|jti| host.issuer.mint(&host.good(json!({ "jti": jti }))));
-    let names = ["a".to_owned(), interceptor::identity::hash_jti("b"), hash_token(by_token.as_bytes())];
+    let names =
+        ["a".to_owned(), interceptor::identity::hash_jti("b"), hash_token(by_token.as_bytes())];
     for token in [&by_id, &by_hash, &by_token, &other] {
         assert_eq!(code(&host.prove(token).await), "accepted");
     }
