@@ -213,3 +213,90 @@ fn nothing_is_planned_where_planning_could_run_code() -> Result<()> {
     }
     Ok(())
 }
+
+/// Code of the agent's own: whoever runs it leaves a line in the server's log. It says that it is
+/// immutable, so that the planner may run it.
+const EVIL: &str = "(text) RETURNS text IMMUTABLE LANGUAGE plpgsql \
+                    AS $$ BEGIN RAISE LOG '%', 'code ' || 'ran'; RETURN $1; END $$;";
+
+fn times_run(bed: &Bed) -> usize {
+    bed.db().log().matches("code ran").count()
+}
+
+/// Nothing ran since then: the next line in the log is one of ours.
+fn nothing_ran_since(bed: &Bed, before: usize) -> Result<()> {
+    bed.db().admin("SELECT public.evil('x')")?;
+    interceptor_tests::proc::wait_for("our own line in the server's log", SOON, || {
+        Ok((times_run(bed) > before).then_some(()))
+    })?;
+    assert_eq!(times_run(bed), before + 1, "{}", bed.db().log());
+    Ok(())
+}
+
+#[test]
+fn temporary_objects_in_the_place_of_others_run_nothing_when_a_plan_is_made() -> Result<()> {
+    skip_unless_possible!();
+    // No masks, which would keep most of this out before anybody is asked.
+    let spec = Spec::default().policies(&[(
+        "own.toml",
+        "[[rule]]\nname = 'in'\non = 'connect'\neffect = 'allow'\n\
+         [[rule]]\nname = 'all'\neffect = 'allow'\n\
+         [[rule]]\nname = 'changes-wait'\neffect = 'hold'\nstatement = 'update'\n",
+    )]);
+    let bed = Bed::with(spec)?;
+    bed.db().admin(&format!("CREATE FUNCTION public.evil{EVIL}"))?;
+    nothing_ran_since(&bed, 0)?;
+    let lower = format!("CREATE FUNCTION pg_temp.lower{EVIL}");
+    let table = "CREATE TEMP TABLE orders (id bigint, status text CHECK (public.evil(status) \
+                 IS NOT NULL)); CREATE INDEX ON orders (public.evil(status));";
+    let gone = || {
+        interceptor_tests::proc::wait_for("the hold to be withdrawn", SOON, || {
+            Ok(bed.interceptor()?.holds()?.is_empty().then_some(()))
+        })
+    };
+    for (setup, sql) in [
+        (table, SQL),
+        (
+            "CREATE TEMP VIEW orders AS SELECT id, public.evil(status) AS status \
+             FROM public.orders;",
+            "UPDATE orders SET id = id WHERE status = 'x';",
+        ),
+        (&lower, "UPDATE orders SET status = lower('X') WHERE id = 11;"),
+        (
+            "CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (public.evil(VALUE) IS NOT NULL);",
+            "UPDATE orders SET status = 'X'::text WHERE id = 11;",
+        ),
+    ] {
+        let mut psql = bed.live_psql(&bed.login("app_admin")?)?;
+        let made = psql.ask(setup, SOON)?;
+        assert!(!made.contains("ERROR"), "{setup}\n{made}");
+        let before = times_run(&bed);
+        psql.send(sql)?;
+        let id = bed.interceptor()?.next_hold(SOON)?;
+        let told = impact(&bed, &id)?;
+        let remark = told["remark"].as_str().unwrap_or_default();
+        assert!(told["plan"].is_null() && remark.contains("no plan"), "{setup}\n{told}");
+        nothing_ran_since(&bed, before)?;
+        drop(psql);
+        gone()?;
+    }
+
+    // Those of another session are in the way of nothing, or of the plan.
+    let mut other = bed.live_psql(&bed.login("app_admin")?)?;
+    let made = other.ask(&format!("{table} {lower}"), SOON)?;
+    assert!(!made.contains("ERROR"), "{made}");
+    let before = times_run(&bed);
+    for (sql, plan, why) in [
+        (SQL, "Update on orders", ""),
+        ("UPDATE orders SET status = lower('X') WHERE id = 11;", "", "there is a function"),
+    ] {
+        let (psql, id) = held(&bed, "app_admin", sql)?;
+        let told = impact(&bed, &id)?;
+        let said = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+        assert!(said("plan").contains(plan) && said("remark").contains(why), "{told}");
+        assert_eq!(told["plan"].is_null(), plan.is_empty(), "{told}");
+        drop(psql);
+        gone()?;
+    }
+    nothing_ran_since(&bed, before)
+}

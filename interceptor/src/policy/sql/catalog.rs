@@ -114,7 +114,8 @@ const COLUMNS: CatalogQuery = CatalogQuery {
     sql: "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.attgenerated \
           OPERATOR(pg_catalog.<>) '' FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c \
           ON c.oid OPERATOR(pg_catalog.=) a.attrelid WHERE a.attnum OPERATOR(pg_catalog.>) 0 \
-          AND NOT a.attisdropped AND c.relkind IN ('r','p','v','m','f','S') \
+          AND NOT a.attisdropped AND c.relkind \
+          OPERATOR(pg_catalog.=) ANY ('{r,p,v,m,f,S}'::pg_catalog.\"char\"[]) \
           ORDER BY a.attrelid, a.attnum",
 };
 const INHERITS: CatalogQuery = CatalogQuery {
@@ -128,7 +129,8 @@ const VIEWS: CatalogQuery = CatalogQuery {
     sql: "WITH p AS MATERIALIZED (SELECT pg_catalog.current_setting('search_path') AS old, \
           pg_catalog.set_config('search_path', '', true) AS new), v AS MATERIALIZED (\
           SELECT c.oid, pg_catalog.pg_get_viewdef(c.oid) AS def FROM p, pg_catalog.pg_class c \
-          WHERE p.new IS NOT NULL AND c.relkind IN ('v','m') \
+          WHERE p.new IS NOT NULL AND c.relkind \
+          OPERATOR(pg_catalog.=) ANY ('{v,m}'::pg_catalog.\"char\"[]) \
           AND c.oid OPERATOR(pg_catalog.>=) 16384), n AS MATERIALIZED (\
           SELECT pg_catalog.count(v.def) AS n FROM v), r AS MATERIALIZED (\
           SELECT pg_catalog.set_config('search_path', p.old, true) AS back FROM p, n \
@@ -186,17 +188,19 @@ impl Catalog {
     pub const QUERIES: &[CatalogQuery] =
         &[NAMESPACES, RELATIONS, COLUMNS, INHERITS, VIEWS, GENERATED, FUNCTIONS, OPERATORS, TYPES];
 
-    /// One row of one value that changes with every change of what the snapshot holds.
+    /// One row of one value that changes with every change of what the snapshot holds. Asked on an
+    /// agent's connection, as all of these: every name says where it is, since the agent's search
+    /// path and its temporary objects would else choose what runs.
     pub const FINGERPRINT: &str = "SELECT pg_catalog.concat_ws(':', \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint), '/', pg_catalog.sum(oid::bigint)) FROM pg_catalog.pg_class), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_attribute WHERE attrelid >= 16384), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_attrdef), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_namespace), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_inherits), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_rewrite WHERE oid >= 16384), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_proc WHERE oid >= 16384), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_operator WHERE oid >= 16384), \
-        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::text::bigint)) FROM pg_catalog.pg_type WHERE oid >= 16384))";
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint), '/', pg_catalog.sum(oid::bigint)) FROM pg_catalog.pg_class), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.>=) 16384), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_attrdef), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_namespace), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_inherits), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_rewrite WHERE oid OPERATOR(pg_catalog.>=) 16384), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_proc WHERE oid OPERATOR(pg_catalog.>=) 16384), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_operator WHERE oid OPERATOR(pg_catalog.>=) 16384), \
+        (SELECT pg_catalog.concat(pg_catalog.count(*), '/', pg_catalog.sum(xmin::pg_catalog.text::bigint)) FROM pg_catalog.pg_type WHERE oid OPERATOR(pg_catalog.>=) 16384))";
 
     /// Builds a snapshot from the rows of [`Self::QUERIES`], in their order.
     pub fn build(rows: Vec<Vec<Row>>) -> Result<Self, CatalogError> {

@@ -251,3 +251,18 @@ pub fn rules() -> Vec<Arc<MaskRule>> {
         rule(&["v_phone.phone"], Method::Hash),
     ]
 }
+
+/// What of a query of ours the session that it is asked in could choose by its search path or by
+/// its temporary objects: operators, types and relations without their schema.
+pub fn left_open(sql: &str) -> Option<String> {
+    let bare = regex::Regex::new("'[^']*'").unwrap().replace_all(sql, "''").into_owned();
+    let closed = [r"(?i)operator\(pg_catalog\.[<>=~!]+\)", r"\(\*\)", r"::(pg_catalog\.|bigint\b)"];
+    let rest = closed.iter().fold(bare, |text, pattern| {
+        regex::Regex::new(pattern).unwrap().replace_all(&text, " ").into_owned()
+    });
+    let open = r"(?i)[-+*/<>=~!@#%^&|?]+|::|\b(in|like|ilike|between|similar|nullif|distinct from)\b|\bfrom (pg_[a-z_]+ |pg_[a-z_]+$)|\bjoin pg_[a-z_]+ ";
+    regex::Regex::new(open)
+        .unwrap()
+        .find(&rest)
+        .map(|found| format!("{:?} in {sql}", found.as_str()))
+}

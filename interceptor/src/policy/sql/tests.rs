@@ -466,6 +466,22 @@ fn copy_is_described_in_all_its_forms() {
 }
 
 #[test]
+fn what_is_asked_of_the_catalog_means_the_same_in_every_session() {
+    let all = Catalog::QUERIES.iter().map(|q| q.sql).chain([Catalog::FINGERPRINT]);
+    for sql in all {
+        assert_eq!(testing::left_open(sql), None);
+    }
+    for open in [
+        "SELECT a = 1 FROM pg_catalog.pg_class",
+        "SELECT 1 FROM pg_class c",
+        "SELECT a::text FROM pg_catalog.pg_class",
+        "SELECT a IN ('x') FROM pg_catalog.pg_class",
+    ] {
+        assert!(testing::left_open(open).is_some(), "{open}");
+    }
+}
+
+#[test]
 fn the_fingerprint_changes_with_ddl_and_reading_leaves_the_path_alone() {
     let Some(cluster) = cluster() else { return };
     let before = cluster.rows(Catalog::FINGERPRINT);

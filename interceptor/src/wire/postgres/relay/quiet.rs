@@ -21,9 +21,12 @@ use super::compare::{agreed, mask_field};
 use super::frontend::Next;
 use super::{Fault, Relay};
 
-/// Search path as the server resolves it, and the role that acts now.
-const SETTINGS: &str = "select pg_catalog.array_to_json(pg_catalog.current_schemas(true))::text, \
-     current_user::text, session_user::text, \
+/// Search path as the server resolves it, and the role that acts now. Types are named with their
+/// schema as everything is: a temporary domain `text` would run code of the agent's in here, after
+/// the path was read.
+const SETTINGS: &str = "select \
+     pg_catalog.array_to_json(pg_catalog.current_schemas(true))::pg_catalog.text, \
+     current_user::pg_catalog.text, session_user::pg_catalog.text, \
      pg_catalog.current_setting('client_encoding'), \
      pg_catalog.current_setting('standard_conforming_strings'), \
      pg_catalog.current_setting('backslash_quote')";
@@ -334,6 +337,13 @@ pub async fn ready_judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn our_questions_mean_the_same_in_every_session() {
+        for sql in [SETTINGS, PRIVILEGES] {
+            assert_eq!(crate::policy::sql::testing::left_open(sql), None);
+        }
+    }
 
     #[test]
     fn a_copied_table_is_described_by_quoted_names() {
