@@ -28,6 +28,8 @@ use tokio::task::JoinSet;
 const REPORT: Duration = Duration::from_secs(10);
 /// One host ends a session this often.
 const SESSION: Duration = Duration::from_secs(20);
+/// Before anything is measured.
+const WARM: Duration = Duration::from_secs(22);
 /// Events of a session.
 const EVENTS: u64 = 20;
 /// Hosts that enrol, or are made, at a time.
@@ -73,28 +75,28 @@ async fn run(count: u64, time: Duration, store: Option<&str>) -> Result<()> {
         "{count} hosts enrolled in {took:.1?}, {:.0} a second",
         count as f64 / took.as_secs_f64()
     );
-    let sessions = time.as_secs() / SESSION.as_secs() + 1;
+    let sessions = (time + WARM).as_secs() / SESSION.as_secs() + 1;
     let begun = Instant::now();
     record(&hosts, sessions).await?;
     println!("{} sessions recorded in {:.1?}", count * sessions, begun.elapsed());
     let idle = process.memory()?;
     let seen = Arc::new(Seen::default());
-    let until = Instant::now() + time + Duration::from_secs(5);
+    let until = Instant::now() + WARM + time;
     let mut tasks = JoinSet::new();
     for (n, host) in hosts.into_iter().enumerate() {
         let host = Arc::new(host);
         // Spread over the time, as hosts are that began at different moments.
         let offset = SESSION.mul_f64(n as f64 / count as f64);
-        tasks.spawn(polling(Arc::clone(&host), url.clone(), Arc::clone(&seen), until));
+        tasks.spawn(polling(Arc::clone(&host), url.clone(), Arc::clone(&seen), until, offset));
         tasks.spawn(reporting(Arc::clone(&host), url.clone(), Arc::clone(&seen), until, offset));
         tasks.spawn(shipping(host, url.clone(), Arc::clone(&seen), until, offset));
     }
-    // All are connected, then the measured time.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // All are connected and have shipped once, then the measured time.
+    tokio::time::sleep(WARM).await;
     let (cpu, begun) = (process.cpu()?, Instant::now());
     let before = seen.events.load(Ordering::Relaxed);
     seen.batches.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.clear();
-    tokio::time::sleep_until((begun + time - Duration::from_secs(5)).into()).await;
+    tokio::time::sleep_until((begun + time).into()).await;
     let (used, wall) = (process.cpu()? - cpu, begun.elapsed());
     let events = seen.events.load(Ordering::Relaxed) - before;
     print(&seen, count, events, used, wall, (idle, process.memory()?))?;
@@ -297,7 +299,8 @@ fn record_one(dir: &Path, sessions: u64) -> Result<()> {
     Ok(())
 }
 
-async fn polling(host: Arc<Host>, url: String, seen: Arc<Seen>, until: Instant) {
+async fn polling(host: Arc<Host>, url: String, seen: Arc<Seen>, until: Instant, offset: Duration) {
+    tokio::time::sleep(offset / 2).await;
     let mut instance = String::new();
     while Instant::now() < until {
         let path = format!("{url}/host/v1/orders?after=0&boot=b&instance={instance}");
