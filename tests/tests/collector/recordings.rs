@@ -86,11 +86,15 @@ fn whenever_it_is_killed_recordings_read_as_they_were_written() -> Result<()> {
     let folder = collector.dir.join("state/recordings");
     assert!(objects(&folder).len() >= large.len());
 
-    // What an operator sees.
-    let said = status(&collector)?;
+    // What an operator sees, once it answers.
+    let said = wait_for("an answer", SOON, || {
+        let said = status(&collector)?;
+        Ok((said["running"] == true).then_some(said))
+    })?;
     assert_eq!(
         (&said["recordings"]["answers"], &said["recordings"]["failing"]),
-        (&true.into(), &false.into())
+        (&true.into(), &false.into()),
+        "{said}"
     );
     assert!(said["moved"]["bytes"].as_i64() > Some(0), "{said}");
     let text = collector.cli(["status"])?.run()?.stdout;

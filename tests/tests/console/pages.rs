@@ -192,7 +192,8 @@ async fn what_was_altered_in_a_replica_is_said_on_its_page() {
     let id = records::database(&ground.recorder).to_string();
     ground.index().await;
     let db = ground.replica();
-    db.execute_batch("DROP TRIGGER events_keep").unwrap();
+    let both = "DROP TRIGGER IF EXISTS events_keep; DROP TRIGGER IF EXISTS events_stay";
+    db.execute_batch(both).unwrap();
     db.execute(
         "UPDATE events SET body = replace(body, 'DROP', 'KEEP') WHERE body LIKE '%DROP%'",
         [],
