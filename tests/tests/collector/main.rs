@@ -364,7 +364,7 @@ fn assert_shipped(collector: &Collector, host: &Host) -> Result<(u64, u64)> {
 
 #[test]
 fn killed_at_random_on_either_side_everything_arrives_once() -> Result<()> {
-    let wanted = 40_000;
+    let wanted = 100_000;
     let dir = tempfile::tempdir()?;
     let mut collector = Collector::create(dir.path(), None)?;
     let mut host = Host::create(dir.path(), "writer", &collector.url)?;

@@ -139,12 +139,12 @@ fn enrol_at(collector: &Collector, balancer: &Balancer, host: &Host, name: &str)
     Ok(())
 }
 
-/// How many events there are to be; the hundred thousand by hand.
+/// How many events there are to be.
 fn wanted() -> u64 {
     std::env::var("INTERCEPTOR_TEST_SHARED_EVENTS")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(20_000)
+        .unwrap_or(100_000)
 }
 
 #[test]
