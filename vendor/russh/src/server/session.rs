@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use channels::WindowSizeRef;
 use kex::ServerKex;
-use log::debug;
+use log::{debug, warn};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel};
 use tokio::sync::oneshot;
@@ -677,10 +677,10 @@ impl Session {
             Msg::ChannelOpenReply { pending, result } => {
                 self.finalize_channel_open_reply(pending, result)?;
             }
-            other => {
+            _ => {
                 // should be unreachable, since the receiver only gets
                 // messages from methods implemented within russh
-                unimplemented!("unimplemented (client-only?) message: {other:?}")
+                warn!("a message that no server sends is dropped")
             }
         }
         Ok(())
