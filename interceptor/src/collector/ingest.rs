@@ -14,6 +14,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::Bytes;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::audit::{self, Entry, Who};
@@ -42,7 +43,11 @@ const BODY: Duration = Duration::from_secs(120);
 const TURN: Duration = Duration::from_secs(30);
 /// Replicas that are open at a time; more are closed, the longest unused first. Each takes four
 /// files and up to a mebibyte; closing and opening one costs more than a batch does.
-const OPEN: usize = 2048;
+const OPEN: u64 = 2048;
+/// Files of an open replica: its database with two beside it, and its lock.
+const FILES: u64 = 4;
+/// Pages that are given back at a time.
+const STEP_PAGES: u32 = 1_000;
 /// Most characters of a problem that are kept; a host chooses some of them.
 const MAX_PROBLEM: usize = 500;
 /// A host that goes from one collector to another and back is followed so often for one batch.
@@ -54,6 +59,8 @@ const NOTE: Duration = Duration::from_secs(10);
 pub struct Replicas {
     state: PathBuf,
     slots: Mutex<HashMap<i64, Arc<tokio::sync::Mutex<Slot>>>>,
+    /// So many are open at a time.
+    most: usize,
     room: Arc<Semaphore>,
     /// Each host sends one body at a time, so that none takes the room of all.
     turns: Mutex<HashMap<i64, Arc<Semaphore>>>,
@@ -77,12 +84,16 @@ impl Replicas {
     /// Below a collector's state directory.
     pub fn new(state: &Path) -> Self {
         let room = Arc::new(Semaphore::new(IN_FLIGHT / UNIT));
-        Self { state: state.into(), slots: Mutex::default(), room, turns: Mutex::default() }
+        // Half of the files that this process may have are for connections.
+        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now);
+        let most = usize::try_from(OPEN.min(files / 2 / FILES)).unwrap_or(1).max(1);
+        let (slots, turns) = (Mutex::default(), Mutex::default());
+        Self { state: state.into(), slots, most, room, turns }
     }
 
     fn slot(&self, host: i64) -> Arc<tokio::sync::Mutex<Slot>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= OPEN && !slots.contains_key(&host) {
+        if slots.len() >= self.most && !slots.contains_key(&host) {
             let idle = slots.iter().filter(|(_, s)| Arc::strong_count(s) == 1);
             let oldest = idle.min_by_key(|(_, s)| s.try_lock().ok().and_then(|s| s.used));
             if let Some(oldest) = oldest.map(|(id, _)| *id) {
@@ -365,6 +376,22 @@ fn record_in(
     }
     turn.commit()?;
     Ok(Some(true))
+}
+
+/// Gives the room of what was taken out of a replica back to the file system, in steps between which
+/// the host may ship.
+pub(super) async fn give_room_back(
+    collector: &Arc<Collector>,
+    host: &Host,
+) -> Result<(), CollectorError> {
+    let give = |replica: &Replica| replica.store().reclaim(STEP_PAGES);
+    while with_replica(collector, host, give).await? {}
+    // The log of changes still holds it.
+    let shrink = |replica: &Replica| {
+        replica.store().shrink_wal();
+        Ok(())
+    };
+    with_replica(collector, host, shrink).await
 }
 
 /// Does something with a host's replica between its batches.

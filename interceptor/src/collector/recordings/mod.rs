@@ -37,7 +37,7 @@ use super::audit::Who;
 use super::db::Connection;
 use super::hosts::{self, Host};
 use super::replica::Replica;
-use super::{Change, Collector, CollectorError, Config, ingest};
+use super::{Change, Collector, CollectorError, Config, index, ingest};
 use crate::record::chain;
 use crate::record::recordings::{self, Cut, ObjectError, Part, Placed};
 use crate::record::{Reader, RecordError, Store, Summary, sealed};
@@ -50,9 +50,8 @@ const EVERY: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 /// The lease: that of retention, so that one collector at a time moves and deletes.
 const LEASE: &str = "retention";
-/// Bytes that go out of a replica in one transaction, and pages that are given back.
+/// Bytes that go out of a replica in one transaction.
 const STEP_BYTES: u64 = 8 << 20;
-const STEP_PAGES: u32 = 1_000;
 /// Seals after which it is noted in the replica that they were looked at.
 const NOTE: u64 = 64;
 
@@ -431,7 +430,7 @@ async fn tell(collector: &Arc<Collector>, host: &Host, number: u64) -> Result<()
             .query_row("SELECT problem FROM hosts WHERE id = ?1", [host.id], |r| r.get(0))
             .map_err(CollectorError::db("read a host"))?;
         // What else is wrong stays.
-        if before.is_some_and(|p| !p.starts_with("gap: ")) {
+        if before.is_some_and(|p| !p.starts_with(index::GAP)) {
             return Ok(());
         }
         let words = format!(
@@ -500,13 +499,7 @@ fn put(
 async fn shed(collector: &Arc<Collector>, host: &Host) -> Result<(), CollectorError> {
     let step = |replica: &Replica| replica.store().shed(STEP_BYTES);
     while !ingest::with_replica(collector, host, step).await? {}
-    let give = |replica: &Replica| replica.store().reclaim(STEP_PAGES);
-    while ingest::with_replica(collector, host, give).await? {}
-    let shrink = |replica: &Replica| {
-        replica.store().shrink_wal();
-        Ok(())
-    };
-    ingest::with_replica(collector, host, shrink).await?;
+    ingest::give_room_back(collector, host).await?;
     collector.recordings.known().to_shed.remove(&host.id);
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::collector::audit::{self, Who};
 use crate::collector::forward::{self, Forward};
 use crate::collector::hosts::{self, Host};
 use crate::collector::replica::Replica;
-use crate::collector::{Change, Collector, CollectorError, ingest, recordings, search};
+use crate::collector::{Change, Collector, CollectorError, index, ingest, recordings, search};
 use crate::record::recordings::Objects;
 use crate::record::tombstones::{Burial, Removed};
 use crate::record::{Reader, RecordError, now_us, sealed};
@@ -23,10 +23,9 @@ use crate::record::{Reader, RecordError, now_us, sealed};
 const PORTION: usize = 500;
 /// Most sessions of one decision, which is one entry of the audit trail.
 const BATCH: usize = 100;
-/// Most events and bytes that go in one transaction of a replica, and pages that are given back.
+/// Most events and bytes that go in one transaction of a replica.
 const STEP_EVENTS: u64 = 2_000;
 const STEP_BYTES: u64 = 8 << 20;
-const STEP_PAGES: u32 = 1_000;
 /// Sessions that a preview names.
 const NAMED: usize = 10_000;
 /// How a host's problem begins that retention found.
@@ -464,14 +463,7 @@ pub(super) async fn remove(
         all.finished = removed.finished;
     }
     if all.events > 0 {
-        let give = |replica: &Replica| replica.store().reclaim(STEP_PAGES);
-        while ingest::with_replica(collector, host, give).await? {}
-        // The log of changes still holds what was deleted.
-        let shrink = |replica: &Replica| {
-            replica.store().shrink_wal();
-            Ok(())
-        };
-        ingest::with_replica(collector, host, shrink).await?;
+        ingest::give_room_back(collector, host).await?;
     }
     Ok(all)
 }
@@ -493,7 +485,7 @@ pub(super) async fn settle(
                      AND deleted_us IS NOT NULL AND id = ?4",
                 )?;
                 for number in &numbers {
-                    let row = crate::collector::index::session_id(id, *number);
+                    let row = index::session_id(id, *number);
                     note.execute(params![id, *number as i64, now_us(), row])?;
                 }
                 db.prepare_cached("UPDATE retention SET bytes = bytes + ?1")?
@@ -548,7 +540,7 @@ fn problem(db: &Connection, host: &Host, numbers: &[u64]) -> Result<(), Collecto
         .query_row("SELECT problem FROM hosts WHERE id = ?1", [host.id], |r| r.get(0))
         .map_err(CollectorError::db("read a host"))?;
     // What else is wrong stays until somebody looked into it.
-    if before.is_some_and(|p| !p.starts_with("gap: ") && !p.starts_with(PROBLEM)) {
+    if before.is_some_and(|p| !p.starts_with(index::GAP) && !p.starts_with(PROBLEM)) {
         return Ok(());
     }
     hosts::set_problem(db, host, &Who::Collector, Some(&words))
