@@ -238,7 +238,7 @@ async fn enrol(n: u64, dir: PathBuf, url: String, collector: Arc<Collector>) -> 
     let mut request = Enrol {
         code,
         csr_pem: CertificateParams::default().serialize_request(&tls)?.pem()?,
-        record_key: STANDARD.encode(key.public().0),
+        record_key: key.public().to_base64(),
         name,
         version: "bench".into(),
         proof: String::new(),

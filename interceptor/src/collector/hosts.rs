@@ -148,8 +148,8 @@ pub async fn enrol(
     collector: &Arc<Collector>,
     request: wire::Enrol,
 ) -> Result<(Host, Issued, PublicKey), Refuse> {
-    let key = STANDARD.decode(&request.record_key).ok().and_then(|k| k.try_into().ok());
-    let key = PublicKey(key.ok_or_else(|| Refuse::form("record_key is no Ed25519 key"))?);
+    let key = PublicKey::of_base64(&request.record_key)
+        .ok_or_else(|| Refuse::form("record_key is no Ed25519 key"))?;
     let proof = STANDARD.decode(&request.proof).unwrap_or_default();
     if !key.verify(&[ENROL_DOMAIN, &request.signed()].concat(), &proof) {
         return Err(Refuse::form("proof is not signed by record_key"));

@@ -141,6 +141,13 @@ impl Collector {
         }))
     }
 
+    /// Signs where the log and the audit trail stand, if that has changed.
+    pub async fn sign_log(self: &Arc<Self>) -> Result<(), CollectorError> {
+        let this = Arc::clone(self);
+        let sign = move |db: &_| log::store::checkpoint(db, &this.keys, &this.config.origin);
+        self.central.write(sign).await.map(drop)
+    }
+
     /// Makes the state directory with new keys and an empty database.
     pub fn init(config: &Config) -> Result<Keys, CollectorError> {
         let keys = Keys::create(&config.state)?;

@@ -177,8 +177,7 @@ pub fn read(db: &Connection, collector: &Collector, now: i64) -> Result<Overview
     overview.events = all.iter().map(|h| count(h.events)).sum();
     overview.policies.version = newest;
     overview.signing = signing(&rotation::list(db, &collector.keys)?);
-    let following = overview.signing.following;
-    overview.signing.behind = rotation::enrolled(db)?.saturating_sub(following);
+    overview.signing.behind = rotation::silent(db, &overview.signing.key)?;
     overview.signing.put_back = collector.keys.in_force(db)?.is_put_back();
     overview.moved = recordings::moved(db)?;
     for host in &all {

@@ -69,7 +69,7 @@ pub fn session(
     };
     Ok(Ok(SessionProof {
         v: 1,
-        host_key: STANDARD.encode(key.0),
+        host_key: key.to_base64(),
         seal,
         seal_signature: STANDARD.encode(signature),
         index,

@@ -1,8 +1,8 @@
 //! Changing the signing key.
 //!
 //! One transaction writes the succession, and signs anew with the key after whatever is still to
-//! be believed: orders that hosts have not carried out, the policies of the centre, and where the
-//! log stands. From then on the key before counts for nothing, but that it signs the log along for
+//! be believed: orders that hosts have not carried out, and the policies of the centre. The log is
+//! signed by what signs it whenever the audit trail has grown. From then on the key before counts for nothing, but that it signs the log along for
 //! a while: for those who check the log and have only it.
 //!
 //! What this module must never do: sign anew what the key before did not sign.
@@ -16,7 +16,6 @@ use super::Keys;
 use super::audit::{self, Entry, Who};
 use super::db::{Connection, OptionalExtension, params};
 use super::error::CollectorError;
-use super::log;
 use super::signing::{Held, InForce};
 use crate::record::{PublicKey, now_us};
 use crate::ship::bundle::Bundle;
@@ -102,8 +101,8 @@ pub fn rotate(db: &Connection, keys: &Keys, how: &How) -> Result<Rotated, Rotate
     let it = Succession {
         v: 1,
         number,
-        from: succession::write_key(before.public()),
-        to: succession::write_key(&after.public),
+        from: before.public().to_base64(),
+        to: after.public.to_base64(),
         issued_us: now,
     };
     let body = serde_json::to_string(&it)
@@ -114,7 +113,7 @@ pub fn rotate(db: &Connection, keys: &Keys, how: &How) -> Result<Rotated, Rotate
     insert(db, number, (&body, &by_old, &by_new), until)?;
     let again = again(db, before.public(), &*keys.in_force(db)?)?;
     let (from, to) = (before.public().fingerprint_hex(), after.public.fingerprint_hex());
-    let silent_hosts = enrolled(db)?.saturating_sub(followers(db, &from)?);
+    let silent_hosts = silent(db, &from)?;
     let rotated = Rotated { number, from, to, along_until_us: until, again, silent_hosts };
     let detail = serde_json::to_value(&rotated).unwrap_or_default();
     let target = format!("signing key {}", rotated.to);
@@ -165,9 +164,6 @@ fn again(db: &Connection, before: &PublicKey, now: &InForce) -> Result<Again, Co
     let mut again = Again::default();
     policies(db, before, now, &mut again)?;
     orders(db, before, now, &mut again)?;
-    if !log::store::sign_again(db, before, now)? {
-        again.altered.push("the newest checkpoint of the log".into());
-    }
     // Exact texts of what waits are sealed with the key before, and hosts raise them again.
     if let Connection::Postgres(_) = db {
         db.execute_batch("DELETE FROM exacts; DELETE FROM exacts_instance")
@@ -324,15 +320,17 @@ pub fn list(db: &Connection, keys: &Keys) -> Result<Vec<Listed>, CollectorError>
     Ok(all)
 }
 
-/// Hosts that are let in.
-pub(super) fn enrolled(db: &Connection) -> Result<u64, CollectorError> {
-    db.query_row("SELECT count(*) FROM hosts WHERE revoked_us IS NULL", [], |r| r.get::<_, i64>(0))
-        .map(|n| n.max(0).unsigned_abs())
-        .map_err(CollectorError::db("count hosts"))
+/// Hosts that are let in and have not said that they take orders of this key.
+pub(super) fn silent(db: &Connection, fingerprint: &str) -> Result<u64, CollectorError> {
+    counted(db, "follows IS DISTINCT FROM ?1", fingerprint)
 }
 
 fn followers(db: &Connection, fingerprint: &str) -> Result<u64, CollectorError> {
-    db.prepare_cached("SELECT count(*) FROM hosts WHERE follows = ?1 AND revoked_us IS NULL")
+    counted(db, "follows = ?1", fingerprint)
+}
+
+fn counted(db: &Connection, which: &str, fingerprint: &str) -> Result<u64, CollectorError> {
+    db.prepare_cached(&format!("SELECT count(*) FROM hosts WHERE {which} AND revoked_us IS NULL"))
         .and_then(|mut s| s.query_row([fingerprint], |r| r.get::<_, i64>(0)))
         .map(|n| n.max(0).unsigned_abs())
         .map_err(CollectorError::db("count hosts"))

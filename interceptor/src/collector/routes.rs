@@ -18,7 +18,6 @@ use super::wire::{
 };
 use super::{Change, Collector, Peer, authority, ingest, retention};
 use crate::record::{PublicKey, now_us};
-use crate::ship::succession;
 
 /// Most bytes of a body that is no batch.
 const MAX_BODY: usize = 256 * 1024;
@@ -60,7 +59,7 @@ async fn enrol(
     Ok(Json(Enrolled {
         certificate_pem: issued.pem,
         authority_pem: collector.keys.authority_pem().to_owned(),
-        collector_key: succession::write_key(&key),
+        collector_key: key.to_base64(),
         log_key: log_key_of(&collector, key).to_string(),
         name: host.name,
     }))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::replica::Position;
-use super::testing::Bed;
+use super::testing::{Bed, known_host};
 use super::{Collector, CollectorError, Config, Replica, hosts, ingest};
 use crate::record::event::Event;
 use crate::record::{End, Opening, PublicKey, Reader, Recorder, now_us};
@@ -78,20 +78,7 @@ impl Recorded {
 }
 
 async fn enrolled(collector: &Collector, recorded: &Recorded) -> hosts::Host {
-    let key = recorded.key();
-    let (fingerprint, public) = (key.fingerprint_hex(), key.0.to_vec());
-    let add = move |db: &super::db::Connection| {
-        let id: i64 = db
-            .query_row(
-                "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
-                 certificate_until_us) VALUES (?1, 'db1', ?2, 0, '', 0) RETURNING id",
-                super::db::params![fingerprint, public],
-                |r| r.get(0),
-            )
-            .map_err(CollectorError::db("add a host"))?;
-        Ok::<_, CollectorError>(hosts::by_id(db, id)?.unwrap())
-    };
-    collector.central.write(add).await.unwrap()
+    known_host(collector, &recorded.key()).await
 }
 
 /// Everything of a replica that may not differ between collectors.

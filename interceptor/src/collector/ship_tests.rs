@@ -690,7 +690,7 @@ async fn forged_and_missing_certificates_let_nobody_in() {
     let mut request = wire::Enrol {
         code: running.code("db2").await,
         csr_pem: csr(),
-        record_key: STANDARD.encode(key_of(host.path()).0),
+        record_key: key_of(host.path()).to_base64(),
         name: "db2".into(),
         version: "1".into(),
         proof: String::new(),

@@ -16,11 +16,11 @@ use ulid::Ulid;
 use super::log::VerifierKey;
 use super::orders::HostId;
 use super::wire::{ENROL_DOMAIN, Enrol};
-use super::{Collector, Person, Role, Server, codes, holds, hosts};
+use super::{Collector, CollectorError, Person, Role, Server, codes, holds, hosts};
 use crate::approval::{Approvals, HoldAsk, HoldSummary};
 use crate::control::CentralStatus;
 use crate::identity::Identity;
-use crate::record::{HostKey, now_us};
+use crate::record::{HostKey, PublicKey, now_us};
 use crate::session::live::Registry;
 use crate::session::policies::Policies;
 use crate::ship::centre::{Centre, apply};
@@ -53,6 +53,23 @@ pub fn store(state: &std::path::Path) -> String {
     });
     made.join().unwrap();
     format!("[store]\nurl = '{url}'\n")
+}
+
+/// A host that a collector knows, without a certificate: for what needs no network.
+pub async fn known_host(collector: &Collector, key: &PublicKey) -> hosts::Host {
+    let (fingerprint, public) = (key.fingerprint_hex(), key.0.to_vec());
+    let add = move |db: &super::db::Connection| {
+        let id: i64 = db
+            .query_row(
+                "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
+                 certificate_until_us) VALUES (?1, 'db1', ?2, 0, '', 0) RETURNING id",
+                super::db::params![fingerprint, public],
+                |r| r.get(0),
+            )
+            .map_err(CollectorError::db("add a host"))?;
+        Ok::<_, CollectorError>(hosts::by_id(db, id)?.unwrap())
+    };
+    collector.central.write(add).await.unwrap()
 }
 
 /// A collector that serves while this lives.
@@ -152,7 +169,7 @@ impl Bed {
         let mut request = Enrol {
             code,
             csr_pem,
-            record_key: STANDARD.encode(key.public().0),
+            record_key: key.public().to_base64(),
             name: name.into(),
             version: "test".into(),
             proof: String::new(),
@@ -270,7 +287,7 @@ impl Host {
         let current = self.trusted.current();
         let log = VerifierKey { name: "c.example/interceptor".into(), key: current };
         let known = serde_json::json!({ "url": "", "name": "a", "log_key": log.to_string(),
-            "collector_key": crate::ship::succession::write_key(&current) });
+            "collector_key": current.to_base64() });
         let file = self.dir.join("collector.json");
         std::fs::write(&file, known.to_string()).unwrap();
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);

@@ -114,6 +114,16 @@ impl PublicKey {
         pem("PUBLIC KEY", &[&SPKI[..], &self.0].concat())
     }
 
+    /// As it stands in JSON.
+    pub fn to_base64(&self) -> String {
+        STANDARD.encode(self.0)
+    }
+
+    /// The other way round.
+    pub fn of_base64(text: &str) -> Option<Self> {
+        STANDARD.decode(text).ok()?.try_into().ok().map(Self)
+    }
+
     /// Reads a PEM file.
     pub fn load(path: &Path) -> Result<Self, RecordError> {
         let text = std::fs::read(path).map_err(|e| RecordError::io("read", path, e))?;

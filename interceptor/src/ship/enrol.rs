@@ -34,7 +34,7 @@ pub async fn enrol(
     let mut enrol = Enrol {
         code: code.trim().to_owned(),
         csr_pem: request.csr_pem.clone(),
-        record_key: STANDARD.encode(key.public().0),
+        record_key: key.public().to_base64(),
         name: config.host_name(),
         version: env!("CARGO_PKG_VERSION").into(),
         proof: String::new(),

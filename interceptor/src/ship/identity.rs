@@ -12,7 +12,6 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use zeroize::Zeroizing;
 
 use super::ShipError;
-use super::succession::read_key;
 use crate::collector::log::VerifierKey;
 use crate::record::PublicKey;
 
@@ -120,7 +119,7 @@ impl Identity {
 
     /// The key that signs orders.
     pub fn collector_key(&self) -> Result<PublicKey, ShipError> {
-        read_key(&self.known.collector_key).ok_or_else(|| {
+        PublicKey::of_base64(&self.known.collector_key).ok_or_else(|| {
             ShipError::Enrolment("collector.json has no key: enrol this host again".into())
         })
     }

@@ -67,16 +67,6 @@ pub fn message(body: &str) -> Vec<u8> {
     [DOMAIN, body.as_bytes()].concat()
 }
 
-/// A key as it stands in JSON.
-pub fn write_key(key: &PublicKey) -> String {
-    STANDARD.encode(key.0)
-}
-
-/// The other way round.
-pub fn read_key(text: &str) -> Option<PublicKey> {
-    STANDARD.decode(text).ok()?.try_into().ok().map(PublicKey)
-}
-
 impl SignedSuccession {
     /// Reads it without believing it.
     pub fn read(&self) -> Result<(Succession, PublicKey, PublicKey), SuccessionError> {
@@ -89,8 +79,8 @@ impl SignedSuccession {
         if it.v != 1 {
             return Err(SuccessionError::Form(format!("it is of version {}", it.v)));
         }
-        let from = read_key(&it.from).ok_or_else(|| form("the key before is none"))?;
-        let to = read_key(&it.to).ok_or_else(|| form("the key after is none"))?;
+        let from = PublicKey::of_base64(&it.from).ok_or_else(|| form("the key before is none"))?;
+        let to = PublicKey::of_base64(&it.to).ok_or_else(|| form("the key after is none"))?;
         Ok((it, from, to))
     }
 
@@ -151,8 +141,8 @@ pub(crate) mod tests {
         let it = Succession {
             v: 1,
             number,
-            from: write_key(from.public()),
-            to: write_key(to.public()),
+            from: from.public().to_base64(),
+            to: to.public().to_base64(),
             issued_us: 1,
         };
         let body = serde_json::to_string(&it).unwrap();

@@ -7,9 +7,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
+use super::ShipError;
 use super::identity::{self, Identity};
 use super::succession::{self, SignedSuccession, SuccessionError};
-use super::{ShipError, succession::read_key};
 use crate::collector::log::VerifierKey;
 use crate::record::PublicKey;
 
@@ -41,7 +41,8 @@ struct State {
 impl Trusted {
     /// What stands in the identity of an enrolled host.
     pub fn of(dir: &Path, identity: &Identity) -> Result<Self, ShipError> {
-        let past = identity.known.past_keys.iter().filter_map(|k| read_key(k)).collect();
+        let past =
+            identity.known.past_keys.iter().filter_map(|k| PublicKey::of_base64(k)).collect();
         let state = State { current: identity.collector_key()?, past };
         Ok(Self { dir: Some(dir.into()), state: RwLock::new(state) })
     }
@@ -99,12 +100,12 @@ impl Trusted {
         if let Some(dir) = &self.dir {
             // This host may have been enrolled anew meanwhile.
             let mut known = identity::read_known(dir)?;
-            if known.collector_key != succession::write_key(&state.current) {
+            if known.collector_key != state.current.to_base64() {
                 let message = "this host was enrolled anew: restart its daemon".to_owned();
                 return Err(ShipError::State { path: dir.clone(), message }.into());
             }
-            known.collector_key = succession::write_key(newest);
-            known.past_keys = next.past.iter().map(succession::write_key).collect();
+            known.collector_key = newest.to_base64();
+            known.past_keys = next.past.iter().map(PublicKey::to_base64).collect();
             let log = VerifierKey::parse(&known.log_key)
                 .map_err(|e| ShipError::Enrolment(e.to_string()))?;
             known.log_key = VerifierKey { key: *newest, ..log }.to_string();
@@ -134,7 +135,7 @@ mod tests {
         let log = VerifierKey { name: "c.example/interceptor".into(), key: *a.public() };
         let known = Known {
             url: "https://c.example:8444".into(),
-            collector_key: succession::write_key(a.public()),
+            collector_key: a.public().to_base64(),
             log_key: log.to_string(),
             name: "db1".into(),
             past_keys: Vec::new(),
@@ -155,11 +156,11 @@ mod tests {
         assert!(!trusted.knew(&thief.public().fingerprint_hex()));
         let text = std::fs::read_to_string(dir.path().join("collector.json")).unwrap();
         let kept: Known = serde_json::from_str(&text).unwrap();
-        assert_eq!(kept.collector_key, succession::write_key(c.public()));
+        assert_eq!(kept.collector_key, c.public().to_base64());
         assert_eq!(VerifierKey::parse(&kept.log_key).unwrap().key, *c.public());
         assert_eq!(kept.past_keys.len(), 2);
         // Enrolled anew while the daemon runs: what it believes does not overwrite that.
-        let anew = Known { collector_key: succession::write_key(thief.public()), ..kept };
+        let anew = Known { collector_key: thief.public().to_base64(), ..kept };
         identity::keep_known(dir.path(), &anew).unwrap();
         let refused = trusted.follow(&[signed(3, &c, &key())]).unwrap_err();
         assert!(refused.to_string().contains("enrolled anew"), "{refused}");

@@ -98,6 +98,7 @@ async fn rotate(
         .await?;
     let shared = Arc::clone(collector);
     collector.central.read(move |db| shared.keys.remember(db)).await?;
+    collector.sign_log().await?;
     if as_json {
         return Ok(json(&rotated)? + "\n");
     }
@@ -138,6 +139,7 @@ async fn restore(collector: &Arc<Collector>, as_json: bool) -> anyhow::Result<St
     let (shared, who) = (Arc::clone(collector), operator());
     let again =
         collector.central.write(move |db| rotation::restore(db, &shared.keys, &who)).await?;
+    collector.sign_log().await?;
     if as_json {
         return Ok(json(&again)? + "\n");
     }

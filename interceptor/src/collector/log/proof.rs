@@ -77,8 +77,8 @@ impl SessionProof {
         if self.v != 1 {
             return Err(form("it is of another version"));
         }
-        let key = STANDARD.decode(&self.host_key).ok().and_then(|k| k.try_into().ok());
-        let key = PublicKey(key.ok_or_else(|| form("host_key is no Ed25519 key"))?);
+        let key = PublicKey::of_base64(&self.host_key)
+            .ok_or_else(|| form("host_key is no Ed25519 key"))?;
         let signature = STANDARD.decode(&self.seal_signature).unwrap_or_default();
         if !entry_is_signed(&key, self.seal.as_bytes(), &signature) {
             return Err(ProofError::Seal);

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use crate::collector::db::{Connection, OptionalExtension, params};
 
 use super::leaf::Leaf;
-use super::note::{AuditHead, Checkpoint, VerifierKey, origin};
+use super::note::{AuditHead, Checkpoint, origin};
 use super::tree;
 use crate::collector::audit;
 use crate::collector::signing::InForce;
 use crate::collector::{CollectorError, Keys};
 use crate::record::chain::Hash;
-use crate::record::{PublicKey, now_us};
+use crate::record::now_us;
 
 type Result<T> = std::result::Result<T, CollectorError>;
 
@@ -121,10 +121,7 @@ pub fn audit_heads(
             continue;
         };
         after = size;
-        let name = note.lines().next().unwrap_or_default().to_owned();
-        let by: Vec<_> =
-            all.iter().map(|key| VerifierKey { name: name.clone(), key: *key }).collect();
-        match Checkpoint::verify_any(&note, &by) {
+        match Checkpoint::verify_ours(&note, &all) {
             Ok(c) if i64::try_from(c.size) == Ok(size) => {
                 heads.extend(c.audit.map(|a| (a.id, a.hash)))
             }
@@ -194,25 +191,6 @@ fn sign(checkpoint: &Checkpoint, keys: &InForce) -> Result<String> {
         note.push_str(&checkpoint.line(old.public(), |text| old.sign(text)));
     }
     Ok(note)
-}
-
-/// Signs the newest checkpoint with the key in force, if the key before had signed it; false where
-/// it had not.
-pub(in crate::collector) fn sign_again(
-    db: &Connection,
-    before: &PublicKey,
-    now: &InForce,
-) -> Result<bool> {
-    let Some((size, note)) = newest(db)? else { return Ok(true) };
-    // The log may have had another name when it was signed.
-    let name = note.lines().next().unwrap_or_default().to_owned();
-    let signed = Checkpoint::verify(&note, &VerifierKey { name, key: *before }).ok();
-    let Some(checkpoint) = signed.filter(|c| c.size == size) else { return Ok(false) };
-    let note = sign(&checkpoint, now)?;
-    db.prepare_cached("UPDATE log_checkpoints SET note = ?2 WHERE size = ?1")
-        .and_then(|mut s| s.execute(params![size as i64, note]))
-        .map(|_| true)
-        .map_err(sql("sign the log"))
 }
 
 /// The newest signed checkpoint with its size.

@@ -73,7 +73,9 @@ pub async fn watch(collector: Arc<Collector>) {
         match collector.central.read(look).await {
             Ok((newest, behind)) => {
                 if behind {
-                    sign(&collector).await;
+                    collector.sign_log().await.unwrap_or_else(|error| {
+                        tracing::error!(%error, "the log and the audit trail cannot be signed");
+                    });
                 }
                 if known.is_some_and(|k| k != newest) {
                     collector.published();
@@ -82,13 +84,5 @@ pub async fn watch(collector: Arc<Collector>) {
             }
             Err(error) => tracing::error!(%error, "the newest policies cannot be looked for"),
         }
-    }
-}
-
-async fn sign(collector: &Arc<Collector>) {
-    let shared = Arc::clone(collector);
-    let sign = move |db: &_| log::store::checkpoint(db, &shared.keys, &shared.config.origin);
-    if let Err(error) = collector.central.write(sign).await {
-        tracing::error!(%error, "the log and the audit trail cannot be signed");
     }
 }

@@ -13,6 +13,7 @@ use crate::collector::console::find::{self, Found, One};
 use crate::collector::retention::legal_holds::{self, Wanted};
 use crate::collector::retention::sweep;
 use crate::collector::ship_tests::{batches, begin, config, key_of, open_host};
+use crate::collector::testing::known_host;
 use crate::collector::{Position, audit};
 use crate::record::event::Event;
 use crate::record::export::{self, Format};
@@ -60,18 +61,7 @@ impl Bed {
         let recorder = open_host(dir.path());
         Collector::init(&config(state.path(), more)).unwrap();
         let collector = Collector::open(config(state.path(), more)).unwrap();
-        let key = key_of(dir.path());
-        let (fingerprint, public) = (key.fingerprint_hex(), key.0.to_vec());
-        let add = move |db: &Connection| {
-            db.execute(
-                "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
-                 certificate_until_us) VALUES (?1, 'db1', ?2, 0, '', 0)",
-                crate::collector::db::params![fingerprint, public],
-            )
-            .map_err(CollectorError::db("add a host"))?;
-            Ok::<_, CollectorError>(hosts::by_id(db, 1)?.unwrap())
-        };
-        let host = collector.central.write(add).await.unwrap();
+        let host = known_host(&collector, &key_of(dir.path())).await;
         Self { dir, state, recorder, collector, more: more.into(), host }
     }
 

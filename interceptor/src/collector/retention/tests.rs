@@ -18,6 +18,7 @@ use crate::collector::ship_tests::{
     altered, begin, client, config, enrol, fill, frames, host_config, is_clean, key_of, open_host,
     post, run_with, session, whole,
 };
+use crate::collector::testing::known_host;
 use crate::collector::{Refuse, Replica, audit, ingest, log_key, prove};
 use crate::record::event::{Body, Event, IdentityProven, Opening};
 use crate::record::{End, Reader, RecordError, Recorder};
@@ -40,18 +41,7 @@ impl Bed {
         let recorder = open_host(dir.path());
         Collector::init(&config(state.path(), more)).unwrap();
         let collector = Collector::open(config(state.path(), more)).unwrap();
-        let key = key_of(dir.path());
-        let (fingerprint, public) = (key.fingerprint_hex(), key.0.to_vec());
-        let add = move |db: &Connection| {
-            db.execute(
-                "INSERT INTO hosts (fingerprint, name, public_key, enrolled_us, serial, \
-                 certificate_until_us) VALUES (?1, 'db1', ?2, 0, '', 0)",
-                crate::collector::db::params![fingerprint, public],
-            )
-            .map_err(CollectorError::db("add a host"))?;
-            Ok::<_, CollectorError>(hosts::by_id(db, 1)?.unwrap())
-        };
-        let host = collector.central.write(add).await.unwrap();
+        let host = known_host(&collector, &key_of(dir.path())).await;
         Self { dir, state, recorder, collector, more: more.into(), host }
     }
 
