@@ -84,9 +84,7 @@ impl Replicas {
     /// Below a collector's state directory.
     pub fn new(state: &Path) -> Self {
         let room = Arc::new(Semaphore::new(IN_FLIGHT / UNIT));
-        // Half of the files that this process may have are for connections.
-        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now);
-        let most = usize::try_from(OPEN.min(files / 2 / FILES)).unwrap_or(1).max(1);
+        let most = most(getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now));
         let (slots, turns) = (Mutex::default(), Mutex::default());
         Self { state: state.into(), slots, most, room, turns }
     }
@@ -121,6 +119,12 @@ impl Replicas {
             _ => Err(Refuse::busy()),
         }
     }
+}
+
+/// How many replicas may be open in a process that may have so many files, half of which are for
+/// connections.
+fn most(files: u64) -> usize {
+    usize::try_from(OPEN.min(files / 2 / FILES)).unwrap_or(1).max(1)
 }
 
 /// Runs what blocks on a thread for it.
@@ -773,4 +777,15 @@ async fn first_contact(
             audit::append(db, &entry)
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::most;
+
+    #[test]
+    fn no_more_replicas_are_open_than_files_are_allowed() {
+        let all = [0, 1024, 20_000, 65_536, u64::MAX].map(most);
+        assert_eq!(all, [1, 128, 2048, 2048, 2048]);
+    }
 }

@@ -97,6 +97,27 @@ async fn hosts_that_are_here_follow_at_once_and_those_that_come_back_follow_all(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_fingerprint_is_not_noted_as_a_key_that_a_host_follows() {
+    let bed = Bed::new("").await;
+    let host = bed.host("a").await;
+    let id = host.id.id;
+    let says = async |key: &str| {
+        let path = format!("https://{}/host/v1/orders?instance=x&key={key}", bed.address);
+        let answer = host.client(&bed).get(path).send().await.unwrap();
+        assert!(answer.status().is_success());
+        bed.collector.central.read(move |db| rotation::follows(db, id)).await.unwrap()
+    };
+    for key in ["", "x", &"x".repeat(64), &"ab".repeat(4_000), "%C3%A9"] {
+        assert_eq!(says(key).await, None, "{key}");
+    }
+    // One that is not ours is told apart from silence.
+    let strange = "ab".repeat(32);
+    assert_eq!(says(&strange).await, Some(strange));
+    let own = bed.collector.keys.public().fingerprint_hex();
+    assert_eq!(says(&own).await, Some(own));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_from_before_is_still_done_and_what_the_old_key_signs_after_is_not() {
     let bed = Bed::new("").await;
     let mut host = bed.host("a").await;
