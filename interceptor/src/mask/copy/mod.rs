@@ -146,34 +146,34 @@ impl CopyPlan {
     }
 
     /// Takes the payload of the next CopyData and appends what may be sent: zero or more
-    /// whole rows.
+    /// whole rows. What was masked is added to `hits`.
     ///
     /// # Errors
     /// When the data is not in the announced format or a row is longer than the limit. Rows
     /// appended before the bad one are good; nothing may follow them.
-    pub fn push(&mut self, chunk: &[u8], out: &mut BytesMut) -> Result<Hits, MaskError> {
-        let mut hits = Hits::default();
+    pub fn push(
+        &mut self,
+        chunk: &[u8],
+        out: &mut BytesMut,
+        hits: &mut Hits,
+    ) -> Result<(), MaskError> {
         if self.noop {
             out.extend_from_slice(chunk);
-            return Ok(hits);
+            return Ok(());
         }
         if self.pending.is_empty() {
             // Servers send whole rows; those are never copied aside.
-            let used = self.whole_rows(chunk, out, &mut hits)?;
-            self.hold(&chunk[used..])?;
+            let used = self.whole_rows(chunk, out, hits)?;
+            if used < chunk.len() {
+                self.pending.extend_from_slice(&chunk[used..]);
+            }
         } else {
             self.pending.extend_from_slice(chunk);
             let pending = self.pending.split();
-            let used = self.whole_rows(&pending, out, &mut hits)?;
+            let used = self.whole_rows(&pending, out, hits)?;
             self.pending = pending;
             self.pending.advance(used);
-            self.check_limit()?;
         }
-        Ok(hits)
-    }
-
-    fn hold(&mut self, rest: &[u8]) -> Result<(), MaskError> {
-        self.pending.extend_from_slice(rest);
         self.check_limit()
     }
 
@@ -223,7 +223,7 @@ impl CopyPlan {
     ///
     /// # Errors
     /// When it ended inside a row, or called twice.
-    pub fn finish(&mut self, _out: &mut BytesMut) -> Result<Hits, MaskError> {
+    pub fn finish(&mut self) -> Result<(), MaskError> {
         if !self.pending.is_empty() || self.finished {
             return Err(MaskError::BadCopy { what: "copy data that ends with a whole row" });
         }
@@ -233,7 +233,7 @@ impl CopyPlan {
             return Err(MaskError::BadCopy { what: "binary copy data with a trailer" });
         }
         self.finished = true;
-        Ok(Hits::default())
+        Ok(())
     }
 }
 

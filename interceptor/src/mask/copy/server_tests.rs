@@ -166,9 +166,9 @@ fn masked_copies_are_read_back_by_the_server() {
             let mut plan = plan(format.clone());
             let mut out = BytesMut::new();
             for piece in copy.chunks(step) {
-                plan.push(piece, &mut out).unwrap();
+                plan.push(piece, &mut out, &mut Hits::default()).unwrap();
             }
-            plan.finish(&mut out).unwrap();
+            plan.finish().unwrap();
             cluster.psql("drop table if exists back; create table back (like nasty)", b"");
             cluster.psql(&format!("copy back from stdin ({read})"), &out);
             let differ = "select 'back', * from (table back except table expected) b

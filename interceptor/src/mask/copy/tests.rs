@@ -25,9 +25,9 @@ fn plan(columns: usize, masks: &[(usize, Method)], format: CopyFormat) -> CopyPl
 fn run(plan: &mut CopyPlan, input: &[u8], step: usize) -> Result<Vec<u8>, MaskError> {
     let mut out = BytesMut::new();
     for piece in input.chunks(step.max(1)) {
-        plan.push(piece, &mut out)?;
+        plan.push(piece, &mut out, &mut Hits::default())?;
     }
-    plan.finish(&mut out)?;
+    plan.finish()?;
     Ok(out.to_vec())
 }
 
@@ -232,26 +232,25 @@ proptest! {
         };
         let mut whole = BytesMut::new();
         let mut plan = compile();
-        let result = plan.push(&input, &mut whole).map(|hits| hits.found());
+        let mut hits = Hits::default();
+        let result = plan.push(&input, &mut whole, &mut hits).map(|()| hits.found());
         let mut pieces = BytesMut::new();
         let mut plan = compile();
         let mut rest = &input[..];
-        let mut found = Ok(0);
+        let mut hits = Hits::default();
+        let mut ended = Ok(());
         for cut in cuts.iter().cycle() {
             if rest.is_empty() {
                 break;
             }
             let (piece, after) = rest.split_at((*cut).min(rest.len()));
             rest = after;
-            match plan.push(piece, &mut pieces) {
-                Ok(hits) => found = found.map(|n| n + hits.found()),
-                Err(error) => {
-                    found = Err(error);
-                    break;
-                }
+            ended = plan.push(piece, &mut pieces, &mut hits);
+            if ended.is_err() {
+                break;
             }
         }
-        prop_assert_eq!(&result, &found);
+        prop_assert_eq!(result, ended.map(|()| hits.found()));
         prop_assert_eq!(whole, pieces);
     }
 }

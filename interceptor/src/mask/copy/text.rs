@@ -63,16 +63,16 @@ impl Rows {
             out.put_slice(row);
             return Ok(());
         }
+        let mut ends = Ends::new(line, self.format.delimiter);
         loop {
-            let end = field_end(line, at, self.format.delimiter);
+            let end = ends.next();
             let field = &line[at..end];
             let column = columns
                 .get(count)
                 .ok_or(MaskError::ColumnCount { expected: columns.len(), found: count + 1 })?;
             if !column.is_keep() && field != self.format.null {
-                unescape(field, plain);
                 scratch.clear();
-                let cell = column.apply(means, plain, scratch, hits)?;
+                let cell = column.apply(means, unescape(field, plain), scratch, hits)?;
                 if cell != Cell::Keep {
                     out.put_slice(&line[copied..at]);
                     copied = end;
@@ -97,29 +97,47 @@ impl Rows {
     }
 }
 
-/// Where the field that begins at `start` ends.
-fn field_end(line: &[u8], start: usize, delimiter: u8) -> usize {
-    let mut at = start;
-    while let Some(found) = line.get(at..).and_then(|rest| memchr::memchr2(delimiter, b'\\', rest))
-    {
-        at += found;
-        if line[at] == delimiter {
-            return at;
-        }
-        at += 2;
-    }
-    line.len()
+/// Where the fields of a line end, one after the other, in one walk over the line.
+struct Ends<'l> {
+    line: &'l [u8],
+    found: memchr::Memchr2<'l>,
+    delimiter: u8,
 }
 
-/// The value behind a field, as `COPY FROM` reads it.
-fn unescape(field: &[u8], plain: &mut Vec<u8>) {
+impl<'l> Ends<'l> {
+    fn new(line: &'l [u8], delimiter: u8) -> Self {
+        Self { line, found: memchr::memchr2_iter(delimiter, b'\\', line), delimiter }
+    }
+
+    /// The end of the next field; the line's own end when there is no further delimiter.
+    fn next(&mut self) -> usize {
+        let mut unescaped = 0;
+        for at in self.found.by_ref() {
+            if at < unescaped {
+                continue;
+            }
+            if self.line[at] == self.delimiter {
+                return at;
+            }
+            unescaped = at + 2;
+        }
+        self.line.len()
+    }
+}
+
+/// The value behind a field, as `COPY FROM` reads it: the field itself where nothing is escaped,
+/// else in `plain`.
+fn unescape<'v>(field: &'v [u8], plain: &'v mut Vec<u8>) -> &'v [u8] {
+    if memchr::memchr(b'\\', field).is_none() {
+        return field;
+    }
     plain.clear();
     let mut rest = field;
     while let Some(at) = memchr::memchr(b'\\', rest) {
         plain.extend_from_slice(&rest[..at]);
         let Some((byte, after)) = rest[at + 1..].split_first() else {
             plain.push(b'\\');
-            return;
+            return plain;
         };
         rest = after;
         match byte {
@@ -143,6 +161,7 @@ fn unescape(field: &[u8], plain: &mut Vec<u8>) {
         }
     }
     plain.extend_from_slice(rest);
+    plain
 }
 
 /// Reads up to `more` further digits; returns the low eight bits and how many were read.
@@ -161,7 +180,13 @@ fn number(first: u8, rest: &[u8], radix: u32, more: usize) -> (u8, usize) {
 /// Writes a value as the server would, and so that it is not taken for NULL.
 fn escape(value: &[u8], format: &TextFormat, out: &mut BytesMut) {
     let start = out.len();
-    for byte in value {
+    // Control characters, the backslash and the delimiter; most values have none of them.
+    let mut clean = value;
+    if let Some(at) = value.iter().position(|b| *b < 14 || *b == b'\\' || *b == format.delimiter) {
+        clean = &value[..at];
+    }
+    out.put_slice(clean);
+    for byte in &value[clean.len()..] {
         let letter = match byte {
             8 => b'b',
             12 => b'f',

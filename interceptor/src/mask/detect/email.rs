@@ -5,6 +5,30 @@ use std::ops::Range;
 const MAX_LOCAL: usize = 64;
 const MAX_DOMAIN: usize = 253;
 
+/// The byte is an everyday one of a local part.
+const EVERYDAY: u8 = 1;
+/// The byte may stand in a label of a domain.
+const LABEL: u8 = 2;
+
+/// One look-up for a byte instead of a comparison for each class: every value of a masked column
+/// of addresses comes through here.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let b = byte as u8;
+        if b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'%' | b'+' | b'-') {
+            classes[byte] |= EVERYDAY;
+        }
+        if b.is_ascii_alphanumeric() || b == b'-' || b >= 0x80 {
+            classes[byte] |= LABEL;
+        }
+        byte += 1;
+    }
+    classes
+};
+
 /// Length of the character beyond ASCII that ends at `end`; 1 for a byte that is no part of a
 /// UTF-8 character.
 fn beyond_len(text: &[u8], end: usize) -> usize {
@@ -23,7 +47,7 @@ fn local_len(text: &[u8], end: usize) -> usize {
     let mut start = end;
     while start > floor {
         let byte = text[start - 1];
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'%' | b'+' | b'-') {
+        if CLASSES[usize::from(byte)] & EVERYDAY != 0 {
             start -= 1;
         } else if byte == b'\'' {
             // o'brien@…, but not a quote before the address
@@ -50,7 +74,7 @@ fn local_len(text: &[u8], end: usize) -> usize {
 }
 
 const fn in_label(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-' || byte >= 0x80
+    CLASSES[byte as usize] & LABEL != 0
 }
 
 /// Length of the domain at `start`; 0 when there is none.
@@ -174,14 +198,16 @@ pub(crate) struct Parts<'a> {
 
 /// Splits a value that is one e-mail address; anything else is `None`.
 pub(crate) fn split(value: &str) -> Option<Parts<'_>> {
+    let bytes = value.as_bytes();
     let mut whole = None;
-    find(value.as_bytes(), 0, |span| whole = Some(span));
+    find(bytes, 0, |span| whole = Some(span));
     if whole? != (0..value.len()) {
         return None;
     }
-    let (local, domain) = value.split_once('@').or_else(|| value.split_once("%40"))?;
-    let tld = domain.rsplit_once('.').map(|(_, tld)| tld).filter(|tld| is_tld(tld.as_bytes()));
-    Some(Parts { local, tld })
+    let sign = memchr::memchr(b'@', bytes).or_else(|| memchr::memmem::find(bytes, b"%40"))?;
+    let dot = memchr::memrchr(b'.', bytes).filter(|dot| *dot > sign);
+    let tld = dot.and_then(|dot| value.get(dot + 1..)).filter(|tld| is_tld(tld.as_bytes()));
+    Some(Parts { local: value.get(..sign)?, tld })
 }
 
 #[cfg(test)]

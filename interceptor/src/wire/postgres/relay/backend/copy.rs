@@ -63,6 +63,7 @@ impl Relay {
     fn mask_copies(&mut self, input: &mut BytesMut) -> Result<(), Fault> {
         let out = &mut self.io.to_client;
         let mut used = 0;
+        let mut hits = Hits::default();
         let mut failed = None;
         let Some(running) = self.exchange.running() else { return Ok(()) };
         while let Some(chunk) = copy_data(&input[used..], self.row_limit) {
@@ -72,12 +73,11 @@ impl Relay {
                 digest.messages += 1;
             }
             let at = out.len();
-            let mut result = Ok(Hits::default());
-            codec::message(out, b'd', |out| result = plan.push(chunk, out));
+            let mut result = Ok(());
+            codec::message(out, b'd', |out| result = plan.push(chunk, out, &mut hits));
             match result {
-                Ok(hits) => {
+                Ok(()) => {
                     running.row_count += 1;
-                    running.masked += hits.masked + hits.found();
                     running.byte_count += (out.len() - at - HEADER) as u64;
                     keep_copied(running, out, at, self.result_limit);
                 }
@@ -88,6 +88,7 @@ impl Relay {
                 }
             }
         }
+        running.masked += hits.masked + hits.found();
         input.advance(used);
         if let Some(error) = failed {
             self.refuse_copy(&error);
@@ -107,22 +108,13 @@ impl Relay {
         if matches!(running.rows, Rows::Withheld) {
             return true;
         }
-        let out = &mut self.io.to_client;
-        let at = out.len();
-        let mut result = Ok(Hits::default());
-        codec::message(out, b'd', |out| result = plan.finish(out));
-        match result {
-            Ok(hits) => {
-                running.masked += hits.masked + hits.found();
-                keep_copied(running, out, at, self.result_limit);
-            }
+        match plan.finish() {
+            Ok(()) => true,
             Err(error) => {
-                out.truncate(at);
                 self.refuse_copy(&error);
-                return false;
+                false
             }
         }
-        true
     }
 }
 
