@@ -5,7 +5,7 @@
 //! with all integers little-endian and all lengths 64 bits. The first event is the opening, so
 //! `h_1` covers it. Nothing here needs a key: the seal and the checkpoints sign the head.
 
-use sha2::{Digest, Sha256};
+use aws_lc_rs::digest::{Context, SHA256};
 
 /// A SHA-256.
 pub type Hash = [u8; 32];
@@ -14,43 +14,34 @@ const SESSION: &[u8] = b"interceptor session record v1\0";
 
 /// Where a session's chain stands before its first event.
 pub fn start(host: &Hash, session: ulid::Ulid, number: u64) -> Hash {
-    let mut c = Sha256::new();
-    c.update(SESSION);
-    c.update(host);
-    c.update(session.to_bytes());
-    c.update(number.to_le_bytes());
-    finish(c)
+    hash(SESSION, &[host, &session.to_bytes(), &number.to_le_bytes()])
 }
 
 /// The chain's next value.
 pub fn step(previous: &Hash, seq: u64, ts_us: i64, kind: &str, body: &[u8], data: &[u8]) -> Hash {
-    let mut c = Sha256::new();
     let mut head = [0u8; 56];
     head[..32].copy_from_slice(previous);
     head[32..40].copy_from_slice(&seq.to_le_bytes());
     head[40..48].copy_from_slice(&ts_us.to_le_bytes());
     head[48..].copy_from_slice(&(kind.len() as u64).to_le_bytes());
-    c.update(head);
-    c.update(kind.as_bytes());
-    c.update((body.len() as u64).to_le_bytes());
-    c.update(body);
-    c.update((data.len() as u64).to_le_bytes());
-    c.update(data);
-    finish(c)
+    let body_len = (body.len() as u64).to_le_bytes();
+    let data_len = (data.len() as u64).to_le_bytes();
+    hash(&head, &[kind.as_bytes(), &body_len, body, &data_len, data])
 }
 
 /// SHA-256 of several parts after a domain.
+///
+/// Every event of every session comes through here, so this is the library whose SHA-256 is
+/// twice as fast as the portable one where the processor has no instructions for it.
 pub fn hash(domain: &[u8], parts: &[&[u8]]) -> Hash {
-    let mut c = Sha256::new();
+    let mut c = Context::new(&SHA256);
     c.update(domain);
     for part in parts {
         c.update(part);
     }
-    finish(c)
-}
-
-fn finish(c: Sha256) -> Hash {
-    c.finalize().into()
+    let mut hash = [0; 32];
+    hash.copy_from_slice(c.finish().as_ref());
+    hash
 }
 
 /// Lower-case hexadecimal.

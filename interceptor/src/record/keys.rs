@@ -9,12 +9,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::RecordError;
@@ -138,7 +137,7 @@ impl PublicKey {
 ///
 /// With it an auditor who holds the exact text can show that it is the one that ran; without
 /// it the record gives no way to guess short values.
-pub struct HmacKey(Hmac<Sha256>);
+pub struct HmacKey(hmac::Key);
 
 impl std::fmt::Debug for HmacKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -156,16 +155,16 @@ impl HmacKey {
                 .map_err(|_| RecordError::key(&path, "no randomness from the kernel"))?;
             Ok(key)
         })?;
-        match Hmac::new_from_slice(&bytes) {
-            Ok(keyed) if bytes.len() == 32 => Ok(Self(keyed)),
-            _ => Err(RecordError::key(&path, "is not 32 bytes long")),
+        if bytes.len() != 32 {
+            return Err(RecordError::key(&path, "is not 32 bytes long"));
         }
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 
     /// HMAC of an exact text with its exact values, hexadecimal. `None` is SQL null and
     /// differs from the empty value.
     pub fn request(&self, text: &[u8], values: &[Option<&[u8]>]) -> String {
-        let mut c = self.0.clone();
+        let mut c = hmac::Context::with_key(&self.0);
         c.update(&(text.len() as u64).to_le_bytes());
         c.update(text);
         for value in values {
@@ -177,7 +176,7 @@ impl HmacKey {
                 }
             }
         }
-        hex(&c.finalize().into_bytes())
+        hex(c.sign().as_ref())
     }
 }
 

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::digest::{Context as Digest, SHA256};
 use lru::LruCache;
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::catalog::Catalog;
@@ -306,14 +306,16 @@ fn remember(shared: &Shared, key: Key, analysis: &Arc<Analysis>, weight: usize) 
 }
 
 fn key(text: &[u8], context: &Context) -> Key {
-    let mut hash = Sha256::new();
-    hash.update(context.epoch.to_le_bytes());
-    hash.update([u8::from(context.catalog.is_some())]);
+    let mut hash = Digest::new(&SHA256);
+    hash.update(&context.epoch.to_le_bytes());
+    hash.update(&[u8::from(context.catalog.is_some())]);
     for schema in &context.search_path {
-        hash.update((schema.len() as u64).to_le_bytes());
+        hash.update(&(schema.len() as u64).to_le_bytes());
         hash.update(schema.as_bytes());
     }
-    hash.update(u64::MAX.to_le_bytes());
+    hash.update(&u64::MAX.to_le_bytes());
     hash.update(text);
-    hash.finalize().into()
+    let mut key = Key::default();
+    key.copy_from_slice(hash.finish().as_ref());
+    key
 }
