@@ -1,6 +1,7 @@
 //! `interceptor collector`: the central service that receives records, shows them, and carries
 //! approvals.
 
+mod import;
 mod keys;
 mod policies;
 mod probe;
@@ -108,6 +109,15 @@ enum Verb {
         #[command(subcommand)]
         verb: Option<keys::KeysVerb>,
     },
+    /// Bring what this collector kept in SQLite into the empty database of `[store]`.
+    ///
+    /// While the collector is stopped. Keys, hosts and their certificates stay as they are, so
+    /// hosts go on where they were.
+    Import {
+        /// JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the proof that a sealed session stands in the log, for somebody else.
     Prove {
         /// Id of the session, or the beginning or end of it.
@@ -172,6 +182,7 @@ pub async fn run(args: CollectorArgs) -> anyhow::Result<ExitCode> {
         Verb::Keys { json, verb } => {
             keys::run(config, verb.unwrap_or(keys::KeysVerb::List), json).await
         }
+        Verb::Import { json } => import::run(config, json).await,
         Verb::Prove { session } => prove(config, session).await,
         Verb::LogKey => {
             print(&format!("{}\n", log_key(&*Collector::open(config)?)))?;
@@ -467,6 +478,7 @@ fn raise_files() {
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     raise_files();
+    crate::collector::import::is_done(&config)?;
     let collector = Collector::open(config)?;
     let server = Server::new(collector).await?;
     let (hosts, console) = server.addresses()?;

@@ -40,6 +40,10 @@ const POSTGRES_MIGRATIONS: &[&str] = &[
     include_str!("postgres/002-keys.sql"),
     include_str!("postgres/003-recordings.sql"),
 ];
+/// The SQLite database below the state directory.
+pub(super) const FILE: &str = "collector.db";
+/// What it is called once all of it is in the database of `[store]`.
+pub(super) const IMPORTED: &str = "collector.db.imported";
 /// Most writes in one transaction.
 const GROUP: usize = 512;
 /// Writes that may wait before further writers do.
@@ -86,11 +90,7 @@ impl Place {
     fn begin_write(&self) -> String {
         match self {
             Self::File(_) => "BEGIN IMMEDIATE".into(),
-            Self::Server(_) => format!(
-                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-                 SET LOCAL idle_in_transaction_session_timeout = '60s'; \
-                 SELECT pg_advisory_xact_lock({LOCK})"
-            ),
+            Self::Server(_) => begin_shared(),
         }
     }
 
@@ -113,12 +113,19 @@ pub struct Central {
 impl Central {
     /// Opens or creates `collector.db` below the state directory and starts its writer.
     pub fn open(state: &Path) -> Result<Self, CollectorError> {
-        Self::at(Place::File(state.join("collector.db")), None)
+        Self::at(Place::File(state.join(FILE)), None)
     }
 
     /// The same for a collector, which learns which of its keys is in force.
     pub fn open_file(state: &Path, keys: &Keys) -> Result<Self, CollectorError> {
-        Self::at(Place::File(state.join("collector.db")), Some(keys))
+        let path = state.join(FILE);
+        if !path.exists() && state.join(IMPORTED).exists() {
+            return Err(CollectorError::Store(format!(
+                "is not configured, and what was in {} is in that database now: name it again",
+                path.display()
+            )));
+        }
+        Self::at(Place::File(path), Some(keys))
     }
 
     /// Opens the database of `[store]`, which must exist, brings its tables up to date and starts
@@ -211,6 +218,47 @@ impl Central {
             result
         });
         task.await.unwrap_or_else(|_| Err(CollectorError::Stopped.into()))
+    }
+}
+
+/// Begins a transaction that writes to the database of `[store]`, under the lock of all writers.
+pub(super) fn begin_shared() -> String {
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+         SET LOCAL idle_in_transaction_session_timeout = '60s'; \
+         SELECT pg_advisory_xact_lock({LOCK})"
+    )
+}
+
+/// Opens `collector.db` for an import: brought up to date, and while this lives nobody else has it
+/// open.
+pub(super) fn open_alone(state: &Path) -> Result<Connection, CollectorError> {
+    let path = state.join(FILE);
+    if !path.exists() {
+        return Err(CollectorError::Store(format!(
+            "has nothing to take: there is no {}",
+            path.display()
+        )));
+    }
+    let open = || -> rusqlite::Result<rusqlite::Connection> {
+        let db = rusqlite::Connection::open(&path)?;
+        // Every other connection stands in the way of this one, also one that only reads.
+        db.execute_batch(
+            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF; BEGIN EXCLUSIVE; COMMIT;",
+        )?;
+        migrate_sqlite(&db)?;
+        Ok(db)
+    };
+    match open() {
+        Ok(db) => Ok(db.into()),
+        Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            Err(CollectorError::Store(format!(
+                "cannot take {}, which is in use: stop the collector, \
+                 `systemctl stop interceptor-collector`",
+                path.display()
+            )))
+        }
+        Err(e) => Err(CollectorError::db("open collector.db alone")(e.into())),
     }
 }
 

@@ -16,6 +16,8 @@
 //! What this module must never do: append for a replica that is not at the end, or bring back an
 //! event that retention deleted.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +101,9 @@ pub struct Mark {
     /// Drawn for the last one: a database that was put back has another there.
     pub mark: i64,
 }
+
+/// A frame of a batch: the session of an event, and where in the batch it is.
+pub type FramePlace = (Option<u64>, Range<usize>);
 
 /// A row.
 #[derive(Debug)]
@@ -346,6 +351,42 @@ impl Turn<'_> {
             })
             .map_err(CollectorError::db("append to a feed"))?;
         self.end = next;
+        Ok(())
+    }
+
+    /// Appends frames of a batch, each with the session of an event and its place there: the events
+    /// of each session together, and the ledger in its place. What the ledger says is about events
+    /// before it.
+    pub fn append_frames(
+        &mut self,
+        batch: &[u8],
+        frames: &[FramePlace],
+    ) -> Result<(), CollectorError> {
+        let mut sessions: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut ledger = Vec::new();
+        for (number, place) in frames {
+            let frame = batch.get(place.clone()).unwrap_or_default();
+            match number {
+                Some(number) => {
+                    if !ledger.is_empty() {
+                        self.append(Kind::Ledger, None, &std::mem::take(&mut ledger))?;
+                    }
+                    sessions.entry(*number).or_default().extend_from_slice(frame);
+                }
+                None => {
+                    for (number, body) in std::mem::take(&mut sessions) {
+                        self.append(Kind::Events, Some(number), &body)?;
+                    }
+                    ledger.extend_from_slice(frame);
+                }
+            }
+        }
+        for (number, body) in sessions {
+            self.append(Kind::Events, Some(number), &body)?;
+        }
+        if !ledger.is_empty() {
+            self.append(Kind::Ledger, None, &ledger)?;
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Memory is bounded by the bodies that are read at a time, files by the replicas that are open.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -592,41 +592,16 @@ fn take_in(
     Ok(Some((taken, update)))
 }
 
-/// What is new of a batch: the events of each session together, and the ledger in its place. What
-/// the ledger says is about events before it.
+/// What is new of a batch, if anything is; where the feed ends with it.
 fn append(
     mut turn: Turn<'_>,
     taken: &Taken,
     frames: &[u8],
 ) -> Result<Option<Mark>, CollectorError> {
-    let mut sessions: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    let mut ledger = Vec::new();
-    for (number, place) in &taken.fresh {
-        let frame = frames.get(place.clone()).unwrap_or_default();
-        match number {
-            Some(number) => {
-                if !ledger.is_empty() {
-                    turn.append(Kind::Ledger, None, &std::mem::take(&mut ledger))?;
-                }
-                sessions.entry(*number).or_default().extend_from_slice(frame);
-            }
-            None => {
-                for (number, body) in std::mem::take(&mut sessions) {
-                    turn.append(Kind::Events, Some(number), &body)?;
-                }
-                ledger.extend_from_slice(frame);
-            }
-        }
-    }
-    for (number, body) in sessions {
-        turn.append(Kind::Events, Some(number), &body)?;
-    }
-    if !ledger.is_empty() {
-        turn.append(Kind::Ledger, None, &ledger)?;
-    }
     if taken.fresh.is_empty() {
         return Ok(None);
     }
+    turn.append_frames(frames, &taken.fresh)?;
     turn.commit().map(Some)
 }
 

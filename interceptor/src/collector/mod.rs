@@ -26,6 +26,7 @@ pub mod holds;
 pub mod hosts;
 mod http;
 mod hub;
+pub mod import;
 mod index;
 mod ingest;
 mod keys;

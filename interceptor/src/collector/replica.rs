@@ -13,14 +13,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
-use super::feed::{Kind, Mark, Row, Stone};
+use super::feed::{FramePlace, Kind, Mark, Row, Stone};
 use crate::record::chain::{self, Hash, hex, unhex};
 use crate::record::frame::{self, EventFrame, Frame, Parsed, Signed};
 use crate::record::heads::SessionHead;
@@ -80,7 +79,7 @@ pub struct Taken {
     /// What the host itself reports as broken.
     pub problems: Vec<String>,
     /// Frames that were not here before: their place in the batch, and the session of an event.
-    pub fresh: Vec<(Option<u64>, Range<usize>)>,
+    pub fresh: Vec<FramePlace>,
 }
 
 /// The open replica of one host.
@@ -328,6 +327,24 @@ impl Replica {
     /// How far it followed the host's feed.
     pub fn followed(&self) -> Mark {
         self.followed
+    }
+
+    /// It has what its feed has up to there: the feed was made from it.
+    pub fn now_follows(&mut self, end: Mark) -> Result<(), RecordError> {
+        self.store.begin()?;
+        let noted =
+            self.remember_followed(end).and_then(|()| self.store.commit(Default::default()));
+        if let Err(e) = noted {
+            self.store.rollback();
+            return Err(e);
+        }
+        self.followed = end;
+        Ok(())
+    }
+
+    /// What its host said at the first contact ([`Replica::begin`]), if it did.
+    pub fn began(&self) -> Result<Option<u64>, RecordError> {
+        Ok((self.store.remembered("ship_begun")? > 0).then_some(self.base))
     }
 
     fn read_followed(store: &Store) -> Result<Mark, RecordError> {

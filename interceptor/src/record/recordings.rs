@@ -385,33 +385,87 @@ impl Reader {
 
     /// What replicas keep of a part of a session whose attachments are all here: the bodies.
     pub fn recorded(&self, session: &Summary, placed: &Placed) -> Result<Recorded, RecordError> {
-        let id = id_of(session)?;
-        let read = || -> rusqlite::Result<Recorded> {
+        let mut out = Recorded::begin(placed.part, placed.is_last);
+        let end = |seq, _| seq > placed.last;
+        self.bodies(session, placed.first, "coalesce(octet_length(data), 0)", &mut out, end)?;
+        Ok(out)
+    }
+
+    /// The same of all parts of a session whose attachments are in objects, as they were noted.
+    pub fn recorded_parts(
+        &self,
+        session: &Summary,
+        mut take: impl FnMut(&Recorded) -> Result<(), RecordError>,
+    ) -> Result<(), RecordError> {
+        let parts = self.parts_of(session.number)?;
+        let mut first = 1;
+        for (i, part) in parts.iter().enumerate() {
+            let mut out = Recorded::begin(*part, i + 1 == parts.len());
+            // A part is as long as the frames in it.
+            let full = |_, bytes| bytes >= part.bytes;
+            let length = "coalesce((SELECT length FROM recorded r WHERE r.id = events.id), \
+                          octet_length(data), 0)";
+            first = self.bodies(session, first, length, &mut out, full)?;
+            if out.bytes() != part.bytes {
+                return Err(RecordError::Contents(format!(
+                    "the recording of session {} does not fit its events",
+                    session.number
+                )));
+            }
+            take(&out)?;
+        }
+        Ok(())
+    }
+
+    fn parts_of(&self, number: u64) -> Result<Vec<Part>, RecordError> {
+        let read = || -> rusqlite::Result<Vec<Part>> {
             let mut s = self.db.prepare_cached(
-                "SELECT id, ts_us, kind, body, NULL, hash, coalesce(octet_length(data), 0) \
-                 FROM events WHERE id >= ?1 AND id <= ?2 ORDER BY id",
+                "SELECT part FROM recording_parts WHERE number = ?1 ORDER BY part",
             )?;
-            let number = session.number;
-            let range = [event_id(number, placed.first), event_id(number, placed.last)];
-            let mut rows = s.query(range)?;
-            let mut out = Recorded {
-                part: placed.part,
-                last: placed.is_last,
-                lengths: Vec::new(),
-                frames: Vec::new(),
-            };
+            let parts = s.query_map([number as i64], |r| r.get(0))?;
+            let parts = parts.map(|part| part_of(&self.db, number, part?));
+            parts.filter_map(rusqlite::Result::transpose).collect()
+        };
+        read().map_err(RecordError::sqlite("read the parts of a recording"))
+    }
+
+    /// Adds bodies of events, and what stands as the length of their attachments, until there is
+    /// enough, by the number of the next event and the bytes so far; which event that is.
+    fn bodies(
+        &self,
+        session: &Summary,
+        first: u64,
+        length: &'static str,
+        out: &mut Recorded,
+        enough: impl Fn(u64, u64) -> bool,
+    ) -> Result<u64, RecordError> {
+        let (number, id) = (session.number, id_of(session)?);
+        let (mut next, mut attached) = (first, 0);
+        let mut read = || -> rusqlite::Result<()> {
+            let mut s = self.db.prepare_cached(&format!(
+                "SELECT id, ts_us, kind, body, NULL, hash, {length} FROM events \
+                 WHERE id >= ?1 AND id <= ?2 ORDER BY id"
+            ))?;
+            let mut rows = s.query([event_id(number, first), event_id(number, MAX_SEQ)])?;
             while let Some(row) = rows.next()? {
                 let e = store::from_row(row)?;
+                if enough(e.seq, out.frames.len() as u64 + attached) {
+                    break;
+                }
                 let hash = hash_of(e.hash).ok_or(rusqlite::Error::InvalidQuery)?;
                 let at = out.frames.len();
                 frame::begin_event(&mut out.frames, number, id, e.seq, e.ts_us, e.kind);
                 out.frames.extend_from_slice(e.body);
                 frame::finish_event(&mut out.frames, at, e.kind, &[], &hash);
-                out.lengths.push(row.get::<_, i64>(6)?.max(0).unsigned_abs());
+                let length = row.get::<_, i64>(6)?.max(0).unsigned_abs();
+                out.lengths.push(length);
+                attached += length;
+                next = e.seq + 1;
             }
-            Ok(out)
+            Ok(())
         };
-        read().map_err(RecordError::sqlite("read a part of a session"))
+        read().map_err(RecordError::sqlite("read a part of a session"))?;
+        Ok(next)
     }
 }
 
@@ -479,6 +533,15 @@ struct Head {
 }
 
 impl Recorded {
+    fn begin(part: Part, last: bool) -> Self {
+        Self { part, last, lengths: Vec::new(), frames: Vec::new() }
+    }
+
+    /// Length of the frames with their attachments.
+    fn bytes(&self) -> u64 {
+        self.frames.len() as u64 + self.lengths.iter().sum::<u64>()
+    }
+
     /// As it stands in a feed.
     pub fn encode(&self) -> Vec<u8> {
         let head = Head {

@@ -247,3 +247,46 @@ fn a_database_that_crashes_loses_nothing_that_was_acknowledged() -> Result<()> {
     all[1].cli(["verify"])?.ok()?;
     Ok(())
 }
+
+/// From SQLite to PostgreSQL while the host records: it is told nothing, and loses nothing.
+#[test]
+fn a_collector_moves_from_sqlite_to_postgresql_and_its_host_goes_on() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let database = Database::start(dir.path())?;
+    let mut first = Collector::create(&dir.path().join("c0"), None)?;
+    first.start()?;
+    let mut host = Host::create(dir.path(), "writer", &first.url)?;
+    first.enrol("writer", |args| host.cli(args.iter().copied())?.run())?;
+    host.start(6_000)?;
+    wait_for("the first events", SOON, || {
+        Ok((first.hosts()?[0]["events"].as_u64() > Some(500)).then_some(()))
+    })?;
+    let config = std::fs::read_to_string(&first.config)? + &database.section();
+    std::fs::write(&first.config, config)?;
+    // The collector runs, and goes on with what it has.
+    let refused = first.cli(["import"])?.run()?;
+    assert!(!refused.success() && refused.all().contains("stop the collector"), "{refused}");
+    first.kill();
+    let forgotten = first.cli(["run"])?.limit(SOON).run()?;
+    assert!(!forgotten.success() && forgotten.all().contains("collector import"), "{forgotten}");
+    let brought: Value = serde_json::from_str(&first.cli(["import", "--json"])?.ok()?)?;
+    assert_eq!((&brought["hosts"], &brought["before"]), (&1.into(), &false.into()), "{brought}");
+    assert!(brought["events"].as_u64() > Some(500), "{brought}");
+    first.start()?;
+    let mut second =
+        Collector::create_with(&dir.path().join("c1"), &database.section(), Some(&first))?;
+    second.start()?;
+    wait_for("everything to be recorded", SOON, || {
+        let recorded: u64 = host.sessions()?.values().map(|(_, events)| events).sum();
+        Ok((recorded >= 6_000).then_some(()))
+    })?;
+    host.seals_all()?;
+    let all = assert_shipped(&first, &host)?;
+    assert_eq!(assert_shipped(&second, &host)?, all);
+    for one in [&first, &second] {
+        assert_eq!(one.hosts()?[0]["problem"], Value::Null);
+        let log = one.cli(["verify"])?.ok()?;
+        assert!(log.contains(&format!("log: {} sealed sessions", all.0)), "{log} of {all:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! A replica as its host's feed.
+//!
+//! The events and the ledger are read as a host reads its own store to ship it, so they are in an
+//! order in which they could have come. Of sessions whose attachments are in objects the rows with
+//! bodies are made again, and of those that retention deleted what their tombstones say.
+
+use std::collections::BTreeSet;
+
+use crate::collector::db::Connection;
+use crate::collector::feed::{Feed, FramePlace, Kind, Stone, Turn};
+use crate::collector::hosts::Host;
+use crate::collector::replica::{Position, Replica};
+use crate::collector::{Collector, CollectorError, hosts as known};
+use crate::record::chain::hex;
+use crate::record::frame::{self, Frame, Parsed};
+use crate::record::{Reader, RecordError};
+use crate::ship::Spool;
+
+use super::Step;
+
+/// Bytes of a batch; it becomes a few rows.
+const BATCH: usize = 1 << 20;
+/// Tombstones in one row.
+const STONES: usize = 500;
+
+/// All hosts of a database.
+pub(super) fn hosts(db: &Connection) -> Result<Vec<Host>, CollectorError> {
+    let ids: Vec<i64> = db
+        .prepare("SELECT id FROM hosts ORDER BY id")
+        .and_then(|mut s| s.query_map([], |r| r.get(0))?.collect())
+        .map_err(CollectorError::db("list hosts"))?;
+    ids.into_iter().filter_map(|id| known::by_id(db, id).transpose()).collect()
+}
+
+/// Makes the feed of one host; how many events are in it.
+pub(super) fn bring(
+    collector: &Collector,
+    feed: &Feed,
+    host: &Host,
+    told: &mut dyn FnMut(Step<'_>),
+) -> Result<u64, CollectorError> {
+    let state = &collector.config.state;
+    let dir = Replica::directory(state, &host.fingerprint);
+    if !dir.join("records.db").exists() {
+        return Ok(0);
+    }
+    // Also so that nobody else writes to it.
+    let mut replica = Replica::open(state, host.key, &host.name)?;
+    let buried = replica.store().remaining()?;
+    if !buried.is_empty() {
+        collector.search.remove(state, host, &buried)?;
+        collector.recordings.forget(&host.fingerprint, &buried);
+        replica.remove_buried()?;
+    }
+    let reader = Reader::of_replica(&dir)?;
+    let mut turn = feed.lock(host.id)?;
+    if let Some(ledger) = replica.began()? {
+        turn.append(Kind::Began, None, &ledger.to_le_bytes())?;
+    }
+    let (recorded, stones) = (recorded(&reader)?, reader.tombstones()?);
+    let mut at = Position::default();
+    for number in recorded.iter().copied().chain(stones.iter().map(|stone| stone.number)) {
+        // Its events count as taken: rows of another kind stand for them.
+        at.sessions.insert(number, u64::MAX);
+    }
+    let spool = Spool::open(&dir)?;
+    let mut events = 0;
+    while let Some(batch) = spool.next(&at, BATCH)? {
+        turn.append_frames(&batch.frames, &places(&batch.frames)?)?;
+        (at, events) = (batch.after, events + batch.events);
+        told(Step::Host(&host.name, events));
+    }
+    for number in recorded {
+        events += recording(&reader, &replica, number, &mut turn)?;
+        told(Step::Host(&host.name, events));
+    }
+    for portion in stones.chunks(STONES) {
+        let mut body = Vec::new();
+        for stone in portion {
+            let Some(summary) = replica.store().summary_of(stone.number)? else { continue };
+            body.push(Stone {
+                summary,
+                deleted_us: stone.deleted_us,
+                policy: stone.policy.clone(),
+                events: stone.events,
+                head: hex(&stone.head),
+            });
+        }
+        let body = serde_json::to_vec(&body).map_err(|_| CollectorError::Stopped)?;
+        turn.append(Kind::Stones, None, &body)?;
+    }
+    // Rows of sessions count the events of deleted ones as well.
+    let buried = stones.iter().map(|stone| stone.events).sum();
+    let there = replica.events().saturating_sub(buried);
+    if events != there {
+        return Err(unlike(host, events, there));
+    }
+    let end = turn.commit()?;
+    replica.now_follows(end)?;
+    Ok(events)
+}
+
+fn unlike(host: &Host, read: u64, there: u64) -> CollectorError {
+    RecordError::Contents(format!(
+        "of the records of host {} {read} events can be read, and {there} are there: run \
+         `interceptor collector verify` before the import",
+        host.name
+    ))
+    .into()
+}
+
+/// Sessions whose attachments are in objects.
+fn recorded(reader: &Reader) -> Result<BTreeSet<u64>, CollectorError> {
+    let mut numbers = BTreeSet::new();
+    reader.each_part(|part| {
+        numbers.insert(part.number);
+        true
+    })?;
+    Ok(numbers)
+}
+
+/// Appends the rows of such a session; how many events it has.
+fn recording(
+    reader: &Reader,
+    replica: &Replica,
+    number: u64,
+    turn: &mut Turn<'_>,
+) -> Result<u64, CollectorError> {
+    let Some(session) = replica.store().summary_of(number)? else { return Ok(0) };
+    let mut events = 0;
+    reader.recorded_parts(&session, |part| {
+        events += part.lengths.len() as u64;
+        let appended = turn.append(Kind::Recorded, Some(number), &part.encode());
+        appended.map_err(RecordError::elsewhere)
+    })?;
+    Ok(events)
+}
+
+/// Where each frame of a batch is, with the session of an event.
+fn places(batch: &[u8]) -> Result<Vec<FramePlace>, CollectorError> {
+    let (mut all, mut at) = (Vec::new(), 0);
+    while at < batch.len() {
+        let Parsed::Whole(frame, length) = frame::parse(&batch[at..]) else {
+            return Err(RecordError::Contents("a batch that is no frames".into()).into());
+        };
+        let number = match frame {
+            Frame::Event(event) => Some(event.number),
+            Frame::Ledger(_) | Frame::Checkpoint(_) => None,
+        };
+        all.push((number, at..at + length));
+        at += length;
+    }
+    Ok(all)
+}
