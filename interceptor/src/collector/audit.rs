@@ -86,7 +86,7 @@ pub fn head(db: &Connection) -> Result<Option<AuditHead>, CollectorError> {
     Ok(u64::try_from(id).ok().filter(|id| *id > 0).map(|id| AuditHead { id, hash }))
 }
 
-fn newest(db: &Connection) -> Result<(i64, Hash), CollectorError> {
+pub(super) fn newest(db: &Connection) -> Result<(i64, Hash), CollectorError> {
     let last: Option<(i64, Vec<u8>)> = db
         .prepare_cached("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
         .and_then(|mut s| s.query_row([], |r| Ok((r.get(0)?, r.get(1)?))).optional())

@@ -226,7 +226,8 @@ impl Feed {
     /// Where every feed ends. Blocks, as all that follows.
     pub fn ends(&self) -> Result<Vec<(i64, Mark)>, CollectorError> {
         self.with("read where feeds end", |db| {
-            db.prepare_cached("SELECT host, at, mark FROM feed_heads")?
+            // Those below zero are nobody's yet: an import makes them.
+            db.prepare_cached("SELECT host, at, mark FROM feed_heads WHERE host > 0")?
                 .query_map([], |r| Ok((r.get(0)?, Mark { at: r.get(1)?, mark: r.get(2)? })))?
                 .collect()
         })

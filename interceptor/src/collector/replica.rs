@@ -529,6 +529,9 @@ impl Replica {
         if e.number == 0 || e.number > MAX_NUMBER || e.seq == 0 || e.seq > MAX_SEQ {
             return altered(format!("{at} has an impossible number"));
         }
+        if e.kind.len() > frame::MAX_KIND {
+            return altered(format!("the kind of {at} is longer than any host writes"));
+        }
         let head = self.head(e.number)?;
         if let Some(h) = &head
             && h.id != e.session

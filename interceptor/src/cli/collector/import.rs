@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::operator;
 use crate::cli::table::{json, print, safe};
-use crate::collector::import::{self, Step};
+use crate::collector::import::{self, Imported, Step};
 use crate::collector::{Collector, Config};
 
 /// How often a terminal is told.
@@ -24,10 +24,13 @@ pub(super) async fn run(config: Config, as_json: bool) -> anyhow::Result<ExitCod
     let brought = brought.await?;
     clear_line();
     let brought = brought?;
-    collector.sign_log().await?;
+    // All is done by then; a collector that runs signs as well.
+    if let Err(error) = collector.sign_log().await {
+        eprintln!("interceptor: warning: the log is not signed yet: {}", safe(&error.to_string()));
+    }
     if as_json {
         print(&(json(&brought)? + "\n"))?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(exit(&brought));
     }
     let state = collector.config.state.display();
     if brought.before {
@@ -42,7 +45,21 @@ pub(super) async fn run(config: Config, as_json: bool) -> anyhow::Result<ExitCod
          backup.\nRun `interceptor collector verify`, then start the collector.\n",
         brought.hosts, brought.sessions, brought.events
     ))?;
-    Ok(ExitCode::SUCCESS)
+    for less in &brought.incomplete {
+        print(&format!(
+            "NOT ALL OF HOST {}: {} of {} events could be read; look at its problem in \
+             `interceptor collector hosts` before you delete its replica here\n",
+            safe(&less.host),
+            less.brought,
+            less.of
+        ))?;
+    }
+    Ok(exit(&brought))
+}
+
+/// 1 when something could not be brought.
+fn exit(brought: &Imported) -> ExitCode {
+    if brought.incomplete.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Shows on a terminal where it is.

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::collector::db::Connection;
-use crate::collector::feed::{Feed, FramePlace, Kind, Stone, Turn};
+use crate::collector::db::{self, Connection};
+use crate::collector::feed::{Feed, FramePlace, Kind, Mark, Stone, Turn};
 use crate::collector::hosts::Host;
 use crate::collector::replica::{Position, Replica};
 use crate::collector::{Collector, CollectorError, hosts as known};
@@ -32,17 +32,33 @@ pub(super) fn hosts(db: &Connection) -> Result<Vec<Host>, CollectorError> {
     ids.into_iter().filter_map(|id| known::by_id(db, id).transpose()).collect()
 }
 
-/// Makes the feed of one host; how many events are in it.
+/// A feed that was made.
+#[derive(Debug)]
+pub(super) struct Brought {
+    /// Events that were read.
+    pub events: u64,
+    /// Events that the host's sessions have, less those that were deleted.
+    pub of: u64,
+    /// Where the feed ends.
+    pub end: Mark,
+}
+
+/// Number under which the feed of a host stands before it is anybody's.
+const fn beside(host: i64) -> i64 {
+    -host
+}
+
+/// Makes the feed of one host; none where it never shipped anything.
 pub(super) fn bring(
     collector: &Collector,
     feed: &Feed,
     host: &Host,
     told: &mut dyn FnMut(Step<'_>),
-) -> Result<u64, CollectorError> {
+) -> Result<Option<Brought>, CollectorError> {
     let state = &collector.config.state;
     let dir = Replica::directory(state, &host.fingerprint);
     if !dir.join("records.db").exists() {
-        return Ok(0);
+        return Ok(None);
     }
     // Also so that nobody else writes to it.
     let mut replica = Replica::open(state, host.key, &host.name)?;
@@ -53,7 +69,10 @@ pub(super) fn bring(
         replica.remove_buried()?;
     }
     let reader = Reader::of_replica(&dir)?;
-    let mut turn = feed.lock(host.id)?;
+    let mut turn = feed.lock(beside(host.id))?;
+    if turn.end() != Mark::default() {
+        return Err(another());
+    }
     if let Some(ledger) = replica.began()? {
         turn.append(Kind::Began, None, &ledger.to_le_bytes())?;
     }
@@ -91,22 +110,41 @@ pub(super) fn bring(
     }
     // Rows of sessions count the events of deleted ones as well.
     let buried = stones.iter().map(|stone| stone.events).sum();
-    let there = replica.events().saturating_sub(buried);
-    if events != there {
-        return Err(unlike(host, events, there));
-    }
+    let of = replica.events().saturating_sub(buried);
     let end = turn.commit()?;
     replica.now_follows(end)?;
-    Ok(events)
+    Ok(Some(Brought { events, of, end }))
 }
 
-fn unlike(host: &Host, read: u64, there: u64) -> CollectorError {
-    RecordError::Contents(format!(
-        "of the records of host {} {read} events can be read, and {there} are there: run \
-         `interceptor collector verify` before the import",
-        host.name
-    ))
-    .into()
+fn another() -> CollectorError {
+    CollectorError::Store("is being imported to from elsewhere: one import at a time".into())
+}
+
+/// Gives the feeds that were made to their hosts, inside the transaction with the tables.
+pub(super) fn give(db: &Connection, feeds: &[(i64, Mark)]) -> Result<(), CollectorError> {
+    let fail = || CollectorError::db("give feeds to their hosts");
+    let there: Vec<(i64, Mark)> = db
+        .prepare("SELECT host, at, mark FROM feed_heads WHERE host < 0 ORDER BY host DESC")
+        .and_then(|mut s| {
+            let row =
+                |r: &db::Row<'_>| Ok((beside(r.get(0)?), Mark { at: r.get(1)?, mark: r.get(2)? }));
+            s.query_map([], row)?.collect()
+        })
+        .map_err(fail())?;
+    if there != feeds {
+        return Err(another());
+    }
+    db.execute_batch(
+        "DELETE FROM feed WHERE host > 0; DELETE FROM feed_heads WHERE host > 0; \
+         UPDATE feed SET host = -host; UPDATE feed_heads SET host = -host",
+    )
+    .map_err(fail())
+}
+
+/// Takes away what an import left that was cut off.
+pub(super) fn forget(db: &Connection) -> Result<(), CollectorError> {
+    db.execute_batch("DELETE FROM feed; DELETE FROM feed_heads")
+        .map_err(CollectorError::db("empty the feeds of [store]"))
 }
 
 /// Sessions whose attachments are in objects.

@@ -1,10 +1,10 @@
 //! Brings what a collector kept in SQLite into the database of `[store]`, once.
 //!
 //! First every replica becomes its host's feed, each in one transaction, so that any collector of
-//! the database makes the same replica from it. Then the tables of `collector.db` follow in one
-//! transaction, under the lock that all writers take: with its commit the database is the truth,
-//! and before it there is nothing in it that anybody serves from. So an import that was cut off is
-//! begun again.
+//! the database makes the same replica from it. These feeds stand under numbers that no host has.
+//! Then the tables of `collector.db` follow in one transaction, under the lock that all writers
+//! take, and the feeds get their hosts: with its commit the database is the truth, and before it
+//! there is nothing in it that anybody serves from. So an import that was cut off is begun again.
 //!
 //! Hosts need nothing: the keys, their certificates and where each of them stands stay the same.
 //! Replicas stay as well, and follow their feeds from then on.
@@ -17,13 +17,13 @@ mod tables;
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::audit::{self, Who};
-use super::db::{self, Connection, params};
+use super::db::{self, Connection, OptionalExtension, params};
 use super::error::CollectorError;
-use super::{Collector, Config, central};
+use super::{Collector, Config, central, hosts, recordings};
 
 /// What the audit trail says of it.
 const WHAT: &str = "store.imported";
@@ -41,6 +41,47 @@ pub struct Imported {
     pub rows: u64,
     /// It was done before: only the old file was put out of the way now.
     pub before: bool,
+    /// Hosts of which not all records could be read: how many events were, of how many.
+    pub incomplete: Vec<Incomplete>,
+}
+
+/// A host of which not all records could be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Incomplete {
+    /// Its name.
+    pub host: String,
+    /// Events that were brought.
+    pub brought: u64,
+    /// Events that its sessions have.
+    pub of: u64,
+}
+
+/// How far `collector.db` is: whether it is still the one that was brought.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stand {
+    /// Last step of the audit trail.
+    audit: i64,
+    /// Hash of it, in hexadecimal.
+    hash: String,
+    /// Seals in the log.
+    leaves: i64,
+    /// Events in the index.
+    events: i64,
+}
+
+impl Stand {
+    fn of(old: &Connection) -> Result<Self, CollectorError> {
+        let (audit, hash) = audit::newest(old)?;
+        let (leaves, events) = old
+            .query_row(
+                "SELECT (SELECT count(*) FROM leaves), \
+                 (SELECT coalesce(sum(events), 0) FROM sessions)",
+                [],
+                |r| Ok((r.get(0)?, r.get(1)?)),
+            )
+            .map_err(CollectorError::db("read where collector.db stands"))?;
+        Ok(Self { audit, hash: crate::record::chain::hex(&hash), leaves, events })
+    }
 }
 
 /// What is being done.
@@ -70,18 +111,30 @@ pub fn run(
     };
     let old = central::open_alone(state)?;
     let new = db::connect(server).map_err(CollectorError::db("reach the database of [store]"))?;
-    if imported_before(&new)? {
+    let stand = Stand::of(&old)?;
+    if let Some(before) = imported_before(&new)? {
+        if before != stand {
+            return Err(taken());
+        }
         drop(old);
         put_away(state)?;
         return Ok(Imported { before: true, ..Imported::default() });
     }
     may_begin(collector, &old, &new)?;
     let mut imported = Imported::default();
-    for host in feeds::hosts(&old)? {
+    let mut feeds = Vec::new();
+    let known = feeds::hosts(&old)?;
+    for host in &known {
         imported.hosts += 1;
-        imported.events += feeds::bring(collector, feed, &host, told)?;
+        let Some(brought) = feeds::bring(collector, feed, host, told)? else { continue };
+        imported.events += brought.events;
+        feeds.push((host.id, brought.end));
+        if brought.events != brought.of {
+            let (brought, of) = (brought.events, brought.of);
+            imported.incomplete.push(Incomplete { host: host.name.clone(), brought, of });
+        }
     }
-    let copy = |db: &Connection| -> Result<(), CollectorError> {
+    in_transaction(&new, |db| {
         if !is_empty(db)? {
             return Err(taken());
         }
@@ -93,11 +146,24 @@ pub fn run(
             }
         }
         tables::number_on(db)?;
+        feeds::give(db, &feeds)?;
         let target = state.display().to_string();
-        let detail = json!({ "hosts": imported.hosts, "sessions": imported.sessions });
-        audit::append(db, &audit::Entry { who, what: WHAT, target: &target, detail: &detail })
-    };
-    in_transaction(&new, copy)?;
+        let detail =
+            json!({ "hosts": imported.hosts, "sessions": imported.sessions, "from": stand });
+        audit::append(db, &audit::Entry { who, what: WHAT, target: &target, detail: &detail })?;
+        for host in &known {
+            let less = imported.incomplete.iter().find(|less| less.host == host.name);
+            if let Some(Incomplete { brought, of, .. }) = less {
+                let words = format!(
+                    "reported: {brought} of {of} events could be brought into the database of \
+                     [store]; the others cannot be read in the replica of the collector that had \
+                     them: run `interceptor sessions verify` over it"
+                );
+                hosts::set_problem(db, host, who, Some(&words))?;
+            }
+        }
+        Ok(())
+    })?;
     drop(old);
     put_away(state)?;
     Ok(imported)
@@ -141,48 +207,60 @@ fn may_begin(
     old: &Connection,
     new: &Connection,
 ) -> Result<(), CollectorError> {
-    let moved: i64 = old
-        .query_row("SELECT sessions FROM recordings", [], |r| r.get(0))
-        .map_err(CollectorError::db("read what was moved into objects"))?;
-    if moved > 0 && !collector.recordings.moves() {
-        let folder = collector.config.state.join("recordings");
-        return Err(CollectorError::Recordings(format!(
-            "url must name the place where the recordings of {moved} sessions are: \
-             url = \"file://{}\", or where you move that folder, for all collectors alike",
-            folder.display()
+    if collector.config.state.join(central::IMPORTED).exists() {
+        return Err(CollectorError::Store(format!(
+            "was imported to before, from what is now {}: move that away, it is not overwritten",
+            collector.config.state.join(central::IMPORTED).display()
         )));
     }
-    in_transaction(new, |db| {
-        if !is_empty(db)? {
-            return Err(taken());
+    let place: String = old
+        .query_row("SELECT place FROM recordings", [], |r| r.get(0))
+        .map_err(CollectorError::db("read where recordings are"))?;
+    if !place.is_empty() {
+        if !collector.recordings.moves() {
+            return Err(CollectorError::Recordings(format!(
+                "url must name the place where recordings were moved to: \
+                 url = \"file://{}\", or where you move that folder, for all collectors alike",
+                collector.config.state.join("recordings").display()
+            )));
         }
-        db.execute_batch("TRUNCATE feed, feed_heads")
-            .map_err(CollectorError::db("empty the feeds of [store]"))
-    })
+        recordings::check_place(&collector.recordings, &place)
+            .map_err(CollectorError::Recordings)?;
+    }
+    in_transaction(new, |db| if is_empty(db)? { feeds::forget(db) } else { Err(taken()) })
 }
 
 fn taken() -> CollectorError {
     CollectorError::Store(
-        "names a database in which hosts, codes or steps of the audit trail stand already: an \
-         import needs an empty one"
-            .into(),
+        "names a database in which something stands already: an import needs an empty one".into(),
     )
 }
 
+/// Whether nothing stands in any table that a collector fills because somebody asked it to.
 fn is_empty(db: &Connection) -> Result<bool, CollectorError> {
-    let any = "SELECT 1 FROM hosts UNION ALL SELECT 1 FROM codes UNION ALL SELECT 1 FROM sessions \
-               UNION ALL SELECT 1 FROM leaves UNION ALL SELECT 1 FROM audit LIMIT 1";
-    db.prepare_cached(any)
-        .and_then(|mut s| s.exists([]))
-        .map(|there| !there)
-        .map_err(CollectorError::db("look whether the database of [store] is empty"))
+    for table in tables::ALL.iter().filter(|t| !tables::begins_with_rows(t)) {
+        let there = db
+            .prepare(&format!("SELECT 1 FROM {table} LIMIT 1"))
+            .and_then(|mut s| s.exists([]))
+            .map_err(CollectorError::db("look whether the database of [store] is empty"))?;
+        if there {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
-/// Whether this was done, and only what comes last was not.
-fn imported_before(db: &Connection) -> Result<bool, CollectorError> {
-    db.prepare_cached("SELECT 1 FROM audit WHERE what = ?1")
-        .and_then(|mut s| s.exists(params![WHAT]))
-        .map_err(CollectorError::db("read the audit trail"))
+/// From where this was done, if it was, and only what comes last was not.
+fn imported_before(db: &Connection) -> Result<Option<Stand>, CollectorError> {
+    let detail: Option<String> = db
+        .prepare_cached("SELECT detail FROM audit WHERE what = ?1 ORDER BY id DESC LIMIT 1")
+        .and_then(|mut s| s.query_row(params![WHAT], |r| r.get(0)).optional())
+        .map_err(CollectorError::db("read the audit trail"))?;
+    let Some(detail) = detail else { return Ok(None) };
+    let from = serde_json::from_str::<serde_json::Value>(&detail)
+        .ok()
+        .and_then(|detail| serde_json::from_value(detail.get("from")?.clone()).ok());
+    from.map(Some).ok_or_else(taken)
 }
 
 /// Renames the old files, which are in use no more.

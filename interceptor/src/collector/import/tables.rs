@@ -35,12 +35,21 @@ pub(super) const ALL: &[&str] = &[
     "retention",
     "recordings",
 ];
-/// Tables of one row, which a new database has already.
-const SINGLE: &[&str] = &["retention", "recordings"];
+/// Tables that have rows in a database which nobody used yet, those of a running collector included:
+/// what stands there gives way.
+const BEGUN: &[&str] =
+    &["retention", "recordings", "forwards", "forward_cursors", "logins", "pending_logins"];
 /// Tables whose `id` the database draws.
 const NUMBERED: &[&str] = &["hosts", "deliveries", "audit", "legal_holds"];
 /// Values that go in one statement: a third of what the protocol has room for.
 const VALUES: usize = 20_000;
+/// Bytes of texts in one statement, but for the last row's.
+const BYTES: usize = 8 << 20;
+
+/// Whether a database that is empty has rows there.
+pub(super) fn begins_with_rows(table: &str) -> bool {
+    BEGUN.contains(&table)
+}
 
 /// Copies a table; how many rows it has.
 pub(super) fn bring(
@@ -59,21 +68,28 @@ fn copy(
     told: &mut dyn FnMut(Step<'_>),
 ) -> db::Result<u64> {
     let Connection::Sqlite(old) = old else { return Err(db::Error::Contents) };
-    if SINGLE.contains(&table) {
+    if begins_with_rows(table) {
         new.execute(&format!("DELETE FROM {table}"), [])?;
     }
     let mut all = old.prepare(&format!("SELECT * FROM {table}"))?;
     let columns: Vec<String> = all.column_names().map(str::to_owned).collect();
     let most = (VALUES / columns.len().max(1)).max(1);
     let mut rows = all.query([])?;
-    let (mut copied, mut values) = (0, Vec::new());
+    let (mut copied, mut values, mut bytes) = (0, Vec::new(), 0);
     while let Some(row) = rows.next()? {
         for column in 0..columns.len() {
-            values.push(row.get::<_, Value>(column)?);
+            let value = row.get::<_, Value>(column)?;
+            bytes += match &value {
+                Value::Text(text) => text.len(),
+                Value::Blob(blob) => blob.len(),
+                _ => 0,
+            };
+            values.push(value);
         }
         copied += 1;
-        if values.len() >= most * columns.len() {
+        if values.len() >= most * columns.len() || bytes >= BYTES {
             insert(new, table, &columns, &mut values)?;
+            bytes = 0;
             told(Step::Table(table, copied));
         }
     }

@@ -3,6 +3,7 @@
 //! Those that need a server run where `INTERCEPTOR_TEST_STORE` names one (`cargo xtask test` does).
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -270,16 +271,22 @@ async fn what_is_in_use_or_taken_is_left_alone() {
     let Old { dir, state, recorder, new: config, collector, host, open } = old;
     drop(collector);
 
-    // Its recordings are nowhere that the new one is told of.
+    // Its recordings are nowhere that the new one is told of, or elsewhere.
     let nowhere = Config { recordings: recordings::Settings::default(), ..config.clone() };
     let why = import(&Collector::open(nowhere).unwrap()).unwrap_err().to_string();
     assert!(why.contains("[recordings] url"), "{why}");
+    let mut elsewhere = config.clone();
+    let other = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir();
+    let other = other.unwrap();
+    elsewhere.recordings.url = Some(format!("file://{}", other.path().display()));
+    let why = import(&Collector::open(elsewhere).unwrap()).unwrap_err().to_string();
+    assert!(why.contains("is it mounted"), "{why}");
 
     // One that was cut off has left rows that nobody reads.
     let cut = |db: &Connection| {
         db.execute_batch(
-            "INSERT INTO feed VALUES (1, 1, 1, 1, 1, 'cut off'), (7, 1, 1, 1, 1, 'cut off'); \
-             INSERT INTO feed_heads VALUES (1, 1, 1), (7, 1, 1)",
+            "INSERT INTO feed VALUES (-1, 1, 1, 1, 1, 'cut off'), (-7, 1, 1, 1, 1, 'cut off'); \
+             INSERT INTO feed_heads VALUES (-1, 1, 1), (-7, 1, 1)",
         )
         .map_err(CollectorError::db("cut"))
     };
@@ -297,10 +304,54 @@ async fn what_is_in_use_or_taken_is_left_alone() {
     assert!(why.contains("nothing to take"), "{why}");
     // Only the renaming was not done.
     let file = |name: &str| state.path().join(name);
-    std::fs::rename(file("collector.db.imported"), file("collector.db")).unwrap();
+    let back = || std::fs::rename(file("collector.db.imported"), file("collector.db")).unwrap();
+    back();
     assert!(import(&new).unwrap().before);
     assert!(!file("collector.db").exists());
-    drop((dir, recorder, open));
+    // Somebody went back and lived on: that past is another.
+    back();
+    drop(new);
+    let lived = Collector::open(Config { store: None, ..config.clone() }).unwrap();
+    lived.sign_log().await.unwrap();
+    session(&recorder, 1, 10);
+    ship(&lived, &host, &recorder, dir.path()).await;
+    drop(lived);
+    let new = Collector::open(config).unwrap();
+    let why = import(&new).unwrap_err().to_string();
+    assert!(why.contains("needs an empty one") && file("collector.db").exists(), "{why}");
+    drop(open);
+}
+
+/// The disk below a replica lost something: the rest comes, and a person hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_left_out_and_named() {
+    let Some(mut old) = Old::new().await else { return };
+    drop(std::mem::replace(&mut old.collector, Collector::open(old.new.clone()).unwrap()));
+    let dir = Replica::directory(old.state.path(), &old.host.fingerprint);
+    let db = rusqlite::Connection::open(dir.join("records.db")).unwrap();
+    // The twentieth event of the third session.
+    assert_eq!(db.execute("DELETE FROM events WHERE id = ?1", [(3_i64 << 31) | 20]).unwrap(), 1);
+    drop(db);
+    let imported = import(&old.collector).unwrap();
+    let [less] = &imported.incomplete[..] else { panic!("{imported:?}") };
+    // With the end, the session has 42.
+    assert_eq!((less.host.as_str(), less.of - less.brought), ("db1", 42 - 19));
+    let problem = number(&old.collector, "SELECT count(*) FROM hosts WHERE problem IS NOT NULL");
+    assert_eq!(problem.await, 1);
+    // What is whole is whole everywhere, and the host goes on.
+    let b = old.second("b");
+    session(&old.recorder, 4, 100);
+    old.recorder.flush().unwrap();
+    ingest::freshen(&b, &old.host).await.unwrap();
+    let at = ingest::with_replica(&b, &old.host, |r| Ok(r.position())).await.unwrap();
+    for batch in batches(old.dir.path(), &at, 64 << 10) {
+        ingest::take(&b, &old.host, batch.frames.into()).await.unwrap();
+    }
+    let reader = Reader::of_replica(&Replica::directory(&b.config.state, &old.host.fingerprint));
+    let reader = reader.unwrap();
+    let mut seen = 0;
+    reader.events(7, 0, |_| seen += 1).unwrap();
+    assert_eq!(seen, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,4 +364,5 @@ async fn a_database_in_which_something_stands_is_refused() {
     let why = import(&new).unwrap_err().to_string();
     assert!(why.contains("needs an empty one"), "{why}");
     assert!(state.path().join("collector.db").exists());
+    assert_eq!(number(&new, "SELECT count(*) FROM feed").await, 0);
 }

@@ -571,7 +571,7 @@ async fn own_place(collector: &Arc<Collector>) -> Result<(), CollectorError> {
 }
 
 /// The name that the place has, or gets now when it and the database are new to each other.
-fn check_place(recordings: &Recordings, known: &str) -> Result<String, String> {
+pub(super) fn check_place(recordings: &Recordings, known: &str) -> Result<String, String> {
     let objects = recordings.objects(known.is_empty())?;
     let words = recordings.words();
     let Some(text) = objects.mark()? else {

@@ -18,11 +18,8 @@ use super::super::upstream::Upstream;
 /// Bytes waiting to be written above which the sender is no longer read.
 pub const HIGH_WATER: usize = 256 * 1024;
 
-/// First and smallest read buffer; what a session keeps of each direction while it is idle.
+/// First and smallest read buffer.
 const SMALL: usize = 8 * 1024;
-
-/// The same for what the agent sends: requests are smaller than answers.
-const SMALL_REQUEST: usize = 4 * 1024;
 
 /// Largest read at a time.
 const LARGE: usize = 64 * 1024;
@@ -86,7 +83,7 @@ impl Io {
             to_upstream: BytesMut::new(),
             client_flush: false,
             upstream_flush: false,
-            client_read: SMALL_REQUEST,
+            client_read: SMALL,
             upstream_read: SMALL,
         }
     }
@@ -104,7 +101,6 @@ impl Io {
                 &mut self.service.inbox,
                 &mut self.service.stream,
                 &mut self.upstream_read,
-                SMALL,
                 cx,
             )
             .map_err(IoFailure::Upstream)?;
@@ -115,14 +111,8 @@ impl Io {
             }
         }
         if wants.client && self.to_upstream.len() < HIGH_WATER {
-            let read = fill(
-                &mut self.from_client,
-                &mut self.client,
-                &mut self.client_read,
-                SMALL_REQUEST,
-                cx,
-            )
-            .map_err(IoFailure::Client)?;
+            let read = fill(&mut self.from_client, &mut self.client, &mut self.client_read, cx)
+                .map_err(IoFailure::Client)?;
             match read {
                 Poll::Ready(0) => return Poll::Ready(Ok(Moved::ClientEnd)),
                 Poll::Ready(_) => moved = true,
@@ -137,22 +127,21 @@ fn fill<S: tokio::io::AsyncRead + Unpin>(
     buffer: &mut BytesMut,
     stream: &mut S,
     size: &mut usize,
-    least: usize,
     cx: &mut Context<'_>,
 ) -> io::Result<Poll<usize>> {
-    if buffer.is_empty() && buffer.capacity() > least && *size == least {
+    if buffer.is_empty() && buffer.capacity() > SMALL && *size == SMALL {
         // An idle session gives back what a large answer made it allocate.
         *buffer = BytesMut::new();
     }
     buffer.reserve(*size);
     match poll_read_buf(Pin::new(stream), cx, buffer) {
         Poll::Ready(Ok(n)) => {
-            *size = if n >= *size { (*size * 2).min(LARGE) } else { (*size / 2).max(least) };
+            *size = if n >= *size { (*size * 2).min(LARGE) } else { (*size / 2).max(SMALL) };
             Ok(Poll::Ready(n))
         }
         Poll::Ready(Err(e)) => Err(e),
         Poll::Pending => {
-            *size = least;
+            *size = SMALL;
             Ok(Poll::Pending)
         }
     }
