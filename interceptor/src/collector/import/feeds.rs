@@ -121,7 +121,7 @@ fn another() -> CollectorError {
 }
 
 /// Gives the feeds that were made to their hosts, inside the transaction with the tables.
-pub(super) fn give(db: &Connection, feeds: &[(i64, Mark)]) -> Result<(), CollectorError> {
+pub(super) fn give(db: &Connection, made: &[(Host, Brought)]) -> Result<(), CollectorError> {
     let fail = || CollectorError::db("give feeds to their hosts");
     let there: Vec<(i64, Mark)> = db
         .prepare("SELECT host, at, mark FROM feed_heads WHERE host < 0 ORDER BY host DESC")
@@ -131,7 +131,7 @@ pub(super) fn give(db: &Connection, feeds: &[(i64, Mark)]) -> Result<(), Collect
             s.query_map([], row)?.collect()
         })
         .map_err(fail())?;
-    if there != feeds {
+    if !there.into_iter().eq(made.iter().map(|(host, feed)| (host.id, feed.end))) {
         return Err(another());
     }
     db.execute_batch(

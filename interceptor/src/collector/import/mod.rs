@@ -23,7 +23,8 @@ use serde_json::json;
 use super::audit::{self, Who};
 use super::db::{self, Connection, OptionalExtension, params};
 use super::error::CollectorError;
-use super::{Collector, Config, central, hosts, recordings};
+use super::hosts::{self, Host};
+use super::{Collector, Config, central, recordings};
 
 /// What the audit trail says of it.
 const WHAT: &str = "store.imported";
@@ -121,17 +122,12 @@ pub fn run(
         return Ok(Imported { before: true, ..Imported::default() });
     }
     may_begin(collector, &old, &new)?;
-    let mut imported = Imported::default();
-    let mut feeds = Vec::new();
-    let known = feeds::hosts(&old)?;
-    for host in &known {
+    let (mut imported, mut made) = (Imported::default(), Vec::new());
+    for host in feeds::hosts(&old)? {
         imported.hosts += 1;
-        let Some(brought) = feeds::bring(collector, feed, host, told)? else { continue };
-        imported.events += brought.events;
-        feeds.push((host.id, brought.end));
-        if brought.events != brought.of {
-            let (brought, of) = (brought.events, brought.of);
-            imported.incomplete.push(Incomplete { host: host.name.clone(), brought, of });
+        if let Some(feed) = feeds::bring(collector, feed, &host, told)? {
+            imported.events += feed.events;
+            made.push((host, feed));
         }
     }
     in_transaction(&new, |db| {
@@ -146,27 +142,35 @@ pub fn run(
             }
         }
         tables::number_on(db)?;
-        feeds::give(db, &feeds)?;
+        feeds::give(db, &made)?;
         let target = state.display().to_string();
         let detail =
             json!({ "hosts": imported.hosts, "sessions": imported.sessions, "from": stand });
         audit::append(db, &audit::Entry { who, what: WHAT, target: &target, detail: &detail })?;
-        for host in &known {
-            let less = imported.incomplete.iter().find(|less| less.host == host.name);
-            if let Some(Incomplete { brought, of, .. }) = less {
-                let words = format!(
-                    "reported: {brought} of {of} events could be brought into the database of \
-                     [store]; the others cannot be read in the replica of the collector that had \
-                     them: run `interceptor sessions verify` over it"
-                );
-                hosts::set_problem(db, host, who, Some(&words))?;
-            }
-        }
+        imported.incomplete = incomplete(db, who, &made)?;
         Ok(())
     })?;
     drop(old);
     put_away(state)?;
     Ok(imported)
+}
+
+/// Which hosts have records that could not be read; each has a problem from now on.
+fn incomplete(
+    db: &Connection,
+    who: &Who,
+    made: &[(Host, feeds::Brought)],
+) -> Result<Vec<Incomplete>, CollectorError> {
+    let mut all = Vec::new();
+    for (host, feeds::Brought { events, of, .. }) in made.iter().filter(|(_, f)| f.events != f.of) {
+        let words = format!(
+            "reported: {events} of {of} events were brought into the database of [store]; the \
+             others cannot be read in the replica of the collector that had them: keep it"
+        );
+        hosts::set_problem(db, host, who, Some(&words))?;
+        all.push(Incomplete { host: host.name.clone(), brought: *events, of: *of });
+    }
+    Ok(all)
 }
 
 /// Refuses to serve from `[store]` beside a past in SQLite: its hosts would be strangers.
@@ -207,12 +211,7 @@ fn may_begin(
     old: &Connection,
     new: &Connection,
 ) -> Result<(), CollectorError> {
-    if collector.config.state.join(central::IMPORTED).exists() {
-        return Err(CollectorError::Store(format!(
-            "was imported to before, from what is now {}: move that away, it is not overwritten",
-            collector.config.state.join(central::IMPORTED).display()
-        )));
-    }
+    not_twice(&collector.config.state)?;
     let place: String = old
         .query_row("SELECT place FROM recordings", [], |r| r.get(0))
         .map_err(CollectorError::db("read where recordings are"))?;
@@ -228,6 +227,18 @@ fn may_begin(
             .map_err(CollectorError::Recordings)?;
     }
     in_transaction(new, |db| if is_empty(db)? { feeds::forget(db) } else { Err(taken()) })
+}
+
+/// What an import before this one has left is not overwritten.
+fn not_twice(state: &Path) -> Result<(), CollectorError> {
+    let before = state.join(central::IMPORTED);
+    if !before.exists() {
+        return Ok(());
+    }
+    Err(CollectorError::Store(format!(
+        "was imported to before, from what is {} now: move that file away first",
+        before.display()
+    )))
 }
 
 fn taken() -> CollectorError {
@@ -265,6 +276,7 @@ fn imported_before(db: &Connection) -> Result<Option<Stand>, CollectorError> {
 
 /// Renames the old files, which are in use no more.
 fn put_away(state: &Path) -> Result<(), CollectorError> {
+    not_twice(state)?;
     for end in ["-wal", "-shm", ""] {
         let from = state.join(format!("collector.db{end}"));
         if from.exists() {
