@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The same at a terminal.
 const PATIENCE_AT_TERMINAL: Duration = Duration::from_millis(50);
 
+/// A timer that comes later than this says that we stood still ourselves.
+const LATE: Duration = Duration::from_millis(20);
+
 /// Exit status of what was ended from here.
 const ENDED: u32 = 255;
 
@@ -510,7 +513,10 @@ impl<'a> Output<'a> {
                 biased;
                 event = self.upstream.flow.next() => event,
                 () = at(self.hold_until) => {
-                    self.flush().await?;
+                    match self.hold_until.and_then(|due| again(due, self.patience)) {
+                        None => self.flush().await?,
+                        until => self.hold_until = until,
+                    }
                     continue;
                 }
                 () = at(self.eof_at) => {
@@ -595,8 +601,9 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
+    /// Passes the end of the program on. It is not the end of its output: sshd may tell it between
+    /// two packets of what is still in the pipe, so maskers keep what they hold.
     async fn exit(&mut self, exit: Exit) -> Result<(), Stop> {
-        self.flush().await?;
         let (status, signal) = match &exit {
             Exit::Status(status) => (Some(*status), None),
             Exit::Signal { name, .. } => (None, Some(Cow::Borrowed(name.as_str()))),
@@ -634,9 +641,30 @@ impl<'a> Output<'a> {
     }
 }
 
+/// Until when to wait once more, after a wait until `due` that does not count: on a machine under load
+/// this thread may stand still for longer than the patience, and what came meanwhile is still in a
+/// socket that nobody has read. Half a value would go out for that.
+fn again(due: tokio::time::Instant, patience: Duration) -> Option<tokio::time::Instant> {
+    let now = tokio::time::Instant::now();
+    (now.saturating_duration_since(due) > LATE).then(|| now + patience)
+}
+
 fn index(stream: Stream) -> usize {
     match stream {
         Stream::Data => 0,
         Stream::Stderr => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_that_ended_late_does_not_count() {
+        let now = tokio::time::Instant::now();
+        assert_eq!(again(now, PATIENCE), None);
+        let until = again(now - Duration::from_secs(1), PATIENCE).unwrap_or(now);
+        assert!(until >= now + PATIENCE);
     }
 }
