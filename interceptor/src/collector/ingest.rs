@@ -235,13 +235,7 @@ fn follow_in(
         followed = true;
     }
     loop {
-        // Also what was left when this process died in the middle of it.
-        let buried = replica.store().remaining()?;
-        if !buried.is_empty() {
-            collector.search.remove(state, host, &buried)?;
-            collector.recordings.forget(&host.fingerprint, &buried);
-            replica.remove_buried()?;
-        }
+        end_burials(collector, host, &mut replica)?;
         let rows = feed.after(host.id, replica.followed().at)?;
         if rows.is_empty() {
             return Ok((replica, followed, put_aside));
@@ -252,6 +246,22 @@ fn follow_in(
             collector.recordings.came(host.id);
         }
     }
+}
+
+/// Deletes what remains of sessions that have a tombstone, also what was left when this process died
+/// in the middle of it.
+pub(super) fn end_burials(
+    collector: &Collector,
+    host: &Host,
+    replica: &mut Replica,
+) -> Result<(), CollectorError> {
+    let buried = replica.store().remaining()?;
+    if !buried.is_empty() {
+        collector.search.remove(&collector.replicas.state, host, &buried)?;
+        collector.recordings.forget(&host.fingerprint, &buried);
+        replica.remove_buried()?;
+    }
+    Ok(())
 }
 
 /// Brings a host's replica here up to what all collectors took, for those who read it.

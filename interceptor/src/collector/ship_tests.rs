@@ -58,6 +58,27 @@ pub(super) fn session(recorder: &Recorder, events: u64) -> u64 {
     number
 }
 
+/// Output of a program: pieces of so many bytes, each another.
+pub(super) fn output(log: &mut SessionLog, pieces: u64, bytes: usize) {
+    for n in 0..pieces {
+        let body = json!({ "n": n, "ch": 0, "stream": "out", "bytes": bytes });
+        let data: Vec<u8> = (0..bytes).map(|i| (i as u64 * 31 + n) as u8).collect();
+        let kind = if n % 3 == 2 { "request" } else { "channel.data" };
+        let data = if n % 3 == 2 { &[][..] } else { &data };
+        log.append(&Event { ts_us: now_us(), kind, body: &body, data }).unwrap();
+    }
+    log.commit().unwrap().wait().unwrap();
+}
+
+/// A sealed session of such output; its number.
+pub(super) fn session_with_output(recorder: &Recorder, pieces: u64, bytes: usize) -> u64 {
+    let mut log = begin(recorder);
+    output(&mut log, pieces, bytes);
+    let number = log.number();
+    log.seal(&End::because("client")).unwrap();
+    number
+}
+
 pub(super) fn key_of(dir: &Path) -> PublicKey {
     PublicKey::load(&dir.join("host.pub")).unwrap()
 }

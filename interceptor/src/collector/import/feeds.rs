@@ -10,9 +10,10 @@ use crate::collector::db::{self, Connection};
 use crate::collector::feed::{Feed, FramePlace, Kind, Mark, Stone, Turn};
 use crate::collector::hosts::Host;
 use crate::collector::replica::{Position, Replica};
-use crate::collector::{Collector, CollectorError, hosts as known};
+use crate::collector::{Collector, CollectorError, hosts as known, ingest};
 use crate::record::chain::hex;
 use crate::record::frame::{self, Frame, Parsed};
+use crate::record::tombstones::Tombstone;
 use crate::record::{Reader, RecordError};
 use crate::ship::Spool;
 
@@ -62,12 +63,7 @@ pub(super) fn bring(
     }
     // Also so that nobody else writes to it.
     let mut replica = Replica::open(state, host.key, &host.name)?;
-    let buried = replica.store().remaining()?;
-    if !buried.is_empty() {
-        collector.search.remove(state, host, &buried)?;
-        collector.recordings.forget(&host.fingerprint, &buried);
-        replica.remove_buried()?;
-    }
+    ingest::end_burials(collector, host, &mut replica)?;
     let reader = Reader::of_replica(&dir)?;
     let mut turn = feed.lock(beside(host.id))?;
     if turn.end() != Mark::default() {
@@ -93,6 +89,21 @@ pub(super) fn bring(
         events += recording(&reader, &replica, number, &mut turn)?;
         told(Step::Host(&host.name, events));
     }
+    bury(&replica, &stones, &mut turn)?;
+    // Rows of sessions count the events of deleted ones as well.
+    let buried = stones.iter().map(|stone| stone.events).sum();
+    let of = replica.events().saturating_sub(buried);
+    let end = turn.commit()?;
+    replica.now_follows(end)?;
+    Ok(Some(Brought { events, of, end }))
+}
+
+/// Appends what is left of sessions that retention deleted.
+fn bury(
+    replica: &Replica,
+    stones: &[Tombstone],
+    turn: &mut Turn<'_>,
+) -> Result<(), CollectorError> {
     for portion in stones.chunks(STONES) {
         let mut body = Vec::new();
         for stone in portion {
@@ -108,12 +119,7 @@ pub(super) fn bring(
         let body = serde_json::to_vec(&body).map_err(|_| CollectorError::Stopped)?;
         turn.append(Kind::Stones, None, &body)?;
     }
-    // Rows of sessions count the events of deleted ones as well.
-    let buried = stones.iter().map(|stone| stone.events).sum();
-    let of = replica.events().saturating_sub(buried);
-    let end = turn.commit()?;
-    replica.now_follows(end)?;
-    Ok(Some(Brought { events, of, end }))
+    Ok(())
 }
 
 fn another() -> CollectorError {
@@ -157,7 +163,8 @@ fn recorded(reader: &Reader) -> Result<BTreeSet<u64>, CollectorError> {
     Ok(numbers)
 }
 
-/// Appends the rows of such a session; how many events it has.
+/// Appends the rows of such a session; how many events it has. None of it where its parts do not
+/// fit the events any more: half of it would be a session that never ends.
 fn recording(
     reader: &Reader,
     replica: &Replica,
@@ -165,6 +172,10 @@ fn recording(
     turn: &mut Turn<'_>,
 ) -> Result<u64, CollectorError> {
     let Some(session) = replica.store().summary_of(number)? else { return Ok(0) };
+    match reader.recorded_parts(&session, |_| Ok(())) {
+        Err(RecordError::Contents(_)) => return Ok(0),
+        fits => fits?,
+    }
     let mut events = 0;
     reader.recorded_parts(&session, |part| {
         events += part.lengths.len() as u64;

@@ -125,7 +125,10 @@ pub fn run(
     let (mut imported, mut made) = (Imported::default(), Vec::new());
     for host in feeds::hosts(&old)? {
         imported.hosts += 1;
-        if let Some(feed) = feeds::bring(collector, feed, &host, told)? {
+        let brought = feeds::bring(collector, feed, &host, told).inspect_err(|error| {
+            tracing::error!(host = %host.name, %error, "the records of this host end the import");
+        });
+        if let Some(feed) = brought? {
             imported.events += feed.events;
             made.push((host, feed));
         }

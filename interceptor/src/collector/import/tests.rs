@@ -7,17 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::*;
 use crate::collector::hosts::Host;
-use crate::collector::ship_tests::{batches, begin, config, key_of, open_host};
+use crate::collector::ship_tests::{
+    batches, begin, config, key_of, open_host, output, session_with_output as session,
+};
 use crate::collector::testing::known_host;
 use crate::collector::{Config, Position, Replica, ingest, log, prove, recordings, rotation};
-use crate::record::event::Event;
 use crate::record::tombstones::Burial;
 use crate::record::verify::{Options, verify};
-use crate::record::{End, Reader, Recorder, SessionLog, now_us};
+use crate::record::{Reader, Recorder, SessionLog};
 
 /// Without a server: a table that is added and not brought would be lost without a word.
 #[test]
@@ -49,25 +48,6 @@ struct Old {
 
 fn who() -> Who {
     Who::Operator { user: "root".into() }
-}
-
-fn output(log: &mut SessionLog, pieces: u64, bytes: usize) {
-    for n in 0..pieces {
-        let body = json!({ "n": n, "ch": 0, "stream": "out", "bytes": bytes });
-        let data: Vec<u8> = (0..bytes).map(|i| (i as u64 * 31 + n) as u8).collect();
-        let (kind, data) =
-            if n % 3 == 2 { ("request", &[][..]) } else { ("channel.data", &data[..]) };
-        log.append(&Event { ts_us: now_us(), kind, body: &body, data }).unwrap();
-    }
-    log.commit().unwrap().wait().unwrap();
-}
-
-fn session(recorder: &Recorder, pieces: u64, bytes: usize) -> u64 {
-    let mut log = begin(recorder);
-    output(&mut log, pieces, bytes);
-    let number = log.number();
-    log.seal(&End::because("client")).unwrap();
-    number
 }
 
 async fn ship(collector: &Arc<Collector>, host: &Host, recorder: &Recorder, dir: &Path) {
@@ -329,13 +309,16 @@ async fn what_cannot_be_read_is_left_out_and_named() {
     drop(std::mem::replace(&mut old.collector, Collector::open(old.new.clone()).unwrap()));
     let dir = Replica::directory(old.state.path(), &old.host.fingerprint);
     let db = rusqlite::Connection::open(dir.join("records.db")).unwrap();
-    // The twentieth event of the third session.
-    assert_eq!(db.execute("DELETE FROM events WHERE id = ?1", [(3_i64 << 31) | 20]).unwrap(), 1);
+    // The twentieth event of the third session, and the last of one whose attachments are in objects.
+    for (number, seq) in [(3_i64, 20), (4, 26)] {
+        let id = number << 31 | seq;
+        assert_eq!(db.execute("DELETE FROM events WHERE id = ?1", [id]).unwrap(), 1);
+    }
     drop(db);
     let imported = import(&old.collector).unwrap();
     let [less] = &imported.incomplete[..] else { panic!("{imported:?}") };
-    // With the end, the session has 42.
-    assert_eq!((less.host.as_str(), less.of - less.brought), ("db1", 42 - 19));
+    // With the end, the sessions have 42 and 26; the second has all of its parts or none.
+    assert_eq!((less.host.as_str(), less.of - less.brought), ("db1", 42 - 19 + 26));
     let problem = number(&old.collector, "SELECT count(*) FROM hosts WHERE problem IS NOT NULL");
     assert_eq!(problem.await, 1);
     // What is whole is whole everywhere, and the host goes on.

@@ -6,19 +6,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use serde_json::json;
-
 use super::*;
 use crate::collector::console::find::{self, Found, One};
 use crate::collector::retention::legal_holds::{self, Wanted};
 use crate::collector::retention::sweep;
-use crate::collector::ship_tests::{batches, begin, config, key_of, open_host};
+use crate::collector::ship_tests::{
+    batches, begin, config, key_of, open_host, output, session_with_output as session,
+};
 use crate::collector::testing::known_host;
 use crate::collector::{Position, audit};
-use crate::record::event::Event;
 use crate::record::export::{self, Format};
 use crate::record::verify::{Options, verify};
-use crate::record::{End, Recorder, SessionLog, now_us};
+use crate::record::{End, Recorder, now_us};
 
 const DAY_US: i64 = 86_400_000_000;
 /// Bytes from which sessions are moved here.
@@ -164,27 +163,6 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     }
     all.sort();
     all
-}
-
-/// Output of a program: pieces of so many bytes, each another.
-fn output(log: &mut SessionLog, pieces: u64, bytes: usize) {
-    for n in 0..pieces {
-        let body = json!({ "n": n, "ch": 0, "stream": "out", "bytes": bytes });
-        let data: Vec<u8> = (0..bytes).map(|i| (i as u64 * 31 + n) as u8).collect();
-        let kind = if n % 3 == 2 { "request" } else { "channel.data" };
-        let data = if n % 3 == 2 { &[][..] } else { &data };
-        log.append(&Event { ts_us: now_us(), kind, body: &body, data }).unwrap();
-    }
-    log.commit().unwrap().wait().unwrap();
-}
-
-/// A sealed session; its number.
-fn session(recorder: &Recorder, pieces: u64, bytes: usize) -> u64 {
-    let mut log = begin(recorder);
-    output(&mut log, pieces, bytes);
-    let number = log.number();
-    log.seal(&End::because("client")).unwrap();
-    number
 }
 
 fn events(reader: &Reader, number: u64) -> Result<Vec<Read>, RecordError> {
